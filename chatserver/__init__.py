@@ -1,0 +1,67 @@
+"""Real-time channels over WebSocket, as endpoint classes for Starlette.
+
+    from chatserver import Endpoint, FromPath
+    from starlette.applications import Starlette
+    from starlette.routing import WebSocketRoute
+
+    class Room(Endpoint):
+        encoding = "text"
+        room: FromPath[str]
+        channels = ("room:{room}",)
+
+        async def on_receive(self, websocket, data):
+            await self.publish(data)
+
+    app = Starlette(routes=[WebSocketRoute("/rooms/{room}", Room)])
+
+The map, in the order in which a message passes:
+
+- `endpoints/` decode it, know who sent it, and call your code
+- `hub` takes what is published, and writes what comes back to its subscribers
+- `brokers/` number publications, keep history and presence
+- `connection` one client's bounded buffers
+
+and around them `auth` (tokens), `errors` (exceptions, close codes), `logs` (no secrets),
+`settings`, `app` (the ready application), `cli`, `testing`.
+
+The words: an *endpoint* is a class, with one instance per connection. A *channel* is a named
+topic. A *publication* is one message in a channel. A *position* (offset, epoch) is where one
+stands in a channel's stream; *history* is the retained tail of that stream, *recovery* getting
+exactly what one missed. *Presence* is who is in a channel now. A *slow consumer* is a connection
+whose outgoing buffer is full: it is closed, never waited for.
+"""
+
+from chatserver.endpoints import (
+    BroadcastEndpoint,
+    EchoEndpoint,
+    Endpoint,
+    ErrorMessage,
+    FromCookie,
+    FromHeader,
+    FromPath,
+    FromQuery,
+    ItemEndpoint,
+    Message,
+    on_message,
+)
+from chatserver.hub import Hub
+from chatserver.publication import Position, Publication
+
+__all__ = [
+    "BroadcastEndpoint",
+    "EchoEndpoint",
+    "Endpoint",
+    "ErrorMessage",
+    "FromCookie",
+    "FromHeader",
+    "FromPath",
+    "FromQuery",
+    "Hub",
+    "ItemEndpoint",
+    "Message",
+    "Position",
+    "Publication",
+    "on_message",
+]
+
+__version__ = "0.1.0"

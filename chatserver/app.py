@@ -1,0 +1,196 @@
+"""The ready application: the page, its static files, and the three endpoints.
+
+    uvicorn chatserver.app:app
+
+Own applications take `lifespan` from here, or a whole application from `create_app` to mount.
+"""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import ChoiceLoader, Environment, FileSystemLoader, StrictUndefined
+from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.staticfiles import StaticFiles
+from starlette.templating import Jinja2Templates
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from chatserver import __version__, logs
+from chatserver.auth import Verifier
+from chatserver.brokers import MemoryBroker
+from chatserver.connection import Limits
+from chatserver.endpoints import BroadcastEndpoint, EchoEndpoint, ItemEndpoint
+from chatserver.endpoints.base import find_hub
+from chatserver.endpoints.params import check_routes
+from chatserver.errors import CLOSE_CODES
+from chatserver.hub import Hub
+from chatserver.settings import Settings
+
+__all__ = ["app", "create_app", "lifespan"]
+
+logger = logging.getLogger("chatserver")
+
+app: Starlette
+"""Made when it is first asked for, with the settings of the environment."""
+
+PACKAGE = Path(__file__).resolve().parent
+INSTALLED, CHECKOUT = PACKAGE / "templates", PACKAGE.parent / "templates"
+TEMPLATES = INSTALLED if INSTALLED.is_dir() else CHECKOUT
+
+# The page needs no script, style, font or frame but its own. `connect-src 'self'` covers the
+# WebSocket of the same host (CSP level 3).
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+@asynccontextmanager
+async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    """The lifespan of an application with endpoints: `Starlette(..., lifespan=lifespan)`.
+
+    Checks at the start that each `FromPath` stands in its route, and sets up `app.state.hub`
+    where there is none.
+
+    Raises:
+        TypeError: A `FromPath` is absent from its route.
+    """
+    logs.install()
+    check_routes(app.routes)
+    find_hub({"app": app})
+    yield
+
+
+def create_app(settings: Settings | None = None) -> Starlette:
+    """Make the application.
+
+    Args:
+        settings: How it runs; read from the environment when left out.
+
+    Raises:
+        InvalidSetting: A setting can't be used.
+    """
+    settings = settings or Settings.from_env()
+    logs.install()
+    app = Starlette(
+        routes=[
+            Route("/", page, name="page"),
+            Mount("/static", StaticFiles(directory=PACKAGE / "static"), name="static"),
+            WebSocketRoute("/ws", EchoEndpoint, name="echo"),
+            WebSocketRoute("/items/{item_id}/ws", ItemEndpoint, name="item"),
+            WebSocketRoute("/ws/{client_id}", BroadcastEndpoint, name="chat"),
+        ],
+        middleware=[Middleware(SecurityHeaders)],
+        lifespan=_ready_lifespan,
+    )
+    app.router.default = unknown_path
+    app.state.templates = _templates(settings.templates)
+    app.state.verifier = _verifier(settings)
+    app.state.allowed_origins = settings.allowed_origins
+    app.state.hub = Hub(
+        MemoryBroker(history_size=settings.history_size, history_ttl=settings.history_ttl),
+        limits=Limits(max_message_size=settings.max_message_size, max_buffer=settings.max_buffer),
+    )
+    return app
+
+
+async def page(request: Request) -> Response:
+    """The page on which a person tries the three endpoints."""
+    prefix = request.scope.get("root_path", "").rstrip("/")
+    paths = {
+        route.name: prefix + route.path
+        for route in request.app.routes
+        if isinstance(route, WebSocketRoute)
+    }
+    context = {
+        "version": __version__,
+        "open_mode": request.app.state.verifier is None,
+        "static": f"{prefix}/static",
+        "paths": paths,
+        "close_codes": [
+            {"code": row.code, "meaning": row.meaning, "retry": row.retry}
+            for row in CLOSE_CODES.values()
+        ],
+    }
+    templates: Jinja2Templates = request.app.state.templates
+    return templates.TemplateResponse(request, "index.html", context)
+
+
+async def unknown_path(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer what no route is for with a 404, to a WebSocket as well."""
+    raise HTTPException(404, "There is nothing at this path.")
+
+
+class SecurityHeaders:
+    """Adds the headers that keep a page from running or showing what isn't its own."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        is_http = scope["type"] == "http"
+        await self.app(scope, receive, send_with_headers if is_http else send)
+
+
+@asynccontextmanager
+async def _ready_lifespan(app: Starlette) -> AsyncIterator[None]:
+    if app.state.verifier is None:
+        logger.warning("open mode: any non-empty token passes")
+    async with lifespan(app):
+        yield
+
+
+def _templates(own: Path | None) -> Jinja2Templates:
+    """Our templates, behind those of a user's own folder."""
+    folders = [TEMPLATES] if own is None else [own, TEMPLATES]
+    loader = ChoiceLoader([FileSystemLoader(folder) for folder in folders])
+    return Jinja2Templates(
+        env=Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+    )
+
+
+def _verifier(settings: Settings) -> Verifier | None:
+    if not settings.verifies_tokens:
+        return None
+    return Verifier(
+        secret=settings.token_secret,
+        public_key=settings.token_public_key,
+        jwks_url=settings.token_jwks_url,
+        audience=settings.token_audience,
+        issuer=settings.token_issuer,
+        claim=settings.token_claim,
+    )
+
+
+@cache
+def _default_app() -> Starlette:
+    return create_app()
+
+
+def __getattr__(name: str) -> Any:
+    # Only who asks for `app` reads the environment; `create_app` is imported without.
+    if name == "app":
+        return _default_app()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

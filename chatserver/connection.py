@@ -1,0 +1,354 @@
+"""One client's connection: what it sent and is still to be handled, what it is to be sent.
+
+The hub and the endpoint see a connection as a place to `write` encoded frames to, that says
+by `on_gone` when it has ended, also because it was full. What lies below is a `send` and a
+`receive` of ASGI, so this works on every server. The rules of this file:
+
+- One reader: `_read` alone awaits the server's `receive`, from accept to disconnect, so that
+  pongs are read and a disconnect is noticed whatever a handler does.
+- One writer at a time: whoever holds `_writing` awaits the server's `send`. Everything else
+  queues behind it, in the order in which it was issued.
+- The end is decided once: `close_code` is set by whoever is first, and stays.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+from uuid import uuid4
+
+from msgspec import Struct
+from starlette.types import Message, Receive, Send
+
+from chatserver.errors import close_reason
+from chatserver.publication import Encoder, Frame
+
+__all__ = ["Connection", "Limits"]
+
+logger = logging.getLogger("chatserver")
+
+
+class Limits(Struct, frozen=True):
+    """What one connection may take.
+
+    Attributes:
+        max_message_size: Bytes in one message from the client; beyond, close 1009.
+        max_buffer: Bytes waiting to be sent; beyond, the client is a slow consumer and is
+            closed with 1013. A single message larger than that passes an empty buffer.
+        max_unhandled: Messages received and not yet handled; at that number nothing more
+            is read until one has been, and the client feels the back-pressure.
+        send_timeout: Seconds in which the client must take something off a full socket;
+            beyond, it is a slow consumer too.
+        close_timeout: Seconds for which a slow consumer, or a client that has left, may keep
+            its socket open with data in it; then the socket is aborted.
+    """
+
+    max_message_size: int = 64 * 1024
+    max_buffer: int = 1024 * 1024
+    max_unhandled: int = 32
+    send_timeout: float = 20.0
+    close_timeout: float = 3.0
+
+
+class _Outgoing(NamedTuple):
+    message: Message
+    size: int
+    written: asyncio.Future[None] | None
+
+
+class Connection:
+    """A client's socket with its inbox and its bounded outgoing buffer.
+
+    Belongs to one event loop; nothing here may be called from another thread.
+
+    Args:
+        receive: The server's ASGI `receive`.
+        send: The server's ASGI `send`.
+        encoder: Turns a publication into what this client gets.
+        limits: What it may take.
+
+    Attributes:
+        id: Names the connection among all processes.
+        channels: Those it is in; kept by the hub.
+        accepted: Whether the handshake was completed.
+        close_code: Why it ended, as in the table of close codes; None while it is open.
+        slow: Whether it ended as a slow consumer.
+        on_gone: Called once, with the close code, when it has ended for whatever reason.
+    """
+
+    def __init__(
+        self, receive: Receive, send: Send, encoder: Encoder, limits: Limits | None = None
+    ) -> None:
+        self.id = uuid4().hex
+        self.encoder = encoder
+        self.limits = limits or Limits()
+        self.channels: set[str] = set()
+        self.accepted = False
+        self.slow = False
+        self.close_code: int | None = None
+        self.on_gone: Callable[[int], None] | None = None
+        self._close_reason = ""
+        self._receive = receive
+        self._send = send
+        self._loop = asyncio.get_running_loop()
+        self._reader: asyncio.Task[None] | None = None
+        self._inbox: deque[Message] = deque()
+        self._arrival: asyncio.Future[None] | None = None
+        self._room: asyncio.Future[None] | None = None
+        self._writer: asyncio.Task[None] | None = None
+        self._writing = False
+        self._outgoing: deque[_Outgoing] = deque()
+        self._in_flight: _Outgoing | None = None
+        self._buffered = 0
+
+    def __repr__(self) -> str:
+        state = "open" if self.close_code is None else f"closed {self.close_code}"
+        return f"<Connection {self.id[:8]} {state}>"
+
+    # What comes in
+
+    async def receive(self) -> Message:
+        """The next ASGI event for the application, in order; the last one is the disconnect."""
+        if not self.accepted:
+            return await self._receive()
+        while True:
+            if self._inbox:
+                message = self._inbox.popleft()
+                _wake(self._room)
+                return message
+            if self.close_code is not None:
+                return {
+                    "type": "websocket.disconnect",
+                    "code": self.close_code,
+                    "reason": self._close_reason,
+                }
+            self._arrival = self._loop.create_future()
+            await self._arrival
+
+    async def _read(self) -> None:
+        try:
+            while self.close_code is None:
+                message = await self._receive()
+                if message["type"] == "websocket.disconnect":
+                    self._gone(_disconnect_code(message), message.get("reason") or "")
+                    self._discard()
+                    if self._unsent():
+                        self._abort_after(self.limits.close_timeout)
+                else:
+                    await self._take(message)
+        except Exception:
+            # Not the application's doing, and there is nobody left to tell.
+            logger.debug("The server's receive() failed", exc_info=True)
+            self._gone(1006)
+
+    async def _take(self, message: Message) -> None:
+        if self.close_code is not None:
+            return
+        if _exceeds(message, self.limits.max_message_size):
+            self.close(1009, f"message exceeds the limit of {self.limits.max_message_size} bytes")
+            return
+        self._inbox.append(message)
+        _wake(self._arrival)
+        while len(self._inbox) >= self.limits.max_unhandled and self.close_code is None:
+            self._room = self._loop.create_future()
+            await self._room
+
+    # What goes out
+
+    async def send(self, message: Message) -> None:
+        """Send an ASGI event in its turn, and wait until the server has taken it.
+
+        Raises:
+            OSError: The client is gone; Starlette makes a `WebSocketDisconnect` of it.
+        """
+        kind = message["type"]
+        if kind == "websocket.accept":
+            await self._deliver(message)
+            self.accepted = True
+            self._reader = self._loop.create_task(self._read())
+        elif kind == "websocket.close" and self.accepted:
+            self.close(message.get("code", 1000), message.get("reason") or "")
+        elif kind == "websocket.send":
+            # Encodes once more than the server does, to find out here what it can't send.
+            text = message.get("text")
+            await self._write_and_wait(Frame(text if text is not None else message["bytes"]))
+        else:
+            await self._deliver(message)
+
+    async def push(self, frame: Frame) -> None:
+        """Send a frame in its turn, and wait until the server has taken it.
+
+        To a client that is gone nothing is sent, and that is no error.
+        """
+        try:
+            await self._write_and_wait(frame)
+        except OSError:
+            # Even so a loop that only pushes gives the event loop its turn.
+            await asyncio.sleep(0)
+
+    def write(self, frame: Frame) -> None:
+        """Append a frame to the outgoing buffer. Never waits.
+
+        When the frame doesn't fit, the client is a slow consumer: what it has not been sent
+        is discarded, it is closed with 1013, and its socket is aborted when it doesn't take
+        that in time either.
+        """
+        if self.close_code is not None:
+            return
+        if self._buffered and self._buffered + frame.size > self.limits.max_buffer:
+            self._too_slow(f"more than {self.limits.max_buffer} bytes waiting")
+            return
+        self._buffered += frame.size
+        self._queue(_Outgoing(frame.message, frame.size, None))
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """Close the connection, behind what is already on its way out. Never waits.
+
+        Args:
+            code: The close code.
+            reason: Why, in words; cut to what a close frame can hold.
+        """
+        if self.close_code is not None:
+            return
+        reason = close_reason(reason)
+        self._inbox.clear()
+        self._queue(_Outgoing({"type": "websocket.close", "code": code, "reason": reason}, 0, None))
+        self._abort_after(self.limits.close_timeout if self.slow else self.limits.send_timeout)
+        self._gone(code, reason)
+
+    def abort(self) -> None:
+        """Drop the socket and what is in it, as far as the server lets us."""
+        if (transport := self._transport()) is not None:
+            transport.abort()
+
+    async def finish(self) -> None:
+        """Wait until all is written or the socket was aborted; then stop reader and writer."""
+        if self._writer is not None:
+            await asyncio.wait({self._writer}, timeout=self.limits.send_timeout + 1)
+        tasks = {task for task in (self._reader, self._writer) if task is not None}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def _write_and_wait(self, frame: Frame) -> None:
+        if self.close_code is not None:
+            raise ConnectionResetError(f"the connection is closed ({self.close_code})")
+        if self._writing:
+            written = self._loop.create_future()
+            self._queue(_Outgoing(frame.message, 0, written))
+            await written
+            return
+        self._writing = True
+        try:
+            await self._deliver(frame.message)
+        finally:
+            self._writing = False
+            if self._outgoing:
+                self._start_writer()
+
+    def _queue(self, outgoing: _Outgoing) -> None:
+        self._outgoing.append(outgoing)
+        if not self._writing:
+            self._start_writer()
+
+    def _start_writer(self) -> None:
+        self._writing = True
+        self._writer = self._loop.create_task(self._write())
+
+    async def _write(self) -> None:
+        try:
+            while self._outgoing:
+                self._in_flight = self._outgoing.popleft()
+                await self._deliver(self._in_flight.message)
+                self._buffered -= self._in_flight.size
+                _wake(self._in_flight.written)
+        except OSError:
+            pass  # the client is gone, as `_deliver` has noted
+        finally:
+            self._writing = False
+            self._discard()
+
+    async def _deliver(self, message: Message) -> None:
+        """Hand one event to the server; a client that takes nothing in time is too slow."""
+        stalled = self._loop.call_later(
+            self.limits.send_timeout, self._too_slow, "nothing taken in time"
+        )
+        try:
+            await self._send(message)
+        except Exception as exc:
+            # Servers differ in what they raise when the client is gone. Before the accept it
+            # may as well be the application's own mistake, in a header say.
+            if not self.accepted and not isinstance(exc, OSError):
+                raise
+            logger.debug("The server's send() failed", exc_info=True)
+            self._gone(1006)
+            raise ConnectionResetError("the client is gone") from exc
+        finally:
+            stalled.cancel()
+
+    def _too_slow(self, reason: str) -> None:
+        if not self.accepted:
+            self.abort()
+        elif self.close_code is None:
+            self.slow = True
+            self._discard()
+            self.close(1013, f"slow consumer: {reason}")
+
+    def _discard(self) -> None:
+        """Drop what is queued; whoever waits for it learns that the client is gone."""
+        dropped = [self._in_flight, *self._outgoing]
+        self._outgoing.clear()
+        for outgoing in dropped:
+            waiter = outgoing and outgoing.written
+            if waiter is not None and not waiter.done():
+                waiter.set_exception(ConnectionResetError("the client is gone"))
+
+    def _transport(self) -> asyncio.WriteTransport | None:
+        """The transport below, which ASGI has no word for.
+
+        Servers hand out `receive` as a method of the protocol that owns the transport, as
+        uvicorn does; elsewhere the server's own time-outs must do.
+        """
+        transport = getattr(getattr(self._receive, "__self__", None), "transport", None)
+        return transport if hasattr(transport, "abort") else None
+
+    def _unsent(self) -> bool:
+        transport = self._transport()
+        return transport is not None and transport.get_write_buffer_size() > 0
+
+    def _abort_after(self, seconds: float) -> None:
+        self._loop.call_later(seconds, self.abort)
+
+    def _gone(self, code: int, reason: str = "") -> None:
+        if self.close_code is None:
+            self.close_code = code
+            self._close_reason = reason
+            _wake(self._arrival)
+            _wake(self._room)
+            if self.on_gone is not None:
+                self.on_gone(code)
+
+
+def _wake(waiter: asyncio.Future[None] | None) -> None:
+    if waiter is not None and not waiter.done():
+        waiter.set_result(None)
+
+
+def _exceeds(message: Message, limit: int) -> bool:
+    text: str | None = message.get("text")
+    if text is None:
+        return len(message.get("bytes") or b"") > limit
+    # The length in characters settles nearly every case without encoding again.
+    return len(text) > limit or (len(text) * 4 > limit and len(text.encode()) > limit)
+
+
+def _disconnect_code(message: Message) -> int:
+    """The close code of a disconnect event.
+
+    When the TCP connection is lost without a close frame, uvicorn says 1005 and gives no
+    reason; that is a 1006 by RFC 6455, section 7.1.5.
+    """
+    code = int(message.get("code") or 1000)
+    return 1006 if code == 1005 and "reason" not in message else code

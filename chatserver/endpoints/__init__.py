@@ -1,0 +1,22 @@
+"""The endpoint classes: the base to extend, and three that are ready."""
+
+from chatserver.endpoints.base import Endpoint
+from chatserver.endpoints.broadcast import BroadcastEndpoint
+from chatserver.endpoints.echo import EchoEndpoint
+from chatserver.endpoints.item import ItemEndpoint
+from chatserver.endpoints.messages import ErrorMessage, Message, on_message
+from chatserver.endpoints.params import FromCookie, FromHeader, FromPath, FromQuery
+
+__all__ = [
+    "BroadcastEndpoint",
+    "EchoEndpoint",
+    "Endpoint",
+    "ErrorMessage",
+    "FromCookie",
+    "FromHeader",
+    "FromPath",
+    "FromQuery",
+    "ItemEndpoint",
+    "Message",
+    "on_message",
+]

@@ -1,0 +1,28 @@
+"""Broadcast: everybody in one conversation."""
+
+from typing import Any
+
+from starlette.websockets import WebSocket
+
+from chatserver.endpoints.base import Endpoint
+from chatserver.endpoints.params import FromPath
+
+__all__ = ["BroadcastEndpoint"]
+
+
+class BroadcastEndpoint(Endpoint):
+    """Tells each text to everybody in the channel `chat`, and who left."""
+
+    encoding = "text"
+    reject_as = "policy"
+    channels = ("chat",)
+    presence = True
+
+    client_id: FromPath[int]
+
+    async def on_receive(self, websocket: WebSocket, data: Any) -> None:
+        await self.push(f"You wrote: {data}")
+        await self.publish(f"Client #{self.client_id} says: {data}")
+
+    async def on_disconnect(self, websocket: WebSocket, close_code: int) -> None:
+        await self.publish(f"Client #{self.client_id} left the chat")

@@ -1,0 +1,18 @@
+"""Echo: what comes in goes back."""
+
+from typing import Any
+
+from starlette.websockets import WebSocket
+
+from chatserver.endpoints.base import Endpoint
+
+__all__ = ["EchoEndpoint"]
+
+
+class EchoEndpoint(Endpoint):
+    """Answers each text with `Message text was: {data}`."""
+
+    encoding = "text"
+
+    async def on_receive(self, websocket: WebSocket, data: Any) -> None:
+        await self.push(f"Message text was: {data}")

@@ -1,0 +1,40 @@
+"""Item channels: opened by a token, and reached from anywhere by `item:{item_id}`."""
+
+from typing import Any
+
+from starlette.websockets import WebSocket
+
+from chatserver.auth import Identity, credential
+from chatserver.endpoints.base import Endpoint
+from chatserver.endpoints.params import FromCookie, FromPath, FromQuery
+
+__all__ = ["ItemEndpoint"]
+
+
+class ItemEndpoint(Endpoint):
+    """Answers each text with the credential, `q` and the text; follows `item:{item_id}`.
+
+    Without a token, or with one that the application's verifier does not take, the handshake
+    is refused with 1008 before accept, which over HTTP is a 403.
+    """
+
+    encoding = "text"
+    reject_as = "policy"
+    channels = ("item:{item_id}",)
+
+    item_id: FromPath[str]
+    token: FromQuery[str | None] = None
+    session: FromCookie[str | None] = None
+    q: FromQuery[int | None] = None
+
+    async def authenticate(self, websocket: WebSocket) -> Identity:
+        identity = await self.identify(websocket)
+        found = credential(websocket)
+        self.credential = self.session or self.token or (found.value if found else "")
+        return identity
+
+    async def on_receive(self, websocket: WebSocket, data: Any) -> None:
+        await self.push(f"Session cookie or query token value is: {self.credential}")
+        if self.q is not None:
+            await self.push(f"Query parameter q is: {self.q}")
+        await self.push(f"Message text was: {data}, for item ID: {self.item_id}")

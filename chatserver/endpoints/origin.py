@@ -1,0 +1,63 @@
+"""Same origin by default: who may connect from a browser's page (RFC 6454, RFC 6455 10.2).
+
+A browser sends a page's cookies along with a WebSocket to anywhere, and no CORS rule is asked.
+The header `Origin` is the only thing that tells a foreign page from one's own.
+"""
+
+import re
+from collections.abc import Collection
+
+from starlette.types import Scope
+
+from chatserver.errors import InvalidHandshake
+
+__all__ = ["check_origin"]
+
+_ORIGIN = re.compile(r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?")
+_DEFAULT_PORT = {"http": 80, "https": 443}
+_PAGE_SCHEME = {"ws": "http", "wss": "https", "http": "http", "https": "https"}
+
+
+def check_origin(scope: Scope, allowed: Collection[str]) -> None:
+    """Refuse a handshake from a foreign page.
+
+    A handshake without the header passes: it comes from no browser. Otherwise scheme, host
+    and port must be those by which this server was addressed, or be among `allowed`. The
+    scheme is the server's, which behind a proxy that ends TLS has it from
+    `X-Forwarded-Proto`, if the server trusts that proxy.
+
+    Args:
+        scope: The handshake's ASGI scope.
+        allowed: Other origins, such as "https://example.com:8443"; "*" is any.
+
+    Raises:
+        InvalidHandshake: HTTP 403, or 4403.
+    """
+    origins = _header(scope, b"origin")
+    if not origins or "*" in allowed:
+        return
+    if len(origins) == 1 and (origins[0] in allowed or _matches(origins[0], scope, allowed)):
+        return
+    raise InvalidHandshake("this origin may not connect", status=403, code=4403)
+
+
+def _matches(origin: str, scope: Scope, allowed: Collection[str]) -> bool:
+    parsed = _parse(origin)
+    if parsed is None:
+        return False
+    hosts = _header(scope, b"host")
+    own = f"{_PAGE_SCHEME.get(scope['scheme'])}://{hosts[0]}" if len(hosts) == 1 else ""
+    return parsed == _parse(own) or any(parsed == _parse(other) for other in allowed)
+
+
+def _parse(origin: str) -> tuple[str, str, int] | None:
+    """Scheme, host and port; None for what no browser sends as an origin."""
+    match = _ORIGIN.fullmatch(origin.lower())
+    if match is None:
+        return None
+    scheme, host, port = match.groups()
+    return scheme, host, int(port) if port else _DEFAULT_PORT[scheme]
+
+
+def _header(scope: Scope, name: bytes) -> list[str]:
+    return [value.decode("latin-1") for key, value in scope["headers"] if key == name]

@@ -1,0 +1,183 @@
+"""Handshake values as annotated class attributes, checked before anything else happens.
+
+    class Item(Endpoint):
+        item_id: FromPath[str]
+        token: FromQuery[str | None] = None
+        tags: FromQuery[list[str]] = ()
+        user_agent: FromHeader[str | None] = None      # the header `User-Agent`
+        session: FromCookie[str | None] = None
+
+An attribute without a default is required. Values are converted by msgspec, so that its
+constraints work too: `FromQuery[Annotated[int, Meta(ge=1)]]`.
+"""
+
+import re
+import types
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar, Union, get_args, get_origin
+
+import msgspec
+from starlette.convertors import IntegerConvertor, register_url_convertor
+from starlette.requests import HTTPConnection
+from starlette.routing import BaseRoute, Mount, WebSocketRoute
+
+from chatserver.errors import InvalidHandshake
+
+__all__ = [
+    "FromCookie",
+    "FromHeader",
+    "FromPath",
+    "FromQuery",
+    "Parameter",
+    "check_routes",
+    "find_parameters",
+]
+
+T = TypeVar("T")
+
+
+class Source(NamedTuple):
+    """Where a value comes from; `name` is also how a refusal speaks of it."""
+
+    name: str
+
+
+FromPath: TypeAlias = Annotated[T, Source("path parameter")]
+FromQuery: TypeAlias = Annotated[T, Source("query parameter")]
+FromHeader: TypeAlias = Annotated[T, Source("header")]
+FromCookie: TypeAlias = Annotated[T, Source("cookie")]
+
+#: Stands for the default of a parameter that has none.
+REQUIRED: Any = object()
+
+_LEADING_ZEROS = re.compile(r"^(-?)\+?0*(?=[0-9])")
+_KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
+
+
+class _BoundedInteger(IntegerConvertor):
+    """Starlette's `{name:int}`, less the digits that Python refuses to convert.
+
+    With more than 4,300 of them `int()` raises, and the route would end in a traceback
+    before any endpoint is reached.
+    """
+
+    regex = "[0-9]{1,4300}"
+
+
+register_url_convertor("int", _BoundedInteger())
+
+
+class Parameter(NamedTuple):
+    """One handshake value of an endpoint class.
+
+    Attributes:
+        name: The attribute's name.
+        source: Where the value comes from.
+        type: What it is converted to.
+        default: What it is when absent; `REQUIRED` where it must not be.
+    """
+
+    name: str
+    source: Source
+    type: Any
+    default: Any
+
+    @property
+    def label(self) -> str:
+        """Source and name, for a refusal: "query parameter 'q'"."""
+        name = self.name.replace("_", "-") if self.source.name == "header" else self.name
+        return f"{self.source.name} {name!r}"
+
+    def read(self, connection: HTTPConnection) -> Any:
+        """The value in this handshake.
+
+        Raises:
+            InvalidHandshake: It is required and absent, or of another type.
+        """
+        raw = self._raw(connection)
+        if raw is None or raw == []:
+            if self.default is REQUIRED:
+                raise InvalidHandshake(f"{self.label} is required")
+            return self.default
+        try:
+            return msgspec.convert(raw, self.type, strict=False)
+        except (msgspec.ValidationError, RecursionError) as exc:
+            # Not the value itself: it may be a secret in the wrong place.
+            expected = _KINDS.get(self.type)
+            detail = f"must be {expected}" if expected else f"can't be used: {exc}"
+            raise InvalidHandshake(f"{self.label} {detail}") from None
+
+    def _raw(self, connection: HTTPConnection) -> Any:
+        match self.source.name:
+            case "path parameter":
+                value = connection.path_params.get(self.name)
+            case "query parameter" if self._is_list:
+                return connection.query_params.getlist(self.name)
+            case "query parameter":
+                value = connection.query_params.get(self.name)
+            case "header":
+                value = connection.headers.get(self.name.replace("_", "-"))
+            case _:
+                value = connection.cookies.get(self.name)
+        if isinstance(value, str) and _mentions(self.type, int):
+            # JSON, and so msgspec, knows neither "007" nor "+7"; a person's URL may.
+            return _LEADING_ZEROS.sub(r"\1", value)
+        return value
+
+    @property
+    def _is_list(self) -> bool:
+        return get_origin(self.type) in (list, tuple, set, frozenset)
+
+
+def find_parameters(cls: type, annotations: Mapping[str, Any]) -> dict[str, Parameter]:
+    """The parameters among a class's annotations, with their defaults from the class."""
+    found = {}
+    for name, annotation in annotations.items():
+        source = next(
+            (a for a in getattr(annotation, "__metadata__", ()) if type(a) is Source), None
+        )
+        if source is not None:
+            inner, *others = get_args(annotation)
+            rest = tuple(other for other in others if other is not source)
+            kind = Annotated[(_without_none(inner), *rest)] if rest else _without_none(inner)
+            found[name] = Parameter(name, source, kind, getattr(cls, name, REQUIRED))
+    return found
+
+
+def check_routes(routes: Iterable[BaseRoute], inherited: frozenset[str] = frozenset()) -> None:
+    """Check that every `FromPath` of every endpoint stands in its route.
+
+    Args:
+        routes: An application's routes; mounted ones are followed.
+        inherited: Names of path parameters that a mount around them brings.
+
+    Raises:
+        TypeError: One doesn't; the sentence names the class, the parameter and the path.
+    """
+    for route in routes:
+        if isinstance(route, Mount):
+            check_routes(route.routes, inherited | set(route.param_convertors))
+        elif isinstance(route, WebSocketRoute):
+            _check_route(route, inherited | set(route.param_convertors))
+
+
+def _check_route(route: WebSocketRoute, names: frozenset[str]) -> None:
+    parameters: dict[str, Parameter] = getattr(route.endpoint, "parameters", {})
+    for parameter in parameters.values():
+        if parameter.source.name == "path parameter" and parameter.name not in names:
+            raise TypeError(
+                f"{route.endpoint.__name__}.{parameter.name} is FromPath, but the route "
+                f"{route.path!r} has no {{{parameter.name}}}"
+            )
+
+
+def _without_none(annotation: Any) -> Any:
+    """The type of a value that is there: a text such as "null" is never None."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        kept = tuple(arg for arg in get_args(annotation) if arg is not type(None))
+        return Union[kept]  # noqa: UP007 (the members are only known now)
+    return annotation
+
+
+def _mentions(annotation: Any, wanted: type) -> bool:
+    return annotation is wanted or any(_mentions(arg, wanted) for arg in get_args(annotation))

@@ -1,0 +1,85 @@
+"""The tasks of one connection: started by its endpoint, cancelled with it."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVarTuple
+
+import anyio
+
+__all__ = ["TaskGroup", "shielded"]
+
+Ts = TypeVarTuple("Ts")
+
+logger = logging.getLogger("chatserver")
+
+#: Seconds for which a cancelled task may take care of itself.
+CANCEL_TIMEOUT = 2.0
+
+
+class TaskGroup:
+    """Tasks that live as long as a connection does.
+
+    Like an anyio or asyncio task group without the `async with`: the endpoint ends it, when
+    the connection does.
+
+    Args:
+        on_error: Called with the exception of a task that failed.
+    """
+
+    def __init__(self, on_error: Callable[[BaseException], None]) -> None:
+        self._on_error = on_error
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._ended = False
+
+    def start_soon(
+        self,
+        func: Callable[[*Ts], Coroutine[Any, Any, Any]],
+        *args: *Ts,
+        name: str | None = None,
+    ) -> None:
+        """Run `func(*args)` as a task; when it fails, the connection closes with 1011.
+
+        Raises:
+            RuntimeError: The connection has ended.
+        """
+        if self._ended:
+            raise RuntimeError("this connection has ended, it can start no more tasks")
+        task = asyncio.get_running_loop().create_task(func(*args), name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    async def end(self) -> None:
+        """Cancel all tasks and wait until they are done, two seconds at most."""
+        self._ended = True
+        tasks = set(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            _, pending = await asyncio.wait(tasks, timeout=CANCEL_TIMEOUT)
+            for task in pending:
+                logger.error("A connection's task doesn't end when cancelled: %r", task)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._on_error(error)
+
+
+async def shielded(coroutine: Coroutine[Any, Any, None]) -> None:
+    """Await a coroutine to its end though this task be cancelled, and be cancelled then.
+
+    It stands both kinds of cancellation: asyncio's, which comes once, and that of an anyio
+    scope around, which comes again at each await.
+    """
+    task = asyncio.get_running_loop().create_task(coroutine)
+    cancelled: asyncio.CancelledError | None = None
+    with anyio.CancelScope(shield=True):
+        while not task.done():
+            try:
+                await asyncio.wait({task})
+            except asyncio.CancelledError as exc:
+                cancelled = exc
+    task.result()
+    if cancelled is not None:
+        raise cancelled

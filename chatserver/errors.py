@@ -1,0 +1,143 @@
+"""The exceptions of the package, and the one table of close codes.
+
+    ChatServerError
+    ├── PeerError               the client's fault: a close code or HTTP status, one log line
+    │   ├── InvalidHandshake    a handshake value or origin that will not do
+    │   ├── InvalidMessage      a message that can't be read
+    │   └── InvalidToken        a token that is missing, wrong, expired or opens something else
+    ├── BrokerUnavailable       the broker can't say for sure that it has a publication
+    ├── KeysUnavailable         the keys that verify tokens can't be fetched: HTTP 503
+    └── InvalidSetting          a setting that can't be used; the sentence names it
+
+Blame is in the type: a `PeerError` never prints a traceback, anything else does.
+"""
+
+from typing import Literal, NamedTuple
+
+__all__ = [
+    "CLOSE_CODES",
+    "BrokerUnavailable",
+    "ChatServerError",
+    "CloseCode",
+    "InvalidHandshake",
+    "InvalidMessage",
+    "InvalidSetting",
+    "InvalidToken",
+    "KeysUnavailable",
+    "PeerError",
+    "close_code_for_status",
+    "close_reason",
+]
+
+
+class ChatServerError(Exception):
+    """The root of every exception that this package raises on purpose."""
+
+
+class PeerError(ChatServerError):
+    """The client did something wrong, and is told so.
+
+    Attributes:
+        reason: What was expected and what came, in words for the client.
+        code: The close code once the connection is accepted.
+        status: The HTTP status before it is accepted.
+    """
+
+    code = 1008
+    status = 403
+
+    def __init__(self, reason: str, *, code: int | None = None, status: int | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        if code is not None:
+            self.code = code
+        if status is not None:
+            self.status = status
+
+
+class InvalidHandshake(PeerError):
+    """A value of the handshake (path, query, header, cookie) could not be used."""
+
+    code = 4422
+    status = 422
+
+
+class InvalidMessage(PeerError):
+    """A message could not be read: wrong frame type (1003), bad UTF-8, JSON or shape (1007)."""
+
+    code = 1007
+
+
+class InvalidToken(PeerError):
+    """A token was refused; `reason` says why and never holds the token itself."""
+
+    code = 4401
+    status = 401
+
+
+class BrokerUnavailable(ChatServerError):
+    """The broker could not store a publication for certain; it was not acknowledged."""
+
+
+class KeysUnavailable(ChatServerError):
+    """The keys that verify tokens could not be fetched; the client may try again later."""
+
+
+class InvalidSetting(ChatServerError):
+    """A setting can't be used; the message is one sentence that names it and says what to do."""
+
+
+class CloseCode(NamedTuple):
+    """One row of the table of close codes.
+
+    Attributes:
+        code: The number on the wire (RFC 6455, section 7.4).
+        meaning: What happened, in words for a person.
+        retry: Whether a client should come back by itself.
+        sender: Who puts it on the wire; "nobody" for codes that only stand for an absence.
+    """
+
+    code: int
+    meaning: str
+    retry: bool
+    sender: Literal["both", "server", "nobody"]
+
+
+CLOSE_CODES: dict[int, CloseCode] = {
+    row.code: row
+    for row in (
+        CloseCode(1000, "Closed normally.", False, "both"),
+        CloseCode(1001, "The other side is going away.", True, "both"),
+        CloseCode(1002, "The other side broke the WebSocket protocol.", False, "both"),
+        CloseCode(1003, "That type of frame is not accepted here.", False, "server"),
+        CloseCode(1005, "Closed without saying why.", True, "nobody"),
+        CloseCode(1006, "The connection was lost or refused.", True, "nobody"),
+        CloseCode(1007, "The message could not be read.", False, "server"),
+        CloseCode(1008, "Not allowed.", False, "server"),
+        CloseCode(1009, "The message is too big.", False, "server"),
+        CloseCode(1011, "The server ran into an error.", True, "server"),
+        CloseCode(1012, "The server is restarting.", True, "server"),
+        CloseCode(1013, "This client read too slowly and missed messages.", True, "server"),
+        CloseCode(4401, "The token is missing, wrong or expired.", False, "server"),
+        CloseCode(4403, "This origin or token may not do that.", False, "server"),
+        CloseCode(4422, "A value of the address can't be used.", False, "server"),
+    )
+}
+
+
+def close_code_for_status(status: int) -> int:
+    """The close code that stands for an HTTP status once the connection is accepted.
+
+    >>> close_code_for_status(401)
+    4401
+    """
+    return 4000 + status
+
+
+def close_reason(text: str) -> str:
+    """Cut a reason to the 123 bytes of UTF-8 that a close frame can hold (RFC 6455, 5.5).
+
+    >>> len(close_reason("é" * 100).encode())
+    122
+    """
+    return text.encode("utf-8", "replace")[:123].decode("utf-8", "ignore")

@@ -1,0 +1,318 @@
+"""The hub: this process's connections by channel, and the fan-out to them.
+
+A publication goes from `Hub.publish` to the broker, which numbers and keeps it, and comes
+back from there by `Hub.deliver`, in this process as in every other. `deliver` encodes it once
+per wire format and writes the frame to each member; it awaits nobody.
+
+Connections live on event loops, and a process may have several (each socket of Starlette's
+`TestClient` has its own). So the members are kept per loop, in a `Fanout` which only that
+loop's thread touches; what comes from another thread is put into its inbox.
+"""
+
+import asyncio
+import threading
+from typing import Any
+
+from msgspec import Struct
+
+from chatserver.brokers import Broker, MemoryBroker
+from chatserver.connection import Connection, Limits
+from chatserver.fanout import Fanout, Member, Shared, running_loop
+from chatserver.publication import (
+    ClientInfo,
+    History,
+    Position,
+    Publication,
+    continues,
+    payload,
+)
+
+__all__ = ["Hub", "Statistics", "Subscribed"]
+
+
+class Subscribed(Struct, frozen=True):
+    """The answer to a subscription.
+
+    Attributes:
+        recovered: Whether `publications` are exactly what was missed since the position
+            asked for; False too where none was asked for.
+        publications: What was missed, in order. Later ones are written to the connection.
+        position: Where in the stream the live publications go on.
+    """
+
+    recovered: bool
+    publications: tuple[Publication, ...]
+    position: Position
+
+
+class Statistics(Struct, frozen=True):
+    """What the hub is doing and has done since it began.
+
+    Attributes:
+        connections: Accepted connections, now.
+        channels: Channels with a subscriber in this process, now.
+        subscriptions: Pairs of a connection and its channel, now.
+        published: Publications acknowledged to publishers of this process.
+        delivered: Frames written to subscribers of this process.
+        slow_consumers: Connections closed because they read too slowly.
+    """
+
+    connections: int
+    channels: int
+    subscriptions: int
+    published: int
+    delivered: int
+    slow_consumers: int
+
+
+class Hub:
+    """This process's registry of connections by channel, and its local fan-out.
+
+    Safe to use from every event loop and thread of the process; a connection is only to be
+    subscribed and unsubscribed on its own loop.
+
+    Args:
+        broker: Carries the publications; in this process's memory by default.
+        limits: What each connection may take.
+    """
+
+    def __init__(self, broker: Broker | None = None, *, limits: Limits | None = None) -> None:
+        self.broker = broker or MemoryBroker()
+        self.broker.deliver = self.deliver
+        self.limits = limits or Limits()
+        self._lock = threading.Lock()
+        self._fanouts: dict[asyncio.AbstractEventLoop, Fanout] = {}
+        # The loops with members in a channel: replaced, never changed, so that `deliver`
+        # can read without the lock.
+        self._routes: dict[str, tuple[Fanout, ...]] = {}
+        self._published = 0
+        self._delivered = 0
+        self._slow_consumers = 0
+
+    # Publishing
+
+    async def publish(
+        self,
+        channel: str,
+        data: Any,
+        *,
+        id: str | None = None,
+        info: ClientInfo | None = None,
+    ) -> Position:
+        """Publish to a channel; may be awaited on any event loop of the process.
+
+        Args:
+            channel: The channel's name, not empty.
+            data: Text, bytes, or anything that can be JSON: a `Message`, a dict, a
+                pydantic model.
+            id: Chosen by the publisher, to be able to ask again when the answer was lost:
+                within five minutes the same id delivers nothing and is answered with the
+                first one's position.
+            info: Who publishes, as subscribers are told.
+
+        Returns:
+            The publication's position. The broker has it; subscribers get it from there.
+
+        Raises:
+            TypeError: The data is not JSON, or the channel not a string.
+            ValueError: The channel's name is empty, or text has lone surrogates.
+            BrokerUnavailable: It is not certain that the broker has it.
+        """
+        _check_channel(channel)
+        position = await self.broker.publish(channel, payload(data), id=id, info=info)
+        with self._lock:
+            self._published += 1
+        await self._delivered_to(channel)
+        return position
+
+    def publish_from_thread(
+        self,
+        channel: str,
+        data: Any,
+        *,
+        id: str | None = None,
+        info: ClientInfo | None = None,
+    ) -> Position:
+        """Publish from synchronous code, in a thread without an event loop.
+
+        Arguments, answer and errors are those of `publish`.
+
+        Raises:
+            RuntimeError: This thread runs an event loop; await `publish` there.
+        """
+        if running_loop() is not None:
+            raise RuntimeError(
+                "publish_from_thread() would block this thread's event loop; "
+                "use 'await hub.publish(...)' there"
+            )
+        return asyncio.run(self.publish(channel, data, id=id, info=info))
+
+    async def _delivered_to(self, channel: str) -> None:
+        """Wait until this loop's members have been written to, and no other loop is far behind.
+
+        So what the publisher sends next goes out behind the publication, the writers get
+        their turn however fast one publishes, and inboxes stay bounded.
+        """
+        here = asyncio.get_running_loop()
+        await asyncio.sleep(0)
+        # An event would have to be set from another loop's thread, and at each delivery.
+        while any(fanout.behind(here) for fanout in self._routes.get(channel, ())):  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+    def deliver(self, publication: Publication) -> None:
+        """Write a publication to this process's subscribers. Awaits nobody, on any thread."""
+        shared = Shared(publication)
+        for fanout in self._routes.get(publication.channel, ()):
+            fanout.deliver(shared)
+
+    # Subscribing
+
+    async def subscribe(
+        self,
+        connection: Connection,
+        channel: str,
+        *,
+        since: Position | None = None,
+        info: ClientInfo | None = None,
+    ) -> Subscribed:
+        """Let a connection follow a channel, from now on or from a position on.
+
+        What is published meanwhile is held back and becomes part of the answer, so that
+        between the answer and what is written to the connection nothing is missing, twice
+        or out of order: send the answer before anything else is awaited.
+
+        Args:
+            connection: One of this event loop, not yet in the channel.
+            channel: The channel's name.
+            since: Where the client stands; what it missed is in the answer.
+            info: With it, the client is entered into the channel's presence.
+
+        Raises:
+            ValueError: The connection is in the channel, or the name is empty.
+        """
+        _check_channel(channel)
+        member = self._join(connection, channel)
+        try:
+            await self.broker.subscribe(channel)
+            if info is not None:
+                member.present = True
+                await self.broker.enter(channel, info)
+            limit = None if since is not None else 0
+            history = await self.broker.history(channel, since=since, limit=limit)
+        except BaseException:
+            await self.unsubscribe(connection, channel)
+            raise
+        # From here on nothing is awaited, so nothing can come between.
+        subscribed = _merge(since, history, member.held)
+        member.go_live(subscribed.position)
+        return subscribed
+
+    async def unsubscribe(self, connection: Connection, channel: str) -> None:
+        """Let a connection leave a channel; nothing happens when it isn't in it."""
+        with self._lock:
+            fanout = self._fanout()
+            member = fanout.leave(channel, connection)
+            if member is None:
+                return
+            if channel not in fanout.members:
+                self._unroute(channel, fanout)
+        if member.present:
+            await self.broker.leave(channel, connection.id)
+        if channel not in self._routes:
+            await self.broker.unsubscribe(channel)
+            # Another thread's client may have come while the last one here was leaving.
+            if channel in self._routes:
+                await self.broker.subscribe(channel)
+
+    # Reading
+
+    async def history(
+        self,
+        channel: str,
+        *,
+        since: Position | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+    ) -> History:
+        """Read the retained part of a channel's stream; see `Broker.history`."""
+        return await self.broker.history(channel, since=since, limit=limit, reverse=reverse)
+
+    async def present(self, channel: str) -> dict[str, ClientInfo]:
+        """Who is in a channel now, in all processes, by client identifier."""
+        return await self.broker.present(channel)
+
+    def statistics(self) -> Statistics:
+        """What the hub is doing now and has done since it began."""
+        with self._lock:
+            fanouts = list(self._fanouts.values())
+            return Statistics(
+                connections=sum(len(fanout.connections) for fanout in fanouts),
+                channels=len(self._routes),
+                subscriptions=sum(fanout.subscriptions for fanout in fanouts),
+                published=self._published,
+                delivered=self._delivered + sum(fanout.delivered for fanout in fanouts),
+                slow_consumers=self._slow_consumers,
+            )
+
+    # The registry
+
+    def register(self, connection: Connection) -> None:
+        """Count an accepted connection of this event loop."""
+        with self._lock:
+            self._fanout().connections.add(connection)
+
+    async def unregister(self, connection: Connection) -> None:
+        """Let a connection leave all its channels, and count it no more."""
+        for channel in list(connection.channels):
+            await self.unsubscribe(connection, channel)
+        with self._lock:
+            fanout = self._fanout()
+            if connection in fanout.connections:
+                fanout.connections.discard(connection)
+                self._slow_consumers += connection.slow
+            if not fanout.connections and not fanout.members:
+                self._delivered += fanout.delivered
+                del self._fanouts[fanout.loop]
+
+    def _join(self, connection: Connection, channel: str) -> Member:
+        with self._lock:
+            fanout = self._fanout()
+            if channel in connection.channels:
+                raise ValueError(f"the connection is in channel {channel!r} already")
+            if channel not in fanout.members:
+                self._routes[channel] = (*self._routes.get(channel, ()), fanout)
+            return fanout.join(channel, connection)
+
+    def _unroute(self, channel: str, fanout: Fanout) -> None:
+        rest = tuple(other for other in self._routes[channel] if other is not fanout)
+        if rest:
+            self._routes[channel] = rest
+        else:
+            del self._routes[channel]
+
+    def _fanout(self) -> Fanout:
+        loop = asyncio.get_running_loop()
+        if loop not in self._fanouts:
+            self._fanouts[loop] = Fanout(loop)
+        return self._fanouts[loop]
+
+
+def _merge(since: Position | None, history: History, held: list[Publication]) -> Subscribed:
+    """Put what was published while subscribing behind what was read from history."""
+    top = history.position
+    later = tuple(publication for publication in held if publication.offset > top.offset)
+    if later:
+        top = Position(later[-1].offset, later[-1].epoch)
+    publications = history.publications + later
+    if since is None:
+        return Subscribed(False, later, top)
+    if continues(since, publications, top):
+        return Subscribed(True, publications, top)
+    return Subscribed(False, (), top)
+
+
+def _check_channel(channel: str) -> None:
+    if not isinstance(channel, str):
+        raise TypeError(f"a channel's name must be a str, got {type(channel).__name__}")
+    if not channel:
+        raise ValueError("a channel's name must not be empty")

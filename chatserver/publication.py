@@ -1,0 +1,165 @@
+"""Publications: what a channel carries, where it stands in the stream, and how it is encoded.
+
+A publication's data is fixed when it is published, in one of three forms (`Payload`):
+text, bytes, or JSON already encoded. Each wire format turns it into one `Frame`, which
+every subscriber of that format shares.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+from msgspec import Raw, Struct
+
+__all__ = [
+    "PLAIN",
+    "ClientInfo",
+    "Encoder",
+    "Encoding",
+    "Frame",
+    "History",
+    "Payload",
+    "Position",
+    "Publication",
+    "continues",
+    "frame",
+    "payload",
+]
+
+Payload: TypeAlias = str | bytes | Raw
+Encoding: TypeAlias = Literal["text", "bytes", "json"] | None
+
+
+class Position(Struct, frozen=True):
+    """Where one stands in a channel's stream.
+
+    Attributes:
+        offset: The number of the last publication, counted from 1; 0 before the first.
+        epoch: Names the stream; another one means that the stream was lost and begun anew.
+    """
+
+    offset: int
+    epoch: str
+
+
+class ClientInfo(Struct, frozen=True):
+    """Who is behind a publication or present in a channel.
+
+    Attributes:
+        client: The connection's identifier, unique among all processes.
+        user: Whom the connection was authenticated as; empty where nobody asked.
+    """
+
+    client: str
+    user: str = ""
+
+
+class Publication(Struct, frozen=True):
+    """One message in a channel, as the broker numbered it."""
+
+    channel: str
+    data: Payload
+    offset: int
+    epoch: str
+    info: ClientInfo | None = None
+
+
+class History(Struct, frozen=True):
+    """A part of a channel's retained stream, and the position of the stream's top."""
+
+    publications: tuple[Publication, ...]
+    position: Position
+
+
+class Frame:
+    """One encoded message, built once and shared by everybody who gets it.
+
+    Attributes:
+        message: The ASGI event that sends it; not to be changed.
+        size: Bytes of its payload on the wire.
+
+    Raises:
+        UnicodeEncodeError: For text with lone surrogates, which UTF-8 can't carry.
+    """
+
+    __slots__ = ("message", "size")
+
+    def __init__(self, data: str | bytes) -> None:
+        self.message: dict[str, Any]
+        if isinstance(data, str):
+            self.size = len(data) if data.isascii() else len(data.encode())
+            self.message = {"type": "websocket.send", "text": data}
+        else:
+            self.size = len(data)
+            self.message = {"type": "websocket.send", "bytes": data}
+
+
+Encoder: TypeAlias = Callable[[Publication], Frame]
+
+
+def payload(data: Any) -> Payload:
+    """Fix what is to be published: text and bytes as they are, anything else as JSON.
+
+    Args:
+        data: Text, bytes, a `Message` or other msgspec struct, a pydantic model, or
+            whatever else msgspec can encode.
+
+    Raises:
+        TypeError: For data that is not JSON.
+        UnicodeEncodeError: For text with lone surrogates.
+    """
+    if isinstance(data, str):
+        data.encode()
+        return data
+    if isinstance(data, bytes | Raw):
+        return data
+    if isinstance(data, bytearray | memoryview):
+        return bytes(data)
+    if hasattr(data, "model_dump_json"):
+        return Raw(data.model_dump_json().encode())
+    return Raw(msgspec.json.encode(data))
+
+
+def frame(data: Payload, encoding: Encoding) -> Frame:
+    """Encode a payload for a client that speaks `encoding`.
+
+    Bytes go out as a binary frame whatever the encoding, since they fit nowhere else.
+    """
+    if isinstance(data, bytes):
+        return Frame(data)
+    if encoding == "bytes":
+        return Frame(data.encode() if isinstance(data, str) else bytes(data))
+    if isinstance(data, Raw):
+        return Frame(bytes(data).decode())
+    return Frame(msgspec.json.encode(data).decode() if encoding == "json" else data)
+
+
+def _as_text(publication: Publication) -> Frame:
+    return frame(publication.data, "text")
+
+
+def _as_bytes(publication: Publication) -> Frame:
+    return frame(publication.data, "bytes")
+
+
+def _as_json(publication: Publication) -> Frame:
+    return frame(publication.data, "json")
+
+
+#: The encoder of each plain wire format. An encoder's identity is the key under which a
+#: publication's frame is shared, so these are functions made once.
+PLAIN: dict[Encoding, Encoder] = {
+    None: _as_text,
+    "text": _as_text,
+    "bytes": _as_bytes,
+    "json": _as_json,
+}
+
+
+def continues(since: Position, publications: Sequence[Publication], top: Position) -> bool:
+    """Tell whether `publications` are exactly what was missed between `since` and `top`."""
+    if since.epoch != top.epoch:
+        return False
+    if not publications:
+        return since.offset == top.offset
+    return publications[0].offset == since.offset + 1 and publications[-1].offset == top.offset
