@@ -1,0 +1,107 @@
+/**
+ * The list of messages: the newest at the bottom, at most `KEPT` of them. It follows the
+ * newest only while its reader is there; otherwise a button tells how many came.
+ *
+ * Every text goes in as a text node, whoever wrote it.
+ */
+
+const KEPT = 500;
+const NEAR = 48; // px from the bottom that still count as being there
+const time = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit" });
+
+function element(tag, className, text) {
+  const node = document.createElement(tag);
+  if (className) node.className = className;
+  if (text !== undefined) node.textContent = text;
+  return node;
+}
+
+export class Log {
+  #missed = 0;
+  #following = true;
+  #scheduled = false;
+  #top = 0; // where its reader was: a list that is hidden forgets it
+
+  constructor(list, jump, emptyText) {
+    this.list = list;
+    this.jump = jump;
+    this.empty = element("p", "empty", emptyText);
+    list.append(this.empty);
+    list.addEventListener("scroll", () => this.#scrolled(), { passive: true });
+    new ResizeObserver(() => this.#resized()).observe(list); // also when its tab is shown
+    jump.addEventListener("click", () => {
+      this.toBottom();
+      list.focus({ preventScroll: true });
+    });
+  }
+
+  /**
+   * Adds a message.
+   *
+   * @param {"own" | "other" | "system"} kind whose it is
+   * @param {string} text
+   * @param {{label?: string, hue?: number}} options the label stands before the text
+   * @returns {HTMLElement} the message
+   */
+  add(kind, text, { label, hue } = {}) {
+    const message = element("div", `message ${kind}`);
+    if (hue !== undefined) message.dataset.hue = hue;
+    if (label) message.append(element("span", "who", label));
+    const body = element("span", "text", text);
+    body.dir = "auto";
+    const now = new Date();
+    const stamp = element("time", "", time.format(now));
+    stamp.dateTime = now.toISOString();
+    stamp.title = now.toLocaleString();
+    message.append(body, stamp);
+    this.empty.remove();
+    this.list.append(message);
+    while (this.list.childElementCount > KEPT) this.list.firstElementChild.remove();
+    if (kind === "own") this.#following = true;
+    else if (!this.#following) this.#miss();
+    this.#follow();
+    return message;
+  }
+
+  /** Adds a line in small print to a message. */
+  annotate(message, text) {
+    message.lastElementChild.before(element("span", "receipt", text));
+    this.#follow();
+  }
+
+  toBottom() {
+    this.#following = true;
+    this.#follow();
+  }
+
+  #miss() {
+    this.#missed += 1;
+    this.jump.textContent = `${this.#missed} new ${this.#missed === 1 ? "message" : "messages"} ↓`;
+    this.jump.hidden = false;
+  }
+
+  /** Scrolls to the bottom, once per frame however many messages came. */
+  #follow() {
+    if (!this.#following || this.#scheduled) return;
+    this.#scheduled = true;
+    requestAnimationFrame(() => {
+      this.#scheduled = false;
+      if (this.#following) this.list.scrollTop = this.list.scrollHeight;
+    });
+  }
+
+  #resized() {
+    if (this.#following) this.#follow();
+    else this.list.scrollTop = this.#top;
+  }
+
+  #scrolled() {
+    if (this.#scheduled || this.list.clientHeight === 0) return;
+    this.#top = this.list.scrollTop;
+    const below = this.list.scrollHeight - this.list.scrollTop - this.list.clientHeight;
+    this.#following = below <= NEAR;
+    if (!this.#following) return;
+    this.#missed = 0;
+    this.jump.hidden = true;
+  }
+}
