@@ -122,6 +122,7 @@ async def page(request: Request) -> Response:
         "open_mode": request.app.state.verifier is None,
         "static": f"{prefix}/static",
         "paths": paths,
+        "max_message_size": request.app.state.hub.limits.max_message_size,
         "close_codes": [
             {"code": row.code, "meaning": row.meaning, "retry": row.retry}
             for row in CLOSE_CODES.values()

@@ -28,6 +28,10 @@ __all__ = ["Connection", "Limits"]
 
 logger = logging.getLogger("chatserver")
 
+#: Sends after which a handler yields to the event loop: while the client takes everything at
+#: once, the server's `send` never does, and a handler that only sends would stop the world.
+SENDS_PER_TURN = 16
+
 
 class Limits(Struct, frozen=True):
     """What one connection may take.
@@ -100,6 +104,7 @@ class Connection:
         self._writing = False
         self._outgoing: deque[_Outgoing] = deque()
         self._in_flight: _Outgoing | None = None
+        self._sends = 0
         self._buffered = 0
 
     def __repr__(self) -> str:
@@ -224,13 +229,15 @@ class Connection:
 
     async def finish(self) -> None:
         """Wait until all is written or the socket was aborted; then stop reader and writer."""
-        if self._writer is not None:
-            await asyncio.wait({self._writer}, timeout=self.limits.send_timeout + 1)
         tasks = {task for task in (self._reader, self._writer) if task is not None}
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        try:
+            if self._writer is not None:
+                await asyncio.wait({self._writer}, timeout=self.limits.send_timeout + 1)
+        finally:
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks)
 
     async def _write_and_wait(self, frame: Frame) -> None:
         if self.close_code is not None:
@@ -243,6 +250,9 @@ class Connection:
         self._writing = True
         try:
             await self._deliver(frame.message)
+            self._sends += 1
+            if self._sends % SENDS_PER_TURN == 0:
+                await asyncio.sleep(0)
         finally:
             self._writing = False
             if self._outgoing:
@@ -283,6 +293,8 @@ class Connection:
             if not self.accepted and not isinstance(exc, OSError):
                 raise
             logger.debug("The server's send() failed", exc_info=True)
+            # The reader may be about to learn the code with which the client has left.
+            await asyncio.sleep(0)
             self._gone(1006)
             raise ConnectionResetError("the client is gone") from exc
         finally:

@@ -330,7 +330,8 @@ class Endpoint(WebSocketEndpoint):
     def _fail(self, error: BaseException) -> None:
         """Note why the connection ends, and close it with the code that says so."""
         connection = self.connection
-        if is_departure(error) and (connection.close_code is not None or not connection.accepted):
+        gone = connection.close_code is not None
+        if gone and (is_departure(error) or not connection.accepted):
             return
         if self._error is None:
             self._error = error
@@ -346,7 +347,8 @@ class Endpoint(WebSocketEndpoint):
             await shielded(self._leave(websocket))
         except Exception as exc:
             self._error = self._error or exc
-        await self.connection.finish()
+        finally:
+            await self.connection.finish()
         if self._error is not None and is_ours(self._error):
             raise self._error
 

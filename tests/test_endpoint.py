@@ -1,0 +1,550 @@
+"""What an `Endpoint` offers its subclasses, through Starlette's `TestClient` and by hand."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import pytest
+from fastapi import FastAPI
+from starlette.applications import Starlette
+from starlette.endpoints import WebSocketEndpoint
+from starlette.exceptions import HTTPException, WebSocketException
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Mount, Router, WebSocketRoute
+from starlette.testclient import TestClient, WebSocketDenialResponse
+from starlette.types import Message as Event
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from chatserver import EchoEndpoint, Endpoint, FromPath, FromQuery, Hub
+from chatserver.auth import Identity
+from chatserver.errors import InvalidToken
+from chatserver.testing import assert_no_message, receive
+
+
+def client_of(cls: type[Endpoint], path: str = "/") -> TestClient:
+    return TestClient(Starlette(routes=[WebSocketRoute(path, cls)]))
+
+
+def test_it_is_a_websocket_endpoint() -> None:
+    assert issubclass(Endpoint, WebSocketEndpoint)
+
+
+@pytest.mark.parametrize("make", [Starlette, FastAPI, Router], ids=lambda make: make.__name__)
+def test_it_works_in_any_application(make: Callable[..., Any]) -> None:
+    app = make(routes=[WebSocketRoute("/ws", EchoEndpoint)])
+    with TestClient(app).websocket_connect("/ws") as session:
+        session.send_text("x")
+        assert session.receive_text() == "Message text was: x"
+
+
+def test_it_works_by_itself() -> None:
+    with TestClient(EchoEndpoint).websocket_connect("/anything") as session:
+        session.send_text("x")
+        assert session.receive_text() == "Message text was: x"
+
+
+def test_it_works_in_a_router_of_fastapi() -> None:
+    app = FastAPI()
+    app.router.add_websocket_route("/ws", EchoEndpoint)  # type: ignore[arg-type]
+    with TestClient(app).websocket_connect("/ws") as session:
+        session.send_text("x")
+        assert session.receive_text() == "Message text was: x"
+
+
+def test_the_hub_is_found_in_the_application_and_made_once() -> None:
+    inner = Starlette(routes=[WebSocketRoute("/", EchoEndpoint)])
+    outer = Starlette(routes=[WebSocketRoute("/", EchoEndpoint), Mount("/inner", inner)])
+    hubs = []
+
+    class Show(Endpoint):
+        async def on_accept(self, websocket: WebSocket) -> None:
+            hubs.append(self.hub)
+
+    outer.router.routes.append(WebSocketRoute("/show", Show))
+    for _ in range(2):
+        with TestClient(outer).websocket_connect("/show"):
+            pass
+    assert hubs[0] is hubs[1] is outer.state.hub
+    own = outer.state.hub = Hub()
+    with TestClient(outer).websocket_connect("/show"):
+        pass
+    assert hubs[2] is own
+
+
+def test_everything_a_websocket_endpoint_can() -> None:
+    class Plain(Endpoint):
+        async def on_connect(self, websocket: WebSocket) -> None:
+            await websocket.accept(subprotocol="v1", headers=[(b"x-a", b"b")])
+            first = await websocket.receive_json()
+            await websocket.send_json({"got": first})
+
+        async def on_receive(self, websocket: WebSocket, data: Any) -> None:
+            await websocket.send_bytes(data if isinstance(data, bytes) else data.encode())
+            second = await websocket.receive_text()
+            await websocket.send_text(second)
+            await websocket.close(4000, "enough")
+
+    with client_of(Plain).websocket_connect("/", subprotocols=["v1"]) as session:
+        assert session.accepted_subprotocol == "v1"
+        assert (b"x-a", b"b") in (session.extra_headers or [])
+        session.send_json({"n": 1})
+        assert session.receive_json() == {"got": {"n": 1}}
+        session.send_text("bytes")
+        assert session.receive_bytes() == b"bytes"
+        session.send_text("last")
+        assert session.receive_text() == "last"
+        assert session.receive() == {"type": "websocket.close", "code": 4000, "reason": "enough"}
+
+
+@pytest.mark.parametrize(
+    ("offered", "chosen"),
+    [(["x"], None), (["x", "v2", "v1"], "v2"), ([], None), (["bearer", "secret-token"], "bearer")],
+)
+def test_subprotocols(offered: list[str], chosen: str | None) -> None:
+    class Versions(Endpoint):
+        subprotocols = ("v1", "v2")
+
+    with client_of(Versions).websocket_connect("/", subprotocols=offered or None) as session:
+        assert session.accepted_subprotocol == chosen
+
+
+# Authentication
+
+
+class Guarded(Endpoint):
+    channels = ("secret",)
+    reason: FromQuery[str] = ""
+
+    async def authenticate(self, websocket: WebSocket) -> Any:
+        match self.reason:
+            case "token":
+                raise InvalidToken("no token")
+            case "http":
+                raise HTTPException(418, "teapot", headers={"x-a": "b"})
+            case "websocket":
+                raise WebSocketException(1008, "not you")
+            case "channel":
+                return Identity(user="ann", channels=frozenset({"other"}))
+        return {"name": self.reason}
+
+    async def on_accept(self, websocket: WebSocket) -> None:
+        await self.push(self.user)
+
+
+class GuardedByClose(Guarded):
+    reject_as = "close"
+
+
+class GuardedByPolicy(Guarded):
+    reject_as = "policy"
+
+
+def test_the_user() -> None:
+    with client_of(Guarded).websocket_connect("/?reason=ann") as session:
+        assert session.receive_json() == {"name": "ann"}
+
+
+@pytest.mark.parametrize(
+    ("reason", "status", "text"),
+    [
+        ("token", 401, "no token"),
+        ("http", 418, "teapot"),
+        ("channel", 403, "the token doesn't open this channel"),
+    ],
+)
+def test_refused_with_a_status(reason: str, status: int, text: str) -> None:
+    with (
+        pytest.raises(WebSocketDenialResponse) as refusal,
+        client_of(Guarded).websocket_connect(f"/?reason={reason}"),
+    ):
+        pass
+    assert (refusal.value.status_code, refusal.value.text) == (status, text)
+    assert refusal.value.headers.get("x-a") == ("b" if reason == "http" else None)
+    assert ("www-authenticate" in refusal.value.headers) == (reason == "token")
+
+
+@pytest.mark.parametrize(
+    ("cls", "reason", "code", "text"),
+    [
+        (Guarded, "websocket", 1008, "not you"),
+        (GuardedByPolicy, "websocket", 1008, "not you"),
+        (GuardedByPolicy, "token", 1008, "no token"),
+        (GuardedByPolicy, "http", 1008, "teapot"),
+        (GuardedByPolicy, "channel", 1008, "the token doesn't open this channel"),
+    ],
+)
+def test_refused_with_a_close_before_accept(
+    cls: type[Guarded], reason: str, code: int, text: str
+) -> None:
+    with (
+        pytest.raises(WebSocketDisconnect) as refusal,
+        client_of(cls).websocket_connect(f"/?reason={reason}"),
+    ):
+        pass
+    assert (refusal.value.code, refusal.value.reason) == (code, text)
+
+
+@pytest.mark.parametrize(
+    ("reason", "code", "text"),
+    [
+        ("websocket", 1008, "not you"),
+        ("token", 4401, "no token"),
+        ("http", 4418, "teapot"),
+        ("channel", 4403, "the token doesn't open this channel"),
+    ],
+)
+def test_refused_with_a_close_after_accept(reason: str, code: int, text: str) -> None:
+    with client_of(GuardedByClose).websocket_connect(f"/?reason={reason}") as session:
+        assert receive(session) == {"type": "websocket.close", "code": code, "reason": text}
+
+
+def test_a_refusal_goes_by_the_applications_own_handlers() -> None:
+    async def teapot(request: Request, exc: Exception) -> JSONResponse:
+        return JSONResponse({"detail": "own words"}, 418)
+
+    app = Starlette(routes=[WebSocketRoute("/", Guarded)], exception_handlers={418: teapot})
+    with (
+        pytest.raises(WebSocketDenialResponse) as refusal,
+        TestClient(app).websocket_connect("/?reason=http"),
+    ):
+        pass
+    assert refusal.value.json() == {"detail": "own words"}
+
+
+def test_a_server_without_denial_responses() -> None:
+    sent = talk(Starlette(routes=[WebSocketRoute("/", Guarded)]), query=b"reason=token")
+    assert sent == [{"type": "websocket.close", "code": 1008, "reason": "no token"}]
+
+
+# Channels
+
+
+class Room(Endpoint):
+    encoding = "text"
+    room: FromPath[str]
+    channels = ("room:{room}", "all")
+    presence = True
+
+
+def test_channels_are_joined_and_left() -> None:
+    client = client_of(Room, "/{room}")
+    with client.websocket_connect("/a") as session:
+        hub: Hub = client.app.state.hub  # type: ignore[attr-defined]
+        hub.publish_from_thread("room:a", "one")
+        hub.publish_from_thread("room:b", "two")
+        hub.publish_from_thread("all", b"three")
+        assert receive(session)["text"] == "one"
+        assert receive(session)["bytes"] == b"three"
+        assert_no_message(session, timeout=0.02)
+        assert len(asyncio.run(hub.present("room:a"))) == 1
+        assert hub.statistics().subscriptions == 2
+    assert asyncio.run(hub.present("room:a")) == {}
+    assert hub.statistics().subscriptions == 0
+    assert hub.statistics().connections == 0
+
+
+def test_channels_are_left_before_on_disconnect() -> None:
+    seen = []
+
+    class Leaving(Room):
+        async def on_disconnect(self, websocket: WebSocket, close_code: int) -> None:
+            seen.append((self.hub.statistics().subscriptions, set(self.connection.channels)))
+
+    with client_of(Leaving, "/{room}").websocket_connect("/a"):
+        pass
+    assert seen == [(0, set())]
+
+
+def test_publish_must_know_the_channel() -> None:
+    class Several(Room):
+        async def on_receive(self, websocket: WebSocket, data: Any) -> None:
+            await self.publish(data, channel="all")
+            await self.publish(data)
+
+    with (
+        pytest.raises(ValueError, match="Several has 2 channels; say which one"),
+        client_of(Several, "/{room}").websocket_connect("/a") as session,
+    ):
+        session.send_text("x")
+        assert receive(session)["text"] == "x"
+        assert receive(session)["code"] == 1011
+
+
+def test_a_publication_names_its_publisher() -> None:
+    class Signed(Room):
+        channels = ("all",)
+
+        async def authenticate(self, websocket: WebSocket) -> Identity:
+            return Identity(user="ann")
+
+        async def on_receive(self, websocket: WebSocket, data: Any) -> None:
+            await self.publish(data)
+
+    client = client_of(Signed, "/{room}")
+    with client.websocket_connect("/a") as session:
+        session.send_text("x")
+        receive(session)
+        hub: Hub = client.app.state.hub  # type: ignore[attr-defined]
+        (publication,) = asyncio.run(hub.history("all")).publications
+        assert publication.info is not None
+        assert publication.info.user == "ann"
+        assert [info.user for info in asyncio.run(hub.present("all")).values()] == ["ann"]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "data", "event"),
+    [
+        ("text", "x", {"text": "x"}),
+        ("text", b"x", {"bytes": b"x"}),
+        ("text", {"a": 1}, {"text": '{"a":1}'}),
+        ("bytes", "x", {"bytes": b"x"}),
+        ("bytes", {"a": 1}, {"bytes": b'{"a":1}'}),
+        ("json", "x", {"text": '"x"'}),
+        ("json", {"a": 1}, {"text": '{"a":1}'}),
+        (None, "x", {"text": "x"}),
+        (None, [1], {"text": "[1]"}),
+    ],
+)
+def test_push_and_publish_encode_alike(encoding: Any, data: Any, event: dict[str, Any]) -> None:
+    class Encoded(Endpoint):
+        channels = ("all",)
+
+        async def on_accept(self, websocket: WebSocket) -> None:
+            await self.push(data)
+            await self.publish(data)
+
+    Encoded.encoding = encoding
+    with client_of(Encoded).websocket_connect("/") as session:
+        for _ in range(2):
+            assert receive(session) == {"type": "websocket.send", **event}
+
+
+# Tasks
+
+
+def test_tasks_end_with_the_connection() -> None:
+    ended = threading.Event()
+
+    class Ticker(Endpoint):
+        async def on_accept(self, websocket: WebSocket) -> None:
+            self.task_group.start_soon(self.tick, "tick", name="ticker")
+
+        async def tick(self, word: str) -> None:
+            try:
+                await self.push(word)
+                await asyncio.sleep(60)
+            finally:
+                ended.set()
+
+        async def on_disconnect(self, websocket: WebSocket, close_code: int) -> None:
+            assert ended.is_set()
+            with pytest.raises(RuntimeError, match="this connection has ended"):
+                self.task_group.start_soon(self.tick, "late")
+
+    with client_of(Ticker).websocket_connect("/") as session:
+        assert receive(session)["text"] == "tick"
+        assert not ended.is_set()
+    assert ended.is_set()
+
+
+def test_a_fault_in_a_task_reaches_the_test() -> None:
+    class Broken(Endpoint):
+        async def on_accept(self, websocket: WebSocket) -> None:
+            self.task_group.start_soon(self.fail)
+
+        async def fail(self) -> None:
+            raise ValueError("boom")
+
+    with (
+        pytest.raises(ValueError, match="boom"),
+        client_of(Broken).websocket_connect("/") as session,
+    ):
+        assert receive(session)["code"] == 1011
+
+
+@pytest.mark.parametrize("group", [False, True])
+def test_a_departure_in_a_task_is_no_fault(group: bool) -> None:
+    class Sender(Endpoint):
+        async def on_accept(self, websocket: WebSocket) -> None:
+            self.task_group.start_soon(self.send_all, websocket)
+
+        async def send_all(self, websocket: WebSocket) -> None:
+            while not group:
+                await websocket.send_text("x")
+                await asyncio.sleep(0.001)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self.wait_and_send, websocket)
+
+        async def wait_and_send(self, websocket: WebSocket) -> None:
+            while True:
+                await websocket.send_text("x")
+                await asyncio.sleep(0.001)
+
+    with client_of(Sender).websocket_connect("/") as session:
+        receive(session)
+
+
+# The end
+
+
+def test_on_disconnect_is_shielded_from_cancellation() -> None:
+    done = []
+
+    class Slow(Endpoint):
+        async def on_disconnect(self, websocket: WebSocket, close_code: int) -> None:
+            for _ in range(3):
+                await asyncio.sleep(0.01)
+            done.append(close_code)
+
+    async def main() -> None:
+        server = Server()
+        task = asyncio.create_task(server.serve(Slow))
+        await server.accepted.wait()
+        for _ in range(3):
+            task.cancel()
+            await asyncio.sleep(0.005)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
+    assert done == [1012]
+
+
+def test_on_disconnect_is_shielded_from_a_cancelled_scope() -> None:
+    done = []
+
+    class Slow(Endpoint):
+        async def on_disconnect(self, websocket: WebSocket, close_code: int) -> None:
+            await asyncio.sleep(0.05)
+            done.append(close_code)
+
+    async def main() -> None:
+        server = Server()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(server.serve, Slow)
+            await server.accepted.wait()
+            tasks.cancel_scope.cancel()
+
+    asyncio.run(main())
+    assert done == [1012]
+
+
+def test_on_disconnect_is_bounded_in_time(caplog: pytest.LogCaptureFixture) -> None:
+    class Endless(Endpoint):
+        disconnect_timeout = 0.05
+
+        async def on_disconnect(self, websocket: WebSocket, close_code: int) -> None:
+            await asyncio.sleep(60)
+
+    with client_of(Endless).websocket_connect("/"):
+        pass
+    assert [record.getMessage() for record in caplog.records] == [
+        "Endless.on_disconnect() took more than 0.05 s and was cancelled"
+    ]
+
+
+def test_on_disconnect_may_try_to_send() -> None:
+    class Polite(Endpoint):
+        async def on_disconnect(self, websocket: WebSocket, close_code: int) -> None:
+            await self.push("goodbye")
+            await websocket.send_text("goodbye")
+
+    with client_of(Polite).websocket_connect("/"):
+        pass
+
+
+def test_a_handler_may_ignore_its_cancellation() -> None:
+    codes = []
+
+    class Stubborn(Endpoint):
+        linger = 0.01
+
+        async def on_receive(self, websocket: WebSocket, data: Any) -> None:
+            await self.push("begun")
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                await asyncio.sleep(0.01)
+
+        async def on_disconnect(self, websocket: WebSocket, close_code: int) -> None:
+            codes.append(close_code)
+
+    async def main() -> None:
+        server = Server()
+        task = asyncio.create_task(server.serve(Stubborn))
+        await server.accepted.wait()
+        server.to_app.put_nowait({"type": "websocket.receive", "text": "x"})
+        server.to_app.put_nowait({"type": "websocket.disconnect", "code": 1001, "reason": ""})
+        await task
+
+    asyncio.run(main())
+    assert codes == [1001]
+
+
+def test_a_timeout_of_the_handlers_own_is_a_fault() -> None:
+    class Late(Endpoint):
+        async def on_receive(self, websocket: WebSocket, data: Any) -> None:
+            await asyncio.wait_for(asyncio.sleep(60), 0.01)
+
+    with (
+        pytest.raises(TimeoutError),
+        client_of(Late).websocket_connect("/") as session,
+    ):
+        session.send_text("x")
+        assert receive(session)["code"] == 1011
+
+
+def test_the_client_goes_before_the_accept() -> None:
+    """A server that can't accept any more says so by an OSError."""
+
+    class Never(Endpoint):
+        async def on_disconnect(self, websocket: WebSocket, close_code: int) -> None:
+            raise AssertionError("it was never connected")
+
+    async def main() -> None:
+        server = Server(gone=True)
+        await server.serve(Never)
+
+    asyncio.run(main())
+
+
+class Server:
+    """An ASGI server of the smallest kind, to send what `TestClient` can't."""
+
+    def __init__(self, *, gone: bool = False, query: bytes = b"") -> None:
+        self.to_app: asyncio.Queue[Event] = asyncio.Queue()
+        self.to_app.put_nowait({"type": "websocket.connect"})
+        self.from_app: list[Event] = []
+        self.accepted = asyncio.Event()
+        self.gone = gone
+        self.query = query
+
+    async def serve(self, app: Any) -> None:
+        scope = {
+            "type": "websocket",
+            "path": "/",
+            "query_string": self.query,
+            "headers": [],
+            "scheme": "ws",
+        }
+        await app(scope, self.to_app.get, self.send)
+
+    async def send(self, event: Event) -> None:
+        if self.gone:
+            raise OSError("the client is gone")
+        self.from_app.append(dict(event))
+        if event["type"] == "websocket.accept":
+            self.accepted.set()
+
+
+def talk(app: Any, query: bytes) -> list[Event]:
+    async def main() -> list[Event]:
+        server = Server(query=query)
+        await server.serve(app)
+        return server.from_app
+
+    return asyncio.run(main())

@@ -1,0 +1,485 @@
+"""The lifecycle of `Endpoint`, on a real uvicorn with a real client: a test for every row."""
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import pytest
+import websockets
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException, WebSocketException
+from starlette.responses import PlainTextResponse
+from starlette.routing import WebSocketRoute
+from starlette.websockets import WebSocket
+from websockets.sync.client import ClientConnection, connect
+
+from chatserver import Endpoint, FromQuery, Message, on_message
+from chatserver.auth import Identity
+from chatserver.connection import Limits
+from chatserver.hub import Hub
+from chatserver.testing import LiveServer, live_server
+
+#: What became of each connection, by the name it was given: (event, close code).
+EVENTS: dict[str, list[tuple[str, int]]] = {}
+
+
+class Recorded(Endpoint):
+    """Notes its end under the name that the test gave it."""
+
+    run: FromQuery[str] = ""
+
+    async def on_disconnect(self, websocket: WebSocket, close_code: int) -> None:
+        EVENTS.setdefault(self.run, []).append(("disconnect", close_code))
+
+
+class CloseBeforeAccept(Recorded):
+    async def on_connect(self, websocket: WebSocket) -> None:
+        await websocket.close()
+
+
+class Unauthorized(Recorded):
+    async def authenticate(self, websocket: WebSocket) -> None:
+        raise HTTPException(401, "who are you?", headers={"WWW-Authenticate": "Bearer"})
+
+
+class Denied(Recorded):
+    async def on_connect(self, websocket: WebSocket) -> None:
+        await websocket.send_denial_response(PlainTextResponse("come back later", 503))
+
+
+class NeverAccepts(Recorded):
+    async def on_connect(self, websocket: WebSocket) -> None:
+        pass
+
+
+class CrashInAuthenticate(Recorded):
+    async def authenticate(self, websocket: WebSocket) -> None:
+        raise ValueError("boom")
+
+
+class CrashInConnect(Recorded):
+    async def on_connect(self, websocket: WebSocket) -> None:
+        await websocket.accept()
+        raise ValueError("boom")
+
+
+class CrashInReceive(Recorded):
+    async def on_receive(self, websocket: WebSocket, data: Any) -> None:
+        raise ValueError("boom")
+
+
+class CrashInTask(Recorded):
+    async def on_accept(self, websocket: WebSocket) -> None:
+        self.task_group.start_soon(self.crash)
+
+    async def crash(self) -> None:
+        raise ValueError("boom")
+
+
+class CrashInDisconnect(Recorded):
+    async def on_disconnect(self, websocket: WebSocket, close_code: int) -> None:
+        await super().on_disconnect(websocket, close_code)
+        raise ValueError("boom")
+
+
+class Policy(Recorded):
+    async def on_receive(self, websocket: WebSocket, data: Any) -> None:
+        raise WebSocketException(1008, "that is not done")
+
+
+class Text(Recorded):
+    encoding = "text"
+
+
+class Bytes(Recorded):
+    encoding = "bytes"
+
+
+class Json(Recorded):
+    encoding = "json"
+
+    async def on_receive(self, websocket: WebSocket, data: Any) -> None:
+        await websocket.send_json(data)
+
+
+class Ping(Message):
+    pass
+
+
+class Typed(Recorded):
+    @on_message
+    async def ping(self, websocket: WebSocket, message: Ping) -> Ping:
+        return message
+
+
+class SendsForEver(Recorded):
+    async def on_receive(self, websocket: WebSocket, data: Any) -> None:
+        while True:
+            await websocket.send_text("x" * 1000)
+            await asyncio.sleep(0.001)
+
+
+class PushesForEver(Recorded):
+    async def on_connect(self, websocket: WebSocket) -> None:
+        await websocket.accept()
+        while True:
+            await self.push("x" * 1000)
+
+
+class Busy(Recorded):
+    async def on_receive(self, websocket: WebSocket, data: Any) -> None:
+        await self.push("begun")
+        try:
+            await asyncio.sleep(60)
+        finally:
+            EVENTS.setdefault(self.run, []).append(("handler ended", 0))
+
+
+class Slow(Recorded):
+    """Takes a little for each message, and keeps count."""
+
+    encoding = "text"
+    linger = 5
+
+    async def on_receive(self, websocket: WebSocket, data: Any) -> None:
+        await asyncio.sleep(0)
+        EVENTS.setdefault(self.run, []).append((data, 0))
+
+
+class Expiring(Recorded):
+    async def authenticate(self, websocket: WebSocket) -> Identity:
+        return Identity(user="ann", expires=time.time() + 0.2)
+
+
+class Refused(Recorded):
+    reject_as = "close"
+    subprotocols = ("chat",)
+    number: FromQuery[int]
+
+
+class Ordered(Recorded):
+    """Sends by all four ways at once, and by a task besides."""
+
+    encoding = "text"
+    channels = ("ordered:{run}",)
+
+    async def on_receive(self, websocket: WebSocket, data: Any) -> None:
+        for n in range(0, 400, 4):
+            await websocket.send_text(str(n))
+            await self.push(str(n + 1))
+            await self.publish(str(n + 2))
+            await websocket.send_bytes(str(n + 3).encode())
+
+
+CLASSES: tuple[type[Recorded], ...] = tuple(Recorded.__subclasses__())
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[LiveServer]:
+    app = Starlette(routes=[WebSocketRoute(f"/{cls.__name__}", cls) for cls in CLASSES])
+    with live_server(app) as running:
+        yield running
+
+
+@pytest.fixture
+def run() -> str:
+    return uuid4().hex
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> Callable[[], list[logging.LogRecord]]:
+    """What was logged as a warning or worse, tracebacks included."""
+    caplog.set_level(logging.INFO)
+    return lambda: [
+        record for record in caplog.records if record.levelno >= logging.WARNING or record.exc_info
+    ]
+
+
+def address(server: LiveServer, cls: type[Recorded], run: str, more: str = "") -> str:
+    return f"{server.ws}/{cls.__name__}?run={run}{more}"
+
+
+def ended(run: str, *, timeout: float = 5.0) -> list[tuple[str, int]]:
+    """What happened until `on_disconnect` was called."""
+    deadline = time.monotonic() + timeout
+    while not any(name == "disconnect" for name, _ in EVENTS.get(run, [])):
+        assert time.monotonic() < deadline, f"no on_disconnect within {timeout} s"
+        time.sleep(0.002)
+    return EVENTS[run]
+
+
+def closed(client: ClientConnection) -> tuple[int, str]:
+    """Code and reason of the close frame that the server sends next."""
+    with pytest.raises(websockets.ConnectionClosed) as end:
+        client.recv(timeout=5)
+    assert end.value.rcvd is not None, "the connection was dropped without a close frame"
+    return end.value.rcvd.code, end.value.rcvd.reason
+
+
+Log = Callable[[], list[logging.LogRecord]]
+
+
+@pytest.mark.parametrize(
+    ("cls", "status", "body"),
+    [
+        (CloseBeforeAccept, 403, b""),
+        (Unauthorized, 401, b"who are you?"),
+        (Denied, 503, b"come back later"),
+    ],
+)
+def test_refused_before_accept(
+    server: LiveServer, run: str, log: Log, cls: type[Recorded], status: int, body: bytes
+) -> None:
+    with (
+        pytest.raises(websockets.InvalidStatus) as refusal,
+        connect(address(server, cls, run)),
+    ):
+        pass
+    response = refusal.value.response
+    assert (response.status_code, bytes(response.body or b"")) == (status, body)
+    if cls is Unauthorized:
+        assert response.headers["WWW-Authenticate"] == "Bearer"
+    assert run not in EVENTS
+    assert log() == []
+
+
+@pytest.mark.parametrize("cls", [CrashInAuthenticate, NeverAccepts])
+def test_a_fault_before_accept(
+    server: LiveServer, run: str, log: Log, cls: type[Recorded]
+) -> None:
+    with (
+        pytest.raises(websockets.InvalidStatus) as refusal,
+        connect(address(server, cls, run)),
+    ):
+        pass
+    assert refusal.value.response.status_code == 500
+    assert run not in EVENTS
+    assert len(log()) == 1
+    assert log()[0].exc_info
+
+
+@pytest.mark.parametrize("cls", [CrashInConnect, CrashInReceive, CrashInTask])
+def test_a_fault_after_accept(server: LiveServer, run: str, log: Log, cls: type[Recorded]) -> None:
+    with connect(address(server, cls, run)) as client:
+        if cls is CrashInReceive:
+            client.send("x")
+        assert closed(client) == (1011, "internal error")
+    assert ended(run) == [("disconnect", 1011)]
+    deadline = time.monotonic() + 5
+    while not log() and time.monotonic() < deadline:
+        time.sleep(0.002)
+    assert [bool(record.exc_info) for record in log()] == [True]
+
+
+def test_a_fault_in_on_disconnect(server: LiveServer, run: str, log: Log) -> None:
+    with connect(address(server, CrashInDisconnect, run)):
+        pass
+    assert ended(run) == [("disconnect", 1000)]
+
+
+def test_websocket_exception(server: LiveServer, run: str, log: Log) -> None:
+    with connect(address(server, Policy, run)) as client:
+        client.send("x")
+        assert closed(client) == (1008, "that is not done")
+    assert ended(run) == [("disconnect", 1008)]
+    assert log() == []
+
+
+@pytest.mark.parametrize(
+    ("cls", "data", "code", "reason"),
+    [
+        (Text, b"x", 1003, "expected a text message, got a binary one"),
+        (Bytes, "x", 1003, "expected a binary message, got text"),
+        (Json, "{", 1007, "not a valid message: Input data was truncated"),
+        (Json, "[" * 20_000, 1007, "not a valid message: nested too deeply"),
+        (Json, '"\\ud800"', 1007, None),
+        (Json, "9" * 5000, 1007, "not a valid message: Integer value out of range"),
+        (Json, b'"\xff"', 1007, "not a valid message: not UTF-8"),
+        (Text, "x" * 65_537, 1009, "message exceeds the limit of 65536 bytes"),
+        (Text, "é" * 32_769, 1009, "message exceeds the limit of 65536 bytes"),
+        (Bytes, b"x" * 65_537, 1009, "message exceeds the limit of 65536 bytes"),
+    ],
+    ids=str,
+)
+def test_a_bad_message(
+    server: LiveServer,
+    run: str,
+    log: Log,
+    caplog: pytest.LogCaptureFixture,
+    cls: type[Recorded],
+    data: str | bytes,
+    code: int,
+    reason: str | None,
+) -> None:
+    with connect(address(server, cls, run)) as client:
+        client.send(data)
+        got = closed(client)
+    assert got[0] == code
+    assert reason is None or got[1] == reason
+    assert ended(run) == [("disconnect", code)]
+    assert log() == []
+    assert sum(record.name == "chatserver" for record in caplog.records) <= 1
+
+
+def test_bad_utf8_in_a_text_frame(server: LiveServer, run: str) -> None:
+    with connect(address(server, Text, run)) as client:
+        # A masked text frame with the single byte 0xff, which is never UTF-8 (RFC 6455, 8.1).
+        client.socket.sendall(b"\x81\x81\x00\x00\x00\x00\xff")
+        assert closed(client)[0] == 1007
+    assert ended(run) == [("disconnect", 1007)]
+
+
+@pytest.mark.parametrize("data", ["{", b"\xff", '{"type": "sing"}', "[]"], ids=str)
+def test_a_typed_endpoint_answers_and_lives(
+    server: LiveServer, run: str, log: Log, data: str | bytes
+) -> None:
+    with connect(address(server, Typed, run)) as client:
+        client.send(data)
+        assert client.recv(timeout=5).startswith('{"type":"error","reason":"')
+        client.send('{"type": "ping"}')
+        assert client.recv(timeout=5) == '{"type":"ping"}'
+    assert ended(run) == [("disconnect", 1000)]
+    assert log() == []
+
+
+@pytest.mark.parametrize("cls", [SendsForEver, PushesForEver])
+@pytest.mark.parametrize(("how", "code"), [("leave", 1001), ("drop", 1006)])
+def test_the_client_goes_while_the_handler_sends(
+    server: LiveServer, run: str, log: Log, cls: type[Recorded], how: str, code: int
+) -> None:
+    with connect(address(server, cls, run), close_timeout=0.1) as client:
+        client.send("x")
+        client.recv(timeout=5)
+        if how == "leave":
+            client.close(1001)
+        else:
+            client.socket.shutdown(socket.SHUT_RDWR)
+        assert ended(run) == [("disconnect", code)]
+    assert log() == []
+
+
+def test_the_client_goes_while_the_handler_waits(server: LiveServer, run: str, log: Log) -> None:
+    with connect(address(server, Busy, run)) as client:
+        client.send("x")
+        client.recv(timeout=5)
+        begun = time.monotonic()
+    assert ended(run) == [("handler ended", 0), ("disconnect", 1000)]
+    assert time.monotonic() - begun < 1
+    assert log() == []
+
+
+def test_what_came_before_the_leave_is_handled(server: LiveServer, run: str) -> None:
+    with connect(address(server, Slow, run)) as client:
+        for n in range(200):
+            client.send(str(n))
+    assert ended(run) == [*((str(n), 0) for n in range(200)), ("disconnect", 1000)]
+
+
+def test_a_handler_that_only_sends_keeps_its_client(run: str) -> None:
+    app = Starlette(routes=[WebSocketRoute("/SendsForEver", SendsForEver)])
+    with (
+        live_server(app, ws_ping_interval=0.1, ws_ping_timeout=0.2) as server,
+        connect(address(server, SendsForEver, run)) as client,
+    ):
+        client.send("x")
+        deadline = time.monotonic() + 1  # three times ping interval and time-out
+        while time.monotonic() < deadline:
+            client.recv(timeout=5)
+    assert ended(run) == [("disconnect", 1000)]
+
+
+def test_shutdown_while_a_handler_is_busy(run: str, log: Log) -> None:
+    with live_server(Starlette(routes=[WebSocketRoute("/Busy", Busy)])) as server:
+        client = connect(address(server, Busy, run)).__enter__()
+        client.send("x")
+        client.recv(timeout=5)
+        begun = time.monotonic()
+        server.stop()
+        assert closed(client)[0] == 1012
+        client.close()
+    assert time.monotonic() - begun < 1
+    assert EVENTS[run] == [("handler ended", 0), ("disconnect", 1012)]
+    assert log() == []
+
+
+def test_an_expired_token(server: LiveServer, run: str, log: Log) -> None:
+    with connect(address(server, Expiring, run)) as client:
+        begun = time.monotonic()
+        assert closed(client) == (4401, "the token has expired")
+        assert time.monotonic() - begun < 1
+    assert ended(run) == [("disconnect", 4401)]
+    assert log() == []
+
+
+def test_refused_by_a_close(server: LiveServer, run: str, log: Log) -> None:
+    with connect(address(server, Refused, run, "&number=x"), subprotocols=["chat"]) as client:  # type: ignore[list-item]
+        assert client.subprotocol == "chat"
+        assert closed(client) == (4422, "query parameter 'number' must be an integer")
+    assert run not in EVENTS
+    assert log() == []
+
+
+def test_order(server: LiveServer, run: str) -> None:
+    with connect(address(server, Ordered, run)) as client:
+        client.send("go")
+        assert [int(client.recv(timeout=5)) for _ in range(400)] == list(range(400))
+
+
+def test_a_client_that_never_reads(run: str, log: Log) -> None:
+    """It is closed as slow, its socket is aborted, and nobody else notices."""
+
+    class Room(Recorded):
+        encoding = "text"
+        channels = ("room",)
+
+        async def on_receive(self, websocket: WebSocket, data: Any) -> None:
+            await self.publish(data)
+
+    app = Starlette(routes=[WebSocketRoute("/Room", Room)])
+    app.state.hub = hub = Hub(limits=Limits(close_timeout=0.3))
+    with live_server(app) as server:
+        with (
+            raw_client(address(server, Room, run)) as deaf,
+            connect(address(server, Room, uuid4().hex)) as client,
+        ):
+            for n in range(200):
+                message = f"{n} " + "x" * 60_000
+                client.send(message)
+                assert client.recv(timeout=5) == message
+            assert ended(run) == [("disconnect", 1013)]
+            assert hub.statistics().slow_consumers == 1
+            assert_dropped(deaf, within=3)
+            client.send("still here")
+            assert client.recv(timeout=5) == "still here"
+    assert log() == []
+
+
+def raw_client(url: str) -> socket.socket:
+    """A handshake by hand, and then silence."""
+    parts = urlsplit(url)
+    peer = socket.create_connection((parts.hostname, parts.port))
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    peer.sendall(
+        f"GET {parts.path}?{parts.query} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
+        "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
+    )
+    assert peer.recv(1024).startswith(b"HTTP/1.1 101")
+    return peer
+
+
+def assert_dropped(peer: socket.socket, *, within: float) -> None:
+    """Check that the server resets the connection, by writing to it as nobody else does."""
+    deadline = time.monotonic() + within
+    while time.monotonic() < deadline:
+        try:
+            peer.sendall(b"\x8a\x80\x00\x00\x00\x00")  # an unasked-for pong
+        except OSError:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"the socket was not aborted within {within} s")

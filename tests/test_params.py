@@ -1,0 +1,160 @@
+"""Handshake parameters: what is read, what is refused and in which words."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+from uuid import UUID
+
+import pytest
+from msgspec import Meta
+from starlette.applications import Starlette
+from starlette.requests import HTTPConnection
+from starlette.routing import Mount, WebSocketRoute
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
+
+from chatserver import Endpoint, FromCookie, FromHeader, FromPath, FromQuery
+from chatserver.app import lifespan
+from chatserver.endpoints.params import check_routes
+from chatserver.errors import InvalidHandshake
+
+
+class Many(Endpoint):
+    item_id: FromPath[str]
+    number: FromQuery[int | None] = None
+    ratio: FromQuery[float] = 0.5
+    flag: FromQuery[bool] = False
+    tags: FromQuery[list[int]] = []  # noqa: RUF012
+    page: FromQuery[Annotated[int, Meta(ge=1)]] = 1
+    key: FromQuery[UUID | None] = None
+    user_agent: FromHeader[str | None] = None
+    session: FromCookie[str | None] = None
+
+
+def connection(
+    query: bytes = b"", headers: Mapping[str, str] | None = None, **path: Any
+) -> HTTPConnection:
+    raw = [(name.encode(), value.encode("latin-1")) for name, value in (headers or {}).items()]
+    return HTTPConnection(
+        {"type": "websocket", "query_string": query, "headers": raw, "path_params": path}
+    )
+
+
+def read(name: str, source: HTTPConnection) -> Any:
+    return Many.parameters[name].read(source)
+
+
+@pytest.mark.parametrize(
+    ("name", "query", "value"),
+    [
+        ("number", b"", None),
+        ("number", b"number=3", 3),
+        ("number", b"number=-3", -3),
+        ("number", b"number=%2B3", 3),
+        ("number", b"number=007", 7),
+        ("number", b"number=-007", -7),
+        ("number", b"number=0", 0),
+        ("number", b"number=000", 0),
+        ("number", b"number=" + b"9" * 30, int("9" * 30)),
+        ("number", b"number=1&number=2", 2),
+        ("ratio", b"", 0.5),
+        ("ratio", b"ratio=1e3", 1000.0),
+        ("flag", b"flag=true", True),
+        ("flag", b"flag=0", False),
+        ("tags", b"", []),
+        ("tags", b"tags=1&tags=2", [1, 2]),
+        ("page", b"page=2", 2),
+        ("key", b"key=12345678123456781234567812345678", UUID(int=0x12345678123456781234567812345678)),
+    ],
+)
+def test_query(name: str, query: bytes, value: object) -> None:
+    assert read(name, connection(query)) == value
+
+
+def test_path_header_and_cookie() -> None:
+    source = connection(headers={"user-agent": "x", "cookie": "session=abc"}, item_id="foo")
+    assert read("item_id", source) == "foo"
+    assert read("user_agent", source) == "x"
+    assert read("session", source) == "abc"
+    assert read("user_agent", connection()) is None
+    assert read("session", connection()) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "query", "reason"),
+    [
+        ("number", b"number=x", "query parameter 'number' must be an integer"),
+        ("number", b"number=", "query parameter 'number' must be an integer"),
+        ("number", b"number=null", "query parameter 'number' must be an integer"),
+        ("number", b"number=1.5", "query parameter 'number' must be an integer"),
+        ("number", b"number=1_0", "query parameter 'number' must be an integer"),
+        ("number", b"number=%D9%A3", "query parameter 'number' must be an integer"),
+        ("number", b"number=" + b"9" * 5000, "query parameter 'number' must be an integer"),
+        ("number", b"number=%ff", "query parameter 'number' must be an integer"),
+        ("ratio", b"ratio=x", "query parameter 'ratio' must be a number"),
+        ("flag", b"flag=maybe", "query parameter 'flag' must be true or false"),
+        ("page", b"page=0", "query parameter 'page' can't be used: Expected `int` >= 1"),
+        ("item_id", b"", "path parameter 'item_id' is required"),
+    ],
+)
+def test_refused(name: str, query: bytes, reason: str) -> None:
+    with pytest.raises(InvalidHandshake) as refusal:
+        read(name, connection(query))
+    assert refusal.value.reason == reason
+    assert (refusal.value.status, refusal.value.code) == (422, 4422)
+
+
+def test_a_refusal_does_not_quote_the_value() -> None:
+    with pytest.raises(InvalidHandshake) as refusal:
+        read("key", connection(b"key=my-secret-value"))
+    assert "my-secret" not in refusal.value.reason
+
+
+def test_defaults_and_parameters_are_inherited() -> None:
+    class Child(Many):
+        ratio = 0.25
+        extra: FromQuery[str]
+
+    assert set(Child.parameters) == {*Many.parameters, "extra"}
+    assert Child.parameters["ratio"].read(connection()) == 0.25
+    assert Many.parameters["ratio"].read(connection()) == 0.5
+
+
+def test_attributes_of_the_instance() -> None:
+    class Show(Endpoint):
+        item_id: FromPath[str]
+        q: FromQuery[int | None] = None
+
+        async def on_accept(self, websocket: Any) -> None:
+            await self.push(f"{self.item_id} {self.q}")
+
+    client = TestClient(Starlette(routes=[WebSocketRoute("/{item_id}", Show)]))
+    with client.websocket_connect("/foo?q=3") as session:
+        assert session.receive_text() == "foo 3"
+
+
+def test_a_converted_path_parameter_too_long_for_python() -> None:
+    class Number(Endpoint):
+        n: FromPath[int]
+
+    client = TestClient(Starlette(routes=[WebSocketRoute("/{n:int}", Number)]))
+    with client.websocket_connect("/" + "9" * 4300):
+        pass
+    with pytest.raises(WebSocketDisconnect), client.websocket_connect("/" + "9" * 4301):
+        pass
+
+
+def test_routes_without_the_parameter_are_an_error_at_the_start() -> None:
+    message = r"Many.item_id is FromPath, but the route '/items' has no \{item_id\}"
+    with pytest.raises(TypeError, match=message):
+        check_routes([WebSocketRoute("/items", Many)])
+    with (
+        pytest.raises(TypeError, match=message),
+        TestClient(Starlette(routes=[WebSocketRoute("/items", Many)], lifespan=lifespan)),
+    ):
+        pass
+
+
+def test_routes_with_the_parameter_in_a_mount() -> None:
+    check_routes([Mount("/{item_id}", routes=[WebSocketRoute("/ws", Many)])])
+    with pytest.raises(TypeError):
+        check_routes([Mount("/{other}", routes=[WebSocketRoute("/ws", Many)])])
