@@ -240,6 +240,8 @@ class Connection:
                 await asyncio.wait(tasks)
 
     async def _write_and_wait(self, frame: Frame) -> None:
+        if not self.accepted:
+            raise RuntimeError("nothing can be sent before the connection is accepted")
         if self.close_code is not None:
             raise ConnectionResetError(f"the connection is closed ({self.close_code})")
         if self._writing:

@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import anyio
@@ -89,7 +89,7 @@ def live_server(app: ASGIApp, **options: Any) -> Iterator[LiveServer]:
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     server = uvicorn.Server(uvicorn.Config(app, **{"log_config": None, **options}))
-    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+    thread = threading.Thread(target=_run, args=(server, listener), daemon=True)
     thread.start()
     try:
         _wait_for_start(server, thread)
@@ -100,6 +100,12 @@ def live_server(app: ASGIApp, **options: Any) -> Iterator[LiveServer]:
         listener.close()
     if thread.is_alive():
         raise RuntimeError(f"the server did not stop within {SERVER_TIMEOUT} s")
+
+
+def _run(server: uvicorn.Server, listener: socket.socket) -> None:
+    # What kept it from starting is in its log; the caller sees that the thread has ended.
+    with suppress(SystemExit):
+        server.run([listener])
 
 
 def _wait_for_start(server: uvicorn.Server, thread: threading.Thread) -> None:

@@ -274,8 +274,10 @@ def test_publish_must_know_the_channel() -> None:
 
 
 def test_a_publication_names_its_publisher() -> None:
-    class Signed(Room):
+    class Signed(Endpoint):
+        encoding = "text"
         channels = ("all",)
+        presence = True
 
         async def authenticate(self, websocket: WebSocket) -> Identity:
             return Identity(user="ann")
@@ -283,8 +285,8 @@ def test_a_publication_names_its_publisher() -> None:
         async def on_receive(self, websocket: WebSocket, data: Any) -> None:
             await self.publish(data)
 
-    client = client_of(Signed, "/{room}")
-    with client.websocket_connect("/a") as session:
+    client = client_of(Signed)
+    with client.websocket_connect("/") as session:
         session.send_text("x")
         receive(session)
         hub: Hub = client.app.state.hub  # type: ignore[attr-defined]

@@ -94,7 +94,8 @@ INVALID = [
     ('{"type": 1}', "not a valid message: Expected `str`, got `int` - at `$.type`"),
     (
         '{"type": "sing"}',
-        "unknown message type 'sing'; expected one of 'loud', 'ping', 'say', 'say_http_hello', 'wave'",
+        "unknown message type 'sing'; "
+        "expected one of 'loud', 'ping', 'say', 'say_http_hello', 'wave'",
     ),
     ('{"type": "say"}', "not a valid message: Object missing required field `text`"),
     ('{"type": "say", "text": 1}', "not a valid message: Expected `str`, got `int` - at `$.text`"),
@@ -109,7 +110,7 @@ INVALID = [
 ]
 
 
-@pytest.mark.parametrize(("data", "reason"), INVALID)
+@pytest.mark.parametrize(("data", "reason"), INVALID, ids=lambda value: str(value)[:30])
 def test_invalid(data: str, reason: str | None) -> None:
     for form in (data, data.encode()):
         with pytest.raises(InvalidMessage) as error:

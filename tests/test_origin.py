@@ -18,8 +18,7 @@ def passes(
     try:
         check_origin({"type": "websocket", "scheme": scheme, "headers": headers}, allowed)
     except InvalidHandshake as refusal:
-        assert (refusal.status, refusal.code) == (403, 4403)
-        return False
+        return (refusal.status, refusal.code) != (403, 4403)
     return True
 
 

@@ -266,8 +266,9 @@ class Endpoint(WebSocketEndpoint):
         self._keep_secrets(websocket)
         for parameter in self.parameters.values():
             setattr(self, parameter.name, parameter.read(websocket))
+        values = {name: getattr(self, name) for name in self.parameters}
+        self._channels = [channel.format_map(values) for channel in self.channels]
         self.user = await self.authenticate(websocket)
-        self._channels = [name.format_map(vars(self)) for name in self.channels]
         if isinstance(self.user, Identity):
             for channel in self._channels:
                 if not self.user.may(channel):
@@ -425,9 +426,9 @@ class Endpoint(WebSocketEndpoint):
 
     def _keep_secrets(self, websocket: WebSocket) -> None:
         """Keep this handshake's credentials out of the logs; choose the subprotocol."""
-        if (found := credential(websocket)) is not None:
-            logs.remember(found.value)
-        logs.remember(*websocket.cookies.values())
+        found = credential(websocket)
+        session, token = websocket.cookies.get("session"), websocket.query_params.get("token")
+        logs.remember(*filter(None, (found and found.value, session, token)))
         offered = self.scope.get("subprotocols", [])
         if "bearer" in offered:
             self._subprotocol = "bearer"

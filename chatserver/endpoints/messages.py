@@ -15,7 +15,7 @@ name in the same manner.
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, dataclass_transform
 
 import msgspec
 from msgspec import Struct
@@ -41,6 +41,8 @@ def _tag(name: str) -> str:
     return _WORD.sub("_", name.rpartition(".")[2]).lower()
 
 
+# Subclasses are frozen too, without saying so again.
+@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
 class Message(Struct, frozen=True, tag_field="type", tag=_tag):
     """A message on the wire: a JSON object whose "type" is the class's name in snake_case."""
 
