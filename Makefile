@@ -1,0 +1,163 @@
+# Everything the project does starts here, and CI calls the same targets.
+#
+#   make run                      serve the page; PORT=9000 and HOST=0.0.0.0 are passed on
+#   make test                     all that must hold; ARGS="-k echo -x" goes to pytest
+#   make test PYTHON=python3.12   with another Python than python3
+#
+# Only Python >= 3.11 and make have to be there. What is installed goes into .venv; a stamp file in
+# it says for which files it is up to date, and is written last, so that a broken installation is
+# begun anew.
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+RUN_READY := $(VENV)/.ready-to-run
+TEST_READY := $(VENV)/.ready-to-test
+DEV_READY := $(VENV)/.ready-to-develop
+INSTALLS_FROM := setup.cfg pyproject.toml Makefile
+VERSIONS := 3.11 3.12 3.13
+
+# Folders that hold Python now; mypy refuses one that is missing or empty.
+CODE := $(foreach folder,chatserver tests examples benchmarks tools,\
+	$(if $(wildcard $(folder)/*.py),$(folder)))
+
+# HOST counts on the command line only: some shells export the machine's name under it.
+RUN_ARGS := $(if $(filter command,$(firstword $(origin HOST))),--host "$(HOST)") \
+	$(if $(PORT),--port "$(PORT)")
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+export PIP_ROOT_USER_ACTION := ignore
+
+# A command is no proof of an interpreter: a shim of pyenv may only print an error. So each is run.
+find_python = find_python() { \
+	for python in "$$@"; do \
+		if "$$python" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' \
+			>/dev/null 2>&1; then echo "$$python"; return; fi; \
+	done; return 1; }
+PYTHONS := $(or $(PYTHON),python3 $(foreach version,3.13 3.12 3.11 3.14,python$(version) \
+	$(wildcard /usr/bin/python$(version) /usr/local/bin/python$(version) \
+	$(HOME)/.pyenv/versions/$(version).*/bin/python)))
+
+# An environment made elsewhere (the folder was copied or moved), by a Python that is gone, or by
+# another one than PYTHON names, is made anew.
+MADE_FOR := $(CURDIR)$(if $(PYTHON), with $(PYTHON))
+ifneq ($(wildcard $(VENV)),)
+ifneq ($(shell grep -qxF "$(MADE_FOR)" $(VENV)/.made-for 2>/dev/null && \
+	$(BIN)/python -c '' 2>/dev/null && echo yes),yes)
+.PHONY: $(VENV)/.made-for
+endif
+endif
+
+.PHONY: help
+help: ## List these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: run
+run: $(RUN_READY) ## Serve the page on 127.0.0.1:8000; PORT=9000, HOST=0.0.0.0
+	@$(BIN)/python -m chatserver run $(RUN_ARGS) || test $$? = 130
+
+.PHONY: dev
+dev: $(DEV_READY) ## The same, restarted whenever a file changes
+	@$(BIN)/python -m chatserver run --reload $(RUN_ARGS) || test $$? = 130
+
+.PHONY: test
+test: lint types tests ## Check style and types, then run all tests; ARGS="-k echo" for some
+
+.PHONY: lint
+lint: $(DEV_READY) ## Check style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.PHONY: types
+types: $(DEV_READY) ## Check types, strictly
+	$(BIN)/python -m mypy $(CODE)
+
+.PHONY: tests
+tests: $(TEST_READY) chromium ## Run the tests only, browser included
+	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: test-all
+test-all: ## Run the tests on each of Python 3.11, 3.12 and 3.13 that is here
+	@$(find_python); passed=; failed=; skipped=; \
+	for version in $(VERSIONS); do \
+		if python=$$(find_python python$$version /usr/bin/python$$version \
+			/usr/local/bin/python$$version ~/.pyenv/versions/$$version.*/bin/python); then \
+			echo "== Python $$version ($$python)"; \
+			if $(MAKE) --no-print-directory tests VENV=.venv-$$version PYTHON="$$python"; \
+			then passed="$$passed $$version"; else failed="$$failed $$version"; fi; \
+		else skipped="$$skipped $$version"; fi; \
+	done; \
+	echo "== Python: passed:$${passed:- none}; failed:$${failed:- none};" \
+		"not on this machine, so skipped:$${skipped:- none}"; \
+	test -n "$$passed" && test -z "$$failed"
+
+.PHONY: coverage
+coverage: $(TEST_READY) chromium ## Run the tests and show the lines and branches they miss
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest $(ARGS)
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
+
+.PHONY: format
+format: $(DEV_READY) ## Format the code, and mend what can be mended by machine
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: screenshots
+screenshots: $(DEV_READY) chromium ## Take the README's pictures of the page
+	$(BIN)/python tools/screenshots.py
+
+.PHONY: dist
+dist: $(DEV_READY) ## Build wheel and sdist into dist/
+	rm -rf build dist *.egg-info
+	$(BIN)/python -m build
+
+.PHONY: chromium
+chromium: ## Find Chromium for the browser tests, or install it (Debian's, as root)
+	@for browser in "$$CHROMIUM" chromium chromium-browser google-chrome google-chrome-stable \
+		chrome; do \
+		if [ -n "$$browser" ] && command -v "$$browser" >/dev/null; then exit 0; fi; \
+	done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "Installing chromium for the browser tests."; \
+		export DEBIAN_FRONTEND=noninteractive; \
+		apt-get update -qq </dev/null && \
+		apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core \
+			</dev/null >/dev/null && exit 0; \
+	fi; \
+	echo "No Chromium here, so the browser tests are skipped:" \
+		"install one with this system's package manager, or name yours in CHROMIUM." >&2
+
+.PHONY: clean
+clean: ## Remove everything that make has made
+	rm -rf .venv .venv-* build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .coverage .coverage.* htmlcov
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.made-for:
+	@$(find_python); python=$$(find_python $(PYTHONS)) || { \
+		echo "chatserver needs Python 3.11 or newer with its venv module (Debian: apt install" \
+			"python3-venv), and $(or $(PYTHON),python3) is not that:" \
+			"name another with make PYTHON=/path/to/python3." >&2; exit 1; }; \
+	echo "Making $(VENV) with $$("$$python" --version)."; \
+	rm -rf $(VENV) && "$$python" -m venv $(VENV) && \
+	printf '%s\n' "$(CURDIR)" "$(CURDIR) with $(PYTHON)" >$@
+
+$(RUN_READY): $(VENV)/.made-for $(INSTALLS_FROM)
+	@rm -f $@
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(TEST_READY): $(VENV)/.made-for $(INSTALLS_FROM)
+	@rm -f $@
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $(RUN_READY) $@
+
+$(DEV_READY): $(VENV)/.made-for $(INSTALLS_FROM)
+	@rm -f $@
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $(RUN_READY) $(TEST_READY) $@
