@@ -1,0 +1,252 @@
+"""The command line: `chatserver run` serves, `chatserver token` makes a token for trying it.
+
+Exit status: 0 done; 1 the address can't be had; 2 a flag or setting won't do; 130 Ctrl-C.
+Whatever goes wrong on the user's side is one sentence on stderr, never a traceback.
+"""
+
+import argparse
+import importlib.util
+import ipaddress
+import os
+import re
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chatserver import __version__
+from chatserver.errors import InvalidSetting
+from chatserver.settings import Row, Settings
+
+if TYPE_CHECKING:
+    import uvicorn
+
+__all__ = ["main"]
+
+PACKAGE = Path(__file__).resolve().parent
+GRACE = 3  # seconds that connections get to close on shutdown
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+NO_SECRET = (
+    "A token needs a secret: set CHATSERVER_TOKEN_SECRET, here and for the server, to what "
+    '`python -c "import secrets; print(secrets.token_urlsafe(32))"` prints.'
+)
+EXPOSED = (
+    "Refusing to listen on {host} without verifying tokens: set CHATSERVER_TOKEN_SECRET, "
+    "CHATSERVER_TOKEN_PUBLIC_KEY or CHATSERVER_TOKEN_JWKS_URL, or say --open-to-network."
+)
+OPEN_MODE = "Open mode: any non-empty token passes; set CHATSERVER_TOKEN_SECRET to verify tokens."
+EPILOG = (
+    "Flags win over the environment, but other users of the machine can read them: "
+    "set CHATSERVER_TOKEN_SECRET rather than giving --token-secret."
+)
+
+
+class CannotListen(Exception):
+    """The address to listen on can't be had; the message is one sentence."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what the arguments say (those of the process if None).
+
+    Returns:
+        The exit status.
+    """
+    arguments = vars(_parser().parse_args(argv))
+    command = arguments.pop("command")
+    try:
+        return int(command(**arguments))
+    except (InvalidSetting, CannotListen) as error:
+        print(f"chatserver: error: {error}", file=sys.stderr)
+        return 1 if isinstance(error, CannotListen) else 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="chatserver", description="Real-time channels over WebSocket.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="run | token")
+
+    run = commands.add_parser(
+        "run",
+        help="serve, until Ctrl-C",
+        description="Serve, until Ctrl-C.",
+        epilog=EPILOG,
+        allow_abbrev=False,
+    )
+    run.set_defaults(command=_run)
+    for row in Settings.describe():
+        _add_flag(run, row)
+
+    token = commands.add_parser(
+        "token",
+        help="print a token",
+        description="Print a token. Without --item and --channel it opens every channel.",
+        epilog=EPILOG,
+        allow_abbrev=False,
+    )
+    token.set_defaults(command=_token)
+    token.add_argument("--sub", required=True, metavar="USER", help="whom the token stands for")
+    token.add_argument("--item", action="append", default=[], help="item it opens; may be repeated")
+    token.add_argument(
+        "--channel", action="append", default=[], help="channel it opens; may be repeated"
+    )
+    token.add_argument(
+        "--ttl", default="1h", help="how long it lives: 30s, 5m, 1h, 7d (default: %(default)s)"
+    )
+    wanted = ("token_secret", "token_audience", "token_issuer", "token_claim")
+    for row in Settings.describe():
+        if row.name in wanted:
+            _add_flag(token, row)
+    return parser
+
+
+def _add_flag(parser: argparse.ArgumentParser, row: Row) -> None:
+    """A flag leaves no trace when it is not given: the environment has its say then."""
+    unit = f" {row.unit}" if row.unit else ""
+    text = f"{row.help} (default: {row.default}{unit}; {row.env})".replace("%", "%%")
+    action: Any = argparse.BooleanOptionalAction if row.is_switch else "store"
+    shape: dict[str, Any] = {} if row.is_switch else {"metavar": row.unit.upper() or "VALUE"}
+    parser.add_argument(row.flag, action=action, default=argparse.SUPPRESS, help=text, **shape)
+
+
+def _token(*, sub: str, item: list[str], channel: list[str], ttl: str, **overrides: Any) -> int:
+    settings = Settings.from_env(**overrides)
+    if settings.token_secret is None:
+        raise InvalidSetting(NO_SECRET)
+    from chatserver.auth import mint  # cryptography takes its time, and --help needs none of it
+
+    try:
+        token = mint(
+            settings.token_secret,
+            user=sub,
+            ttl_seconds=_seconds(ttl),
+            channels=[*(f"item:{name}" for name in item), *channel] or None,
+            audience=settings.token_audience,
+            issuer=settings.token_issuer,
+            claim=settings.token_claim,
+        )
+    except ValueError as error:
+        raise InvalidSetting(f"No token made: {error}.") from None
+    print(token)
+    return 0
+
+
+def _seconds(duration: str) -> int:
+    """The seconds in `30s`, `5m`, `1h` or `7d`.
+
+    Raises:
+        ValueError: It is none of these, or nothing.
+    """
+    match = re.fullmatch(r"([0-9]{1,9})([smhd])", duration)
+    if not match or not int(match[1]):
+        raise ValueError(f"expected --ttl as in 30s, 5m, 1h or 7d, but got {duration!r}")
+    return int(match[1]) * SECONDS[match[2]]
+
+
+def _run(**overrides: Any) -> int:
+    settings = Settings.from_env(**overrides)
+    if not (settings.verifies_tokens or settings.open_to_network or _is_loopback(settings.host)):
+        raise InvalidSetting(EXPOSED.format(host=settings.host))
+    # create_app reads the environment, in this process as in a child that reloads.
+    os.environ.update(settings.to_env())
+    with _listen(settings.host, settings.port) as listener:
+        print(_invitation(settings, listener))
+        if not settings.verifies_tokens:
+            print(OPEN_MODE)
+        sys.stdout.flush()
+        _serve(settings, listener)
+    return 0
+
+
+def _serve(settings: Settings, listener: socket.socket) -> None:
+    import uvicorn
+    from uvicorn.supervisors import ChangeReload
+
+    config = _uvicorn_config(settings)
+    server = uvicorn.Server(config)
+    if settings.reload:
+        ChangeReload(config, target=server.run, sockets=[listener]).run()
+    else:
+        server.run(sockets=[listener])
+
+
+def _uvicorn_config(settings: Settings) -> "uvicorn.Config":
+    import uvicorn
+
+    from chatserver import logs
+
+    made = uvicorn.Config(
+        "chatserver.app:create_app",
+        factory=True,
+        host=settings.host,
+        port=settings.port,
+        root_path=settings.root_path,
+        ws_max_size=settings.max_message_size,
+        ws_per_message_deflate=False,  # a small frame may inflate to a large one
+        server_header=False,
+        timeout_graceful_shutdown=GRACE,
+        log_level=settings.log_level,
+        log_config=logs.config(settings.log_level),
+        **_watched(settings) if settings.reload else {},
+    )
+    logs.install()
+    return made
+
+
+def _watched(settings: Settings) -> dict[str, Any]:
+    """What restarts the server; pages and styles only where watchfiles is installed."""
+    folders = (PACKAGE, PACKAGE / "templates", PACKAGE.parent / "templates", settings.templates)
+    watched = [str(folder) for folder in folders if folder and folder.is_dir()]
+    patterns = ["*.html", "*.css", "*.js"] if importlib.util.find_spec("watchfiles") else None
+    return {"reload": True, "reload_dirs": watched, "reload_includes": patterns}
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Bind before anything else is begun, so that what stands in the way is one sentence.
+
+    Raises:
+        CannotListen: The name is unknown, or the address is in use or not ours to take.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        # One socket, and for a name with both kinds of address IPv4: browsers try both.
+        family, *_, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+        return _bound(family, address)
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise CannotListen(f"Can't listen on {host}, port {port}: {why}.") from None
+
+
+def _bound(family: int, address: Any) -> socket.socket:
+    listener = socket.socket(family)
+    try:
+        # Lets a restart take the port at once, while old connections still linger.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(2048)
+    except OSError:
+        listener.close()
+        raise
+    listener.set_inheritable(True)
+    return listener
+
+
+def _invitation(settings: Settings, listener: socket.socket) -> str:
+    """What to do next: open the address, or let the proxy serve it."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+    port = listener.getsockname()[1]
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+    if settings.root_path:
+        return f"Serving {address} for a proxy that shows it under {settings.root_path}/"
+    return f"Open {address}"

@@ -1,0 +1,196 @@
+"""Secrets never reach a log, at whatever level.
+
+    install()                       # once per process, after logging was configured
+    remember(token)                 # in a connection's task, as soon as a secret is known
+
+A record is stripped of
+- what `remember` was told in this task, and its percent-encoded and escaped forms;
+- whatever looks like a JSON Web Token;
+- the headers that carry credentials (`cookie: …`, as websockets' debug log writes them);
+- values whose name sounds secret: `token=…`, `%74oken=…`, `"session": "…"`.
+
+Rules of this file:
+- Every pattern takes linear time: a run of characters is entered at its start only (lookbehind)
+  and left for good (possessive), because clients choose what is logged.
+- Redacting twice gives the same text, for a record may pass two filters.
+- The log of this package is the one logger `chatserver`: filters of a logger do not see the
+  records of its children. `config` puts the filter on the handlers as well, which do.
+"""
+
+import logging
+import re
+from collections.abc import Mapping
+from contextvars import ContextVar
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
+from urllib.parse import quote, quote_plus, unquote_plus
+
+from websockets.frames import Frame
+
+__all__ = ["REDACTED", "RedactSecrets", "config", "install", "redact", "remember"]
+
+REDACTED = "[redacted]"
+BLAMES_CLIENT = "Invalid UTF-8 sequence received from client."  # uvicorn adds its own traceback
+SHORTEST_SECRET = 4  # characters; hiding every "a" would make the log useless and hide nothing
+ACCESS = "uvicorn.access"
+LOGGERS = (
+    "uvicorn.error",
+    ACCESS,
+    "uvicorn.asgi",
+    "websockets.server",
+    "asyncio",  # prints tracebacks of tasks that nobody waited for
+    "chatserver",
+)
+
+SECRET_NAME = re.compile(
+    r"token|session|secret|passw|pwd|api[-_]?key|auth(?!or(?!i))|jwt|credential|cookie|bearer"
+    r"|sec-websocket-protocol",
+    re.IGNORECASE,
+)
+JWT = re.compile(r"(?<![\w-])[\w-]++(?:\.[\w-]*+)++")
+HEADER = re.compile(
+    r"\b((?:set-)?cookie2?|(?:proxy-)?authorization|sec-websocket-protocol)((?: header)?: *+)\S.*"
+    r"|\b(invalid HTTP header (?:line|value))(: *+)\S.*",
+    re.IGNORECASE,
+)
+QUERY_NAME = re.compile(r"(?<![\w%.+~-])(?P<name>[\w%.+~-]++)=")
+QUERY_VALUE = re.compile(
+    r"""(?P<quoted>(["'])[^"'\n]*+\2)(?=[\s,)}\]]|$)|(?P<value>[^&\s]*[^&\s"'),;:.>}])"""
+)
+KEY = re.compile(r"""(?<!\\)(\\{0,4}["'])(?P<name>[\w%.-]++)\1\s{0,4}[:,]\s{0,4}b?(?=["'\\\w-])""")
+KEY_VALUE = re.compile(
+    r"""(?P<quote>\\{0,4}["'])(?P<value>.*?)(?:(?<!\\)(?P=quote)|\Z)|(?P<bare>[\w.+-]++)""",
+    re.DOTALL,
+)
+
+_remembered: ContextVar[frozenset[str]] = ContextVar("chatserver-secrets", default=frozenset())
+
+
+def remember(*secrets: str) -> None:
+    """Keep these texts out of every record that is logged from here on in this task.
+
+    It holds for tasks started later as well, and until this task ends: uvicorn logs the traceback
+    of an endpoint when the endpoint is long left. Texts under 4 characters are not taken.
+    """
+    forms = (
+        form for secret in secrets if len(secret) >= SHORTEST_SECRET for form in _forms(secret)
+    )
+    _remembered.set(_remembered.get().union(forms))
+
+
+def _forms(secret: str) -> set[str]:
+    """The text as it is, percent-encoded in the usual ways, and escaped as in `repr` and JSON."""
+    raw = secret.encode("utf-8", "surrogatepass")
+    encoded = {quote(raw), quote(raw, safe=""), quote_plus(raw)}
+    return {secret, repr(secret)[1:-1], repr(raw)[2:-1], *encoded, *map(str.lower, encoded)}
+
+
+def redact(text: str) -> str:
+    """The text without its secrets; in linear time."""
+    for secret in sorted(_remembered.get(), key=len, reverse=True):
+        text = text.replace(secret, REDACTED)
+    text = JWT.sub(_without_jwt, text)
+    text = _without_values(text, KEY, KEY_VALUE)
+    text = HEADER.sub(lambda m: f"{m[1] or m[3]}{m[2] or m[4]}{REDACTED}", text)
+    return _without_values(text, QUERY_NAME, QUERY_VALUE)
+
+
+def _without_jwt(match: re.Match[str]) -> str:
+    head, mark, _ = match[0].partition("eyJ")  # {" in base64url, with which every JWT begins
+    return head + REDACTED if mark and "." not in head else match[0]
+
+
+def _without_values(text: str, names: re.Pattern[str], values: re.Pattern[str]) -> str:
+    """Cut out the values of secret names; other values are searched for further names."""
+    kept, position = [], 0
+    for match in names.finditer(text):
+        if match.start() < position or not SECRET_NAME.search(unquote_plus(match["name"])):
+            continue
+        if value := values.match(text, match.end()):
+            start, end = value.span(value.lastgroup or 0)
+            kept += [text[position:start], REDACTED]
+            position = end
+    return "".join(kept) + text[position:]
+
+
+class RedactSecrets(logging.Filter):
+    """Strips a record of secrets; for a logger or, better, for a handler. It drops nothing."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Change the record in place; it is always to be logged."""
+        if record.msg == BLAMES_CLIENT:
+            record.exc_info = None
+        _redact_message(record)
+        if record.exc_info and not record.exc_text:
+            # A formatter takes the text that is there and does not make its own.
+            record.exc_text = logging.Formatter().formatException(record.exc_info)
+        if record.exc_text:
+            record.exc_text = redact(record.exc_text)
+        if record.stack_info:
+            record.stack_info = redact(record.stack_info)
+        return True
+
+
+def _redact_message(record: logging.LogRecord) -> None:
+    if isinstance(record.args, Mapping):
+        record.args = {name: _redact_value(value) for name, value in record.args.items()}
+    elif record.args:
+        record.args = tuple(_redact_value(value) for value in record.args)
+    if record.name == ACCESS:
+        return  # its formatter unpacks the arguments; nothing else is in the message
+    try:
+        message = record.getMessage()
+    except Exception:
+        # logging would print the raw arguments where they don't fit the message; without their
+        # names we can't tell which of them are secret.
+        message = f"{record.msg} (with arguments that do not fit)"
+        record.msg, record.args = message, None
+    if (clean := redact(message)) != message:
+        # A name in the message and its value in an argument: only together do they show.
+        record.msg, record.args = clean, None
+        record.__dict__.pop("color_message", None)
+
+
+def _redact_value(value: object) -> object:
+    """The value itself, with its type, unless its text holds a secret."""
+    if isinstance(value, int | float):
+        return value
+    if isinstance(value, Frame):
+        return _redact_frame(value)
+    try:
+        text = str(value)
+    except Exception:  # as above: what can't be formatted must not be printed raw
+        return f"<{type(value).__name__}>"
+    return value if (clean := redact(text)) == text else clean
+
+
+def _redact_frame(frame: Frame) -> Frame:
+    """Before it is abridged for the log: half a secret is not recognised any more."""
+    clean = redact(text := bytes(frame.data).decode("utf-8", "replace"))
+    return frame if clean == text else replace(frame, data=clean.encode("utf-8", "replace"))
+
+
+def install() -> None:
+    """Put the filter on the loggers of the server and of this package; again does nothing."""
+    for name in LOGGERS:
+        logger = logging.getLogger(name)
+        if not any(isinstance(present, RedactSecrets) for present in logger.filters):
+            logger.addFilter(RedactSecrets())
+
+
+def config(level: str) -> dict[str, Any]:
+    """Uvicorn's logging configuration, with the filter on every handler and our logger in it.
+
+    Args:
+        level: Of the logger `chatserver`; uvicorn sets its own.
+    """
+    from uvicorn.config import LOG_LEVELS, LOGGING_CONFIG
+
+    made = deepcopy(LOGGING_CONFIG)
+    made["filters"] = {"secrets": {"()": f"{__name__}.{RedactSecrets.__name__}"}}
+    for handler in made["handlers"].values():
+        handler["filters"] = ["secrets"]
+    logger = {"handlers": ["default"], "level": LOG_LEVELS[level], "propagate": False}
+    made["loggers"]["chatserver"] = logger
+    return made
