@@ -31,6 +31,9 @@ exactly what one missed. *Presence* is who is in a channel now. A *slow consumer
 whose outgoing buffer is full: it is closed, never waited for.
 """
 
+from chatserver.auth import Identity, Verifier
+from chatserver.brokers import MemoryBroker
+from chatserver.connection import Limits
 from chatserver.endpoints import (
     BroadcastEndpoint,
     EchoEndpoint,
@@ -42,8 +45,11 @@ from chatserver.endpoints import (
     FromQuery,
     ItemEndpoint,
     Message,
+    hub_of,
+    lifespan,
     on_message,
 )
+from chatserver.errors import InvalidToken
 from chatserver.hub import Hub
 from chatserver.publication import Position, Publication
 
@@ -57,10 +63,17 @@ __all__ = [
     "FromPath",
     "FromQuery",
     "Hub",
+    "Identity",
+    "InvalidToken",
     "ItemEndpoint",
+    "Limits",
+    "MemoryBroker",
     "Message",
     "Position",
     "Publication",
+    "Verifier",
+    "hub_of",
+    "lifespan",
     "on_message",
 ]
 

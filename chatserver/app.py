@@ -2,7 +2,7 @@
 
     uvicorn chatserver.app:app
 
-Own applications take `lifespan` from here, or a whole application from `create_app` to mount.
+`create_app` makes another one, to mount in an application of your own.
 """
 
 import logging
@@ -12,30 +12,29 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import ChoiceLoader, Environment, FileSystemLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PrefixLoader, StrictUndefined
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.templating import Jinja2Templates
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
-from chatserver import __version__, logs
+from chatserver import __version__
 from chatserver.auth import Verifier
 from chatserver.brokers import MemoryBroker
-from chatserver.connection import Limits
+from chatserver.connection import Limits, departure
 from chatserver.endpoints import BroadcastEndpoint, EchoEndpoint, ItemEndpoint
-from chatserver.endpoints.base import find_hub
-from chatserver.endpoints.params import check_routes
+from chatserver.endpoints.application import lifespan
 from chatserver.errors import CLOSE_CODES
 from chatserver.hub import Hub
 from chatserver.settings import Settings
 
-__all__ = ["app", "create_app", "lifespan"]
+__all__ = ["app", "create_app"]
 
 logger = logging.getLogger("chatserver")
 
@@ -60,22 +59,6 @@ HEADERS = {
 }
 
 
-@asynccontextmanager
-async def lifespan(app: Starlette) -> AsyncIterator[None]:
-    """The lifespan of an application with endpoints: `Starlette(..., lifespan=lifespan)`.
-
-    Checks at the start that each `FromPath` stands in its route, and sets up `app.state.hub`
-    where there is none.
-
-    Raises:
-        TypeError: A `FromPath` is absent from its route.
-    """
-    logs.install()
-    check_routes(app.routes)
-    find_hub({"app": app})
-    yield
-
-
 def create_app(settings: Settings | None = None) -> Starlette:
     """Make the application.
 
@@ -86,7 +69,6 @@ def create_app(settings: Settings | None = None) -> Starlette:
         InvalidSetting: A setting can't be used.
     """
     settings = settings or Settings.from_env()
-    logs.install()
     app = Starlette(
         routes=[
             Route("/", page, name="page"),
@@ -134,7 +116,12 @@ async def page(request: Request) -> Response:
 
 async def unknown_path(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer what no route is for with a 404, to a WebSocket as well."""
-    raise HTTPException(404, "There is nothing at this path.")
+    if scope["type"] == "http" or "websocket.http.response" in scope.get("extensions", {}):
+        await PlainTextResponse("There is nothing at this path.", 404)(scope, receive, send)
+    else:
+        await WebSocketClose(1008, "There is nothing at this path.")(scope, receive, send)
+    if scope["type"] == "websocket":
+        await departure(receive)
 
 
 class SecurityHeaders:
@@ -164,9 +151,13 @@ async def _ready_lifespan(app: Starlette) -> AsyncIterator[None]:
 
 
 def _templates(own: Path | None) -> Jinja2Templates:
-    """Our templates, behind those of a user's own folder."""
-    folders = [TEMPLATES] if own is None else [own, TEMPLATES]
-    loader = ChoiceLoader([FileSystemLoader(folder) for folder in folders])
+    """Our templates, behind those of a user's own folder.
+
+    Under "chatserver/" ours are there in any case, for a page to extend the one it replaces.
+    """
+    ours = FileSystemLoader(TEMPLATES)
+    front = [] if own is None else [FileSystemLoader(own)]
+    loader = ChoiceLoader([*front, ours, PrefixLoader({"chatserver": ours})])
     return Jinja2Templates(
         env=Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     )

@@ -6,7 +6,7 @@ by `on_gone` when it has ended, also because it was full. What lies below is a `
 
 - One reader: `_read` alone awaits the server's `receive`, from accept to disconnect, so that
   pongs are read and a disconnect is noticed whatever a handler does.
-- One writer at a time: whoever holds `_writing` awaits the server's `send`. Everything else
+- One writer at a time: whoever cleared `_idle` awaits the server's `send`. Everything else
   queues behind it, in the order in which it was issued.
 - The end is decided once: `close_code` is set by whoever is first, and stays.
 """
@@ -15,6 +15,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 from uuid import uuid4
 
@@ -24,13 +25,19 @@ from starlette.types import Message, Receive, Send
 from chatserver.errors import close_reason
 from chatserver.publication import Encoder, Frame
 
-__all__ = ["Connection", "Limits"]
+__all__ = ["MESSAGE_OVERHEAD", "Connection", "Limits", "departure"]
 
 logger = logging.getLogger("chatserver")
+
+#: Bytes for which a waiting message counts besides its payload, so that empty ones count too.
+MESSAGE_OVERHEAD = 64
 
 #: Sends after which a handler yields to the event loop: while the client takes everything at
 #: once, the server's `send` never does, and a handler that only sends would stop the world.
 SENDS_PER_TURN = 16
+
+#: Seconds to wait for the end of a connection that was refused with an HTTP response.
+DENIAL_TIMEOUT = 1.0
 
 
 class Limits(Struct, frozen=True):
@@ -38,8 +45,9 @@ class Limits(Struct, frozen=True):
 
     Attributes:
         max_message_size: Bytes in one message from the client; beyond, close 1009.
-        max_buffer: Bytes waiting to be sent; beyond, the client is a slow consumer and is
-            closed with 1013. A single message larger than that passes an empty buffer.
+        max_buffer: Bytes waiting to be sent, with 64 for each message besides its payload;
+            beyond, the client is a slow consumer and is closed with 1013. A single message
+            larger than that passes an empty buffer.
         max_unhandled: Messages received and not yet handled; at that number nothing more
             is read until one has been, and the client feels the back-pressure.
         send_timeout: Seconds in which the client must take something off a full socket;
@@ -98,14 +106,16 @@ class Connection:
         self._loop = asyncio.get_running_loop()
         self._reader: asyncio.Task[None] | None = None
         self._inbox: deque[Message] = deque()
-        self._arrival: asyncio.Future[None] | None = None
+        self._arrival = asyncio.Event()
         self._room: asyncio.Future[None] | None = None
         self._writer: asyncio.Task[None] | None = None
-        self._writing = False
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._outgoing: deque[_Outgoing] = deque()
         self._in_flight: _Outgoing | None = None
         self._sends = 0
         self._buffered = 0
+        self._abortion: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
         state = "open" if self.close_code is None else f"closed {self.close_code}"
@@ -128,8 +138,8 @@ class Connection:
                     "code": self.close_code,
                     "reason": self._close_reason,
                 }
-            self._arrival = self._loop.create_future()
-            await self._arrival
+            self._arrival.clear()
+            await self._arrival.wait()
 
     async def _read(self) -> None:
         try:
@@ -154,7 +164,7 @@ class Connection:
             self.close(1009, f"message exceeds the limit of {self.limits.max_message_size} bytes")
             return
         self._inbox.append(message)
-        _wake(self._arrival)
+        self._arrival.set()
         while len(self._inbox) >= self.limits.max_unhandled and self.close_code is None:
             self._room = self._loop.create_future()
             await self._room
@@ -201,11 +211,12 @@ class Connection:
         """
         if self.close_code is not None:
             return
-        if self._buffered and self._buffered + frame.size > self.limits.max_buffer:
+        size = frame.size + MESSAGE_OVERHEAD
+        if self._buffered and self._buffered + size > self.limits.max_buffer:
             self._too_slow(f"more than {self.limits.max_buffer} bytes waiting")
             return
-        self._buffered += frame.size
-        self._queue(_Outgoing(frame.message, frame.size, None))
+        self._buffered += size
+        self._queue(_Outgoing(frame.message, size, None))
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Close the connection, behind what is already on its way out. Never waits.
@@ -229,11 +240,17 @@ class Connection:
 
     async def finish(self) -> None:
         """Wait until all is written or the socket was aborted; then stop reader and writer."""
-        tasks = {task for task in (self._reader, self._writer) if task is not None}
         try:
-            if self._writer is not None:
-                await asyncio.wait({self._writer}, timeout=self.limits.send_timeout + 1)
+            async with asyncio.timeout(self.limits.send_timeout + 1):
+                await self._idle.wait()
+        except TimeoutError:
+            pass
         finally:
+            # Whoever is still sending, maybe another connection's task, starts no writer again.
+            self._discard()
+            if self._abortion is not None and not self._unsent():
+                self._abortion.cancel()
+            tasks = {task for task in (self._reader, self._writer) if task is not None}
             for task in tasks:
                 task.cancel()
             if tasks:
@@ -244,29 +261,30 @@ class Connection:
             raise RuntimeError("nothing can be sent before the connection is accepted")
         if self.close_code is not None:
             raise ConnectionResetError(f"the connection is closed ({self.close_code})")
-        if self._writing:
+        if not self._idle.is_set():
             written = self._loop.create_future()
             self._queue(_Outgoing(frame.message, 0, written))
             await written
             return
-        self._writing = True
+        self._idle.clear()
         try:
             await self._deliver(frame.message)
             self._sends += 1
             if self._sends % SENDS_PER_TURN == 0:
                 await asyncio.sleep(0)
         finally:
-            self._writing = False
             if self._outgoing:
                 self._start_writer()
+            else:
+                self._idle.set()
 
     def _queue(self, outgoing: _Outgoing) -> None:
         self._outgoing.append(outgoing)
-        if not self._writing:
+        if self._idle.is_set():
             self._start_writer()
 
     def _start_writer(self) -> None:
-        self._writing = True
+        self._idle.clear()
         self._writer = self._loop.create_task(self._write())
 
     async def _write(self) -> None:
@@ -279,8 +297,8 @@ class Connection:
         except OSError:
             pass  # the client is gone, as `_deliver` has noted
         finally:
-            self._writing = False
             self._discard()
+            self._idle.set()
 
     async def _deliver(self, message: Message) -> None:
         """Hand one event to the server; a client that takes nothing in time is too slow."""
@@ -333,16 +351,32 @@ class Connection:
         return transport is not None and transport.get_write_buffer_size() > 0
 
     def _abort_after(self, seconds: float) -> None:
-        self._loop.call_later(seconds, self.abort)
+        if self._abortion is not None:
+            self._abortion.cancel()
+        self._abortion = self._loop.call_later(seconds, self.abort)
 
     def _gone(self, code: int, reason: str = "") -> None:
         if self.close_code is None:
             self.close_code = code
             self._close_reason = reason
-            _wake(self._arrival)
+            self._arrival.set()
             _wake(self._room)
             if self.on_gone is not None:
                 self.on_gone(code)
+
+
+async def departure(receive: Receive) -> None:
+    """Wait until the server has noticed the end of a connection that was denied.
+
+    uvicorn reports an application that returns between its denial response and the loss of
+    the connection as one that forgot to answer. Elsewhere it costs the client nothing to wait,
+    a second at most.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(DENIAL_TIMEOUT):
+            for _ in ("denied", "lost"):
+                while (await receive())["type"] != "websocket.disconnect":
+                    pass
 
 
 def _wake(waiter: asyncio.Future[None] | None) -> None:

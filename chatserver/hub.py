@@ -11,11 +11,13 @@ loop's thread touches; what comes from another thread is put into its inbox.
 
 import asyncio
 import threading
+from contextlib import suppress
 from typing import Any
 
 from msgspec import Struct
 
 from chatserver.brokers import Broker, MemoryBroker
+from chatserver.brokers.following import Following
 from chatserver.connection import Connection, Limits
 from chatserver.fanout import Fanout, Member, Shared, running_loop
 from chatserver.publication import (
@@ -85,6 +87,8 @@ class Hub:
         # The loops with members in a channel: replaced, never changed, so that `deliver`
         # can read without the lock.
         self._routes: dict[str, tuple[Fanout, ...]] = {}
+        self._following = Following(self.broker, self._routes.__contains__)
+        self._releases: set[asyncio.Task[None]] = set()
         self._published = 0
         self._delivered = 0
         self._slow_consumers = 0
@@ -154,9 +158,10 @@ class Hub:
         their turn however fast one publishes, and inboxes stay bounded.
         """
         here = asyncio.get_running_loop()
+        marks = [(fanout, fanout.mark(here)) for fanout in self._routes.get(channel, ())]
         await asyncio.sleep(0)
         # An event would have to be set from another loop's thread, and at each delivery.
-        while any(fanout.behind(here) for fanout in self._routes.get(channel, ())):  # noqa: ASYNC110
+        while any(fanout.behind(mark) for fanout, mark in marks):  # noqa: ASYNC110
             await asyncio.sleep(0.001)
 
     def deliver(self, publication: Publication) -> None:
@@ -182,25 +187,33 @@ class Hub:
         or out of order: send the answer before anything else is awaited.
 
         Args:
-            connection: One of this event loop, not yet in the channel.
+            connection: One registered on this event loop, and not yet in the channel.
             channel: The channel's name.
             since: Where the client stands; what it missed is in the answer.
             info: With it, the client is entered into the channel's presence.
 
         Raises:
-            ValueError: The connection is in the channel, or the name is empty.
+            ValueError: The connection is in the channel already, or not registered (any
+                more), or the name is empty.
+            RuntimeError: It was unsubscribed or unregistered meanwhile.
+            BrokerUnavailable: The broker can't say for certain that it delivers the channel.
         """
         _check_channel(channel)
         member = self._join(connection, channel)
         try:
-            await self.broker.subscribe(channel)
+            await self._following.settle(channel)
             if info is not None:
                 member.present = True
                 await self.broker.enter(channel, info)
             limit = None if since is not None else 0
             history = await self.broker.history(channel, since=since, limit=limit)
+            if not self._is(member, connection, channel):
+                raise RuntimeError(f"the connection left channel {channel!r} while subscribing")
         except BaseException:
-            await self.unsubscribe(connection, channel)
+            if self._is(member, connection, channel):
+                self._part(connection, channel)
+            with suppress(Exception):  # what came first is what is told
+                await self._release(connection, {channel: member})
             raise
         # From here on nothing is awaited, so nothing can come between.
         subscribed = _merge(since, history, member.held)
@@ -208,21 +221,34 @@ class Hub:
         return subscribed
 
     async def unsubscribe(self, connection: Connection, channel: str) -> None:
-        """Let a connection leave a channel; nothing happens when it isn't in it."""
-        with self._lock:
-            fanout = self._fanout()
-            member = fanout.leave(channel, connection)
-            if member is None:
-                return
-            if channel not in fanout.members:
-                self._unroute(channel, fanout)
-        if member.present:
-            await self.broker.leave(channel, connection.id)
-        if channel not in self._routes:
-            await self.broker.unsubscribe(channel)
-            # Another thread's client may have come while the last one here was leaving.
-            if channel in self._routes:
-                await self.broker.subscribe(channel)
+        """Let a connection leave a channel; nothing happens when it isn't in it.
+
+        When cancelled, it leaves nevertheless: in this process at once, at the broker soon.
+        """
+        if (member := self._part(connection, channel)) is not None:
+            await self._release(connection, {channel: member})
+
+    async def _release(self, connection: Connection, members: dict[str, Member]) -> None:
+        """Tell the broker who left, to the end also when this is cancelled."""
+        task = asyncio.get_running_loop().create_task(self._tell(connection.id, members))
+        self._releases.add(task)
+        task.add_done_callback(self._releases.discard)
+        await asyncio.shield(task)
+
+    async def _tell(self, client: str, members: dict[str, Member]) -> None:
+        """Tell the broker of every channel, and then raise what went wrong with the first."""
+
+        async def tell(channel: str, member: Member) -> None:
+            try:
+                if member.present:
+                    await self.broker.leave(channel, client)
+            finally:
+                await self._following.settle(channel)
+
+        told = (tell(channel, member) for channel, member in members.items())
+        for error in await asyncio.gather(*told, return_exceptions=True):
+            if error is not None:
+                raise error
 
     # Reading
 
@@ -262,26 +288,41 @@ class Hub:
             self._fanout().connections.add(connection)
 
     async def unregister(self, connection: Connection) -> None:
-        """Let a connection leave all its channels, and count it no more."""
-        for channel in list(connection.channels):
-            await self.unsubscribe(connection, channel)
+        """Let a connection leave all its channels, and count it no more; see `unsubscribe`."""
+        members = {name: self._part(connection, name) for name in list(connection.channels)}
         with self._lock:
-            fanout = self._fanout()
-            if connection in fanout.connections:
+            fanout = self._fanouts.get(asyncio.get_running_loop())
+            if fanout is not None and connection in fanout.connections:
                 fanout.connections.discard(connection)
                 self._slow_consumers += connection.slow
-            if not fanout.connections and not fanout.members:
-                self._delivered += fanout.delivered
-                del self._fanouts[fanout.loop]
+                if not fanout.connections:
+                    self._forget(fanout)
+        if left := {name: member for name, member in members.items() if member is not None}:
+            await self._release(connection, left)
 
     def _join(self, connection: Connection, channel: str) -> Member:
         with self._lock:
-            fanout = self._fanout()
+            fanout = self._fanouts.get(asyncio.get_running_loop())
+            if fanout is None or connection not in fanout.connections:
+                raise ValueError("the connection is not registered on this event loop")
             if channel in connection.channels:
                 raise ValueError(f"the connection is in channel {channel!r} already")
             if channel not in fanout.members:
                 self._routes[channel] = (*self._routes.get(channel, ()), fanout)
             return fanout.join(channel, connection)
+
+    def _part(self, connection: Connection, channel: str) -> Member | None:
+        """Take a connection out of a channel, in this process; None when it isn't in it."""
+        with self._lock:
+            fanout = self._fanouts.get(asyncio.get_running_loop())
+            member = None if fanout is None else fanout.leave(channel, connection)
+            if fanout is not None and member is not None and channel not in fanout.members:
+                self._unroute(channel, fanout)
+            return member
+
+    def _is(self, member: Member, connection: Connection, channel: str) -> bool:
+        fanout = self._fanouts.get(asyncio.get_running_loop())
+        return fanout is not None and fanout.members.get(channel, {}).get(connection) is member
 
     def _unroute(self, channel: str, fanout: Fanout) -> None:
         rest = tuple(other for other in self._routes[channel] if other is not fanout)
@@ -293,14 +334,24 @@ class Hub:
     def _fanout(self) -> Fanout:
         loop = asyncio.get_running_loop()
         if loop not in self._fanouts:
-            self._fanouts[loop] = Fanout(loop)
+            for other in [each for each in self._fanouts if each.is_closed()]:
+                self._forget(self._fanouts[other])
+            self._fanouts[loop] = Fanout(loop, self.limits)
         return self._fanouts[loop]
+
+    def _forget(self, fanout: Fanout) -> None:
+        """Drop a loop without connections, or closed with connections left behind."""
+        for channel in fanout.members:
+            self._unroute(channel, fanout)
+        self._delivered += fanout.delivered
+        del self._fanouts[fanout.loop]
 
 
 def _merge(since: Position | None, history: History, held: list[Publication]) -> Subscribed:
     """Put what was published while subscribing behind what was read from history."""
     top = history.position
-    later = tuple(publication for publication in held if publication.offset > top.offset)
+    # What was held of another epoch belongs to a stream that was lost meanwhile.
+    later = tuple(each for each in held if each.epoch == top.epoch and each.offset > top.offset)
     if later:
         top = Position(later[-1].offset, later[-1].epoch)
     publications = history.publications + later

@@ -106,12 +106,15 @@ def payload(data: Any) -> Payload:
 
     Raises:
         TypeError: For data that is not JSON.
-        UnicodeEncodeError: For text with lone surrogates.
+        UnicodeError: For text with lone surrogates, or raw JSON that is not UTF-8.
     """
     if isinstance(data, str):
         data.encode()
         return data
-    if isinstance(data, bytes | Raw):
+    if isinstance(data, bytes):
+        return data
+    if isinstance(data, Raw):
+        bytes(data).decode()
         return data
     if isinstance(data, bytearray | memoryview):
         return bytes(data)

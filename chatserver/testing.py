@@ -88,7 +88,9 @@ def live_server(app: ASGIApp, **options: Any) -> Iterator[LiveServer]:
     """
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(app, **{"log_config": None, **options}))
+    # As `chatserver run` has it, save for the log, which is left to the test.
+    defaults = {"log_config": None, "ws_per_message_deflate": False}
+    server = uvicorn.Server(uvicorn.Config(app, **{**defaults, **options}))
     thread = threading.Thread(target=_run, args=(server, listener), daemon=True)
     thread.start()
     try:

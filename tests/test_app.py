@@ -1,13 +1,17 @@
 """The ready application: page, files, headers, tokens and what it does with the unknown."""
 
+import logging
 import time
 from pathlib import Path
 
+import jwt
 import pytest
 from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.websockets import WebSocketDisconnect
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from chatserver import __version__
 from chatserver import app as app_module
@@ -15,6 +19,7 @@ from chatserver.app import create_app
 from chatserver.auth import mint
 from chatserver.errors import CLOSE_CODES, InvalidSetting
 from chatserver.settings import Settings
+from chatserver.testing import live_server
 
 SECRET = "a secret of at least thirty-two bytes"
 
@@ -54,7 +59,15 @@ def test_a_page_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_a_page_of_ones_own_that_extends_ours(tmp_path: Path) -> None:
-    (tmp_path / "mine.html").write_text("")
+    (tmp_path / "index.html").write_text(
+        '{% extends "chatserver/index.html" %}{% block title %}mine{% endblock %}'
+    )
+    text = TestClient(create_app(Settings(templates=tmp_path))).get("/").text
+    assert "<title>mine</title>" in text
+    assert "Open mode" in text
+
+
+def test_a_folder_without_a_page_of_its_own(tmp_path: Path) -> None:
     client = TestClient(create_app(Settings(templates=tmp_path)))
     assert "Open mode" in client.get("/").text
 
@@ -88,6 +101,15 @@ def test_unknown_paths(client: TestClient) -> None:
         pass
     assert refusal.value.status_code == 404
     assert refusal.value.text == "There is nothing at this path."
+
+
+def test_refusals_of_an_unknown_path_are_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    with live_server(create_app(Settings())) as server:
+        with pytest.raises(InvalidStatus) as refusal, connect(f"{server.ws}/nothing"):
+            pass
+        assert refusal.value.response.status_code == 404
+        assert refusal.value.response.body == b"There is nothing at this path."
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 @pytest.mark.parametrize("path", ["/static/../app.py", "/static/%2e%2e/app.py", "/static/"])
@@ -165,12 +187,12 @@ def test_a_bad_token(secured: TestClient, token: str) -> None:
 
 
 def test_an_expired_token_closes_the_connection(secured: TestClient) -> None:
-    token = mint(SECRET, user="ann", ttl_seconds=2)
-    begun = time.time()
+    token = mint(SECRET, user="ann", ttl_seconds=1)
+    expires = jwt.decode(token, SECRET, algorithms=["HS256"])["exp"]
     with secured.websocket_connect(f"/items/foo/ws?token={token}") as session:
         event = session.receive()
     assert (event["type"], event["code"]) == ("websocket.close", 4401)
-    assert 0.5 < time.time() - begun < 3
+    assert expires <= time.time() < expires + 1
 
 
 def test_echo_and_chat_ask_for_no_token(secured: TestClient) -> None:

@@ -61,6 +61,12 @@ def test_refusal(error: BaseException, status: int) -> None:
     assert refusal.status_code == status
 
 
+def test_what_hinders_the_verifier_is_not_for_the_client() -> None:
+    refusal = as_refusal(KeysUnavailable("http://10.0.0.1/keys: connection refused"))
+    assert isinstance(refusal, HTTPException)
+    assert "10.0.0.1" not in refusal.detail
+
+
 def test_a_fault_is_no_refusal() -> None:
     assert as_refusal(ValueError()) is None
     assert as_refusal(None) is None

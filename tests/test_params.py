@@ -12,14 +12,14 @@ from starlette.routing import Mount, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
-from chatserver import Endpoint, FromCookie, FromHeader, FromPath, FromQuery
-from chatserver.app import lifespan
+from chatserver import Endpoint, FromCookie, FromHeader, FromPath, FromQuery, lifespan
 from chatserver.endpoints.params import check_routes
 from chatserver.errors import InvalidHandshake
 
 
 class Many(Endpoint):
     item_id: FromPath[str]
+    word: FromQuery[str]
     number: FromQuery[int | None] = None
     ratio: FromQuery[float] = 0.5
     flag: FromQuery[bool] = False
@@ -93,7 +93,7 @@ def test_path_header_and_cookie() -> None:
         ("ratio", b"ratio=x", "query parameter 'ratio' must be a number"),
         ("flag", b"flag=maybe", "query parameter 'flag' must be true or false"),
         ("page", b"page=0", "query parameter 'page' can't be used: Expected `int` >= 1"),
-        ("item_id", b"", "path parameter 'item_id' is required"),
+        ("word", b"", "query parameter 'word' is required"),
     ],
 )
 def test_refused(name: str, query: bytes, reason: str) -> None:
@@ -150,6 +150,15 @@ def test_routes_without_the_parameter_are_an_error_at_the_start() -> None:
     with (
         pytest.raises(TypeError, match=message),
         TestClient(Starlette(routes=[WebSocketRoute("/items", Many)], lifespan=lifespan)),
+    ):
+        pass
+
+
+def test_without_a_lifespan_the_route_is_to_blame_not_the_client() -> None:
+    client = TestClient(Starlette(routes=[WebSocketRoute("/items", Many)]))
+    with (
+        pytest.raises(TypeError, match="'item_id' is not in the path of this endpoint's route"),
+        client.websocket_connect("/items"),
     ):
         pass
 

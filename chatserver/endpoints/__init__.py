@@ -1,5 +1,6 @@
 """The endpoint classes: the base to extend, and three that are ready."""
 
+from chatserver.endpoints.application import hub_of, lifespan
 from chatserver.endpoints.base import Endpoint
 from chatserver.endpoints.broadcast import BroadcastEndpoint
 from chatserver.endpoints.echo import EchoEndpoint
@@ -18,5 +19,7 @@ __all__ = [
     "FromQuery",
     "ItemEndpoint",
     "Message",
+    "hub_of",
+    "lifespan",
     "on_message",
 ]

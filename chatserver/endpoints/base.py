@@ -14,13 +14,12 @@ While a handler is busy the connection is still read, so that an end is noticed 
 import asyncio
 import logging
 import sys
-import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
+import anyio
 from starlette._exception_handler import wrap_app_handling_exceptions
-from starlette.datastructures import State
 from starlette.endpoints import WebSocketEndpoint
 from starlette.exceptions import HTTPException, WebSocketException
 from starlette.types import Message as Event
@@ -34,7 +33,8 @@ from starlette.websockets import (
 
 from chatserver import logs
 from chatserver.auth import ANONYMOUS, Identity, credential
-from chatserver.connection import Connection
+from chatserver.connection import Connection, departure
+from chatserver.endpoints.application import hub_of, state_of
 from chatserver.endpoints.declaration import (
     check_channels,
     check_encoding,
@@ -46,19 +46,16 @@ from chatserver.endpoints.origin import check_origin
 from chatserver.endpoints.outcome import as_refusal, close_for, is_departure, is_ours
 from chatserver.endpoints.params import Parameter
 from chatserver.endpoints.tasks import TaskGroup, shielded
-from chatserver.errors import InvalidMessage, InvalidToken
+from chatserver.errors import InvalidMessage, InvalidToken, KeysUnavailable
 from chatserver.hub import Hub
 from chatserver.publication import PLAIN, ClientInfo, Encoding, Position, frame, payload
 
-__all__ = ["Endpoint", "find_hub"]
+__all__ = ["Endpoint"]
 
 logger = logging.getLogger("chatserver")
 
-#: Seconds to wait for the end of a connection that was refused with an HTTP response.
-DENIAL_TIMEOUT = 1.0
-
-_WITHOUT_APP = State()
-_lock = threading.Lock()
+# Before the first handshake, whose own lines are to be redacted.
+logs.install()
 
 
 class Endpoint(WebSocketEndpoint):
@@ -128,6 +125,7 @@ class Endpoint(WebSocketEndpoint):
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         super().__init__(scope, receive, send)
+        self._channels: list[str] = []
         self._denied = False
         self._subprotocol: str | None = None
         self._error: BaseException | None = None
@@ -214,21 +212,26 @@ class Endpoint(WebSocketEndpoint):
         Raises:
             ValueError: The channel is left out, and the endpoint has none or several.
         """
-        if channel is None:
-            if len(self._channels) != 1:
-                raise ValueError(
-                    f"{type(self).__name__} has {len(self._channels)} channels; "
-                    "say which one to publish to: publish(data, channel=...)"
-                )
-            channel = self._channels[0]
-        return await self.hub.publish(channel, data, id=id, info=self._info())
+        return await self.hub.publish(channel or self.channel, data, id=id, info=self._info())
+
+    @property
+    def channel(self) -> str:
+        """The name of this endpoint's one channel, its parameters filled in.
+
+        Raises:
+            ValueError: It has none or several.
+        """
+        if len(self._channels) != 1:
+            raise ValueError(
+                f"{type(self).__name__} has {len(self._channels)} channels; say which one is meant"
+            )
+        return self._channels[0]
 
     # The lifecycle
 
     async def dispatch(self) -> None:
         """Serve the connection from handshake to end; what ASGI calls."""
-        logs.install()
-        self.hub = find_hub(self.scope)
+        self.hub = hub_of(self.scope.get("app"))
         self.connection = Connection(self.receive, self.send, PLAIN[self.encoding], self.hub.limits)
         self.task_group = TaskGroup(self._fail)
         websocket = WebSocket(self.scope, self.connection.receive, self._send)
@@ -243,20 +246,19 @@ class Endpoint(WebSocketEndpoint):
 
     async def _serve(self, websocket: WebSocket) -> None:
         """Handshake, accept and messages, up to an end from whatever side."""
-        loop = asyncio.get_running_loop()
-        limit = asyncio.timeout(None)
-        try:
-            async with limit:
-                self.connection.on_gone = lambda _: limit.reschedule(loop.time() + self.linger)
-                await self._handshake(websocket)
-                if self.connection.accepted:
-                    await self.on_accept(websocket)
-                    await self._handle_all(websocket)
-        except TimeoutError:
-            if not limit.expired():
-                raise
-        finally:
-            self.connection.on_gone = None
+        with anyio.CancelScope() as scope:
+
+            def on_gone(_: int) -> None:
+                # What came before the end is still to be handled, even if the task is cancelled
+                # just now: TestClient does that as soon as it has said goodbye.
+                scope.shield = True
+                scope.deadline = anyio.current_time() + self.linger
+
+            self.connection.on_gone = on_gone
+            await self._handshake(websocket)
+            if self.connection.accepted:
+                await self.on_accept(websocket)
+                await self._handle_all(websocket)
 
     async def _handshake(self, websocket: WebSocket) -> None:
         allowed = self.allowed_origins
@@ -336,6 +338,8 @@ class Endpoint(WebSocketEndpoint):
             return
         if self._error is None:
             self._error = error
+        if isinstance(error, KeysUnavailable):
+            logger.error("%s: %s", type(self).__name__, error)
         if connection.accepted:
             code, reason = close_for(error)
             if connection.close_code is None and not is_ours(error):
@@ -345,11 +349,13 @@ class Endpoint(WebSocketEndpoint):
     async def _end(self, websocket: WebSocket) -> None:
         self.connection.close()
         try:
-            await shielded(self._leave(websocket))
-        except Exception as exc:
-            self._error = self._error or exc
-        finally:
-            await self.connection.finish()
+            try:
+                await shielded(self._leave(websocket))
+            finally:
+                await self.connection.finish()
+        except (Exception, asyncio.CancelledError) as exc:
+            if self._error is None or not is_ours(self._error):
+                self._error = exc
         if self._error is not None and is_ours(self._error):
             raise self._error
 
@@ -385,7 +391,7 @@ class Endpoint(WebSocketEndpoint):
         elif error is not None:
             raise error
         if self._denied:
-            await self._await_departure()
+            await departure(self.receive)
 
     async def _deny(
         self, websocket: WebSocket, refusal: HTTPException | WebSocketException
@@ -402,23 +408,10 @@ class Endpoint(WebSocketEndpoint):
             raise refusal
         await wrap_app_handling_exceptions(refuse, websocket)(self.scope, self.receive, self._send)
 
-    async def _await_departure(self) -> None:
-        """Wait until the server has noticed the end of a connection it has denied.
-
-        uvicorn reports an application that returns before that as one that forgot to answer.
-        """
-        try:
-            async with asyncio.timeout(DENIAL_TIMEOUT):
-                for _ in ("denied", "lost"):
-                    while (await self.receive())["type"] != "websocket.disconnect":
-                        pass
-        except TimeoutError:
-            pass
-
     # Small things
 
     def _setting(self, name: str, default: Any) -> Any:
-        return getattr(_state(self.scope), name, default)
+        return getattr(state_of(self.scope.get("app")), name, default)
 
     def _info(self) -> ClientInfo:
         user = self.user.user if isinstance(self.user, Identity) else ""
@@ -427,8 +420,12 @@ class Endpoint(WebSocketEndpoint):
     def _keep_secrets(self, websocket: WebSocket) -> None:
         """Keep this handshake's credentials out of the logs; choose the subprotocol."""
         found = credential(websocket)
-        session, token = websocket.cookies.get("session"), websocket.query_params.get("token")
-        logs.remember(*filter(None, (found and found.value, session, token)))
+        values = (
+            found.value if found else None,
+            websocket.cookies.get("session"),
+            websocket.query_params.get("token"),
+        )
+        logs.remember(*(value for value in values if value))
         offered = self.scope.get("subprotocols", [])
         if "bearer" in offered:
             self._subprotocol = "bearer"
@@ -446,23 +443,6 @@ class Endpoint(WebSocketEndpoint):
     async def _expire(self, expires: float) -> None:
         await asyncio.sleep(expires - time.time())
         raise InvalidToken("the token has expired")
-
-
-def find_hub(scope: Scope) -> Hub:
-    """The hub of the application that serves `scope`: `app.state.hub`.
-
-    An application that has set none up gets one of its own in memory, on first use.
-    """
-    state = _state(scope)
-    with _lock:
-        hub: Hub | None = getattr(state, "hub", None)
-        if hub is None:
-            hub = state.hub = Hub()
-        return hub
-
-
-def _state(scope: Scope) -> Any:
-    return getattr(scope.get("app"), "state", _WITHOUT_APP)
 
 
 #: Names that a parameter can't have, because the endpoint itself has them.

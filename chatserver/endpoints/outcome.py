@@ -46,6 +46,7 @@ def as_refusal(error: BaseException | None) -> HTTPException | WebSocketExceptio
         case PeerError():
             return HTTPException(error.status, error.reason)
         case KeysUnavailable():
-            return HTTPException(503, str(error))
+            # Its text is for the log: it may tell of our own network.
+            return HTTPException(503, "tokens can't be verified right now, try again later")
         case _:
             return None

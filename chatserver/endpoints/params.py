@@ -93,9 +93,12 @@ class Parameter(NamedTuple):
 
         Raises:
             InvalidHandshake: It is required and absent, or of another type.
+            TypeError: The route has no such path parameter.
         """
         raw = self._raw(connection)
         if raw is None or raw == []:
+            if self.default is REQUIRED and self.source.name == "path parameter":
+                raise TypeError(f"{self.label} is not in the path of this endpoint's route")
             if self.default is REQUIRED:
                 raise InvalidHandshake(f"{self.label} is required")
             return self.default

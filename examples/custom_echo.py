@@ -1,0 +1,44 @@
+"""An echo of your own: JSON comes in, and goes back turned around.
+
+    uvicorn examples.custom_echo:app
+
+and in a second terminal:
+
+    python -m websockets ws://127.0.0.1:8000/echo
+    > {"say": "desserts", "times": 2}
+    < {"say":"stressed","times":2}
+
+What is no JSON at all closes the connection with 1007; no code of yours sees it.
+"""
+
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.routing import WebSocketRoute
+from starlette.websockets import WebSocket
+
+from chatserver import Endpoint
+
+
+class Mirror(Endpoint):
+    """Reverses every text in whatever JSON it is sent."""
+
+    encoding = "json"
+
+    async def on_receive(self, websocket: WebSocket, data: Any) -> None:
+        await websocket.send_json(turned(data))
+
+
+def turned(data: Any) -> Any:
+    match data:
+        case str():
+            return data[::-1]
+        case list():
+            return [turned(item) for item in data]
+        case dict():
+            return {name: turned(value) for name, value in data.items()}
+        case _:
+            return data
+
+
+app = Starlette(routes=[WebSocketRoute("/echo", Mirror)])

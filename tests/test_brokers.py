@@ -1,0 +1,476 @@
+"""The broker's contract: one suite, run over every broker."""
+
+import asyncio
+import secrets
+import sys
+import threading
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+
+import pytest
+from msgspec import Raw
+
+from chatserver.brokers import Broker, MemoryBroker
+from chatserver.publication import ClientInfo, History, Position, Publication
+
+pytestmark = pytest.mark.anyio
+
+SIZE, TTL = 5, 60.0
+
+
+class Clock:
+    """Seconds that go on when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Delivered(list[Publication]):
+    """Everything that was delivered, and by channel the offsets in the order of delivery."""
+
+    def offsets(self, channel: str) -> list[int]:
+        return [publication.offset for publication in self if publication.channel == channel]
+
+
+def memory(clock: Clock, size: int = SIZE) -> Broker:
+    return MemoryBroker(history_size=size, history_ttl=TTL, clock=clock)
+
+
+#: Makes a broker with room for so many publications per channel.
+Make = Callable[..., Broker]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(params=[memory])
+async def broker(request: pytest.FixtureRequest, clock: Clock) -> AsyncIterator[Broker]:
+    made: Broker = request.param(clock)
+    yield made
+    made.deliver = lambda _: None  # nothing that comes late reaches the next test
+
+
+@pytest.fixture
+def delivered(broker: Broker) -> Delivered:
+    delivered = Delivered()
+    broker.deliver = delivered.append
+    return delivered
+
+
+@pytest.fixture
+def channel() -> str:
+    return f"test:{secrets.token_hex(4)}"
+
+
+async def fill(broker: Broker, channel: str, count: int) -> Position:
+    for number in range(count):
+        position = await broker.publish(channel, f"{number + 1}")
+    return position
+
+
+def data(publications: tuple[Publication, ...]) -> list[Any]:
+    return [publication.data for publication in publications]
+
+
+# The stream
+
+
+async def test_offsets_count_up_by_one_in_one_epoch(broker: Broker, channel: str) -> None:
+    await broker.subscribe(channel)
+    positions = [await broker.publish(channel, "x") for _ in range(20)]
+    assert [position.offset for position in positions] == list(range(1, 21))
+    assert len({position.epoch for position in positions}) == 1
+    assert positions[0].epoch
+
+
+async def test_channels_have_streams_of_their_own(broker: Broker, channel: str) -> None:
+    first = await fill(broker, channel, 3)
+    other = await fill(broker, channel + ":other", 1)
+    assert (first.offset, other.offset) == (3, 1)
+    assert first.epoch != other.epoch
+
+
+@pytest.mark.parametrize("payload", ["", "é😀", b"", b"\x00\xff", Raw(b'{"a":1}')])
+async def test_a_publication_arrives_as_it_was_published(
+    broker: Broker, delivered: Delivered, channel: str, payload: str | bytes | Raw
+) -> None:
+    info = ClientInfo("client", "user")
+    await broker.subscribe(channel)
+    position = await broker.publish(channel, payload, info=info)
+    (got,) = delivered
+    assert (got.channel, got.offset, got.epoch) == (channel, position.offset, position.epoch)
+    assert got.info == info
+    assert type(got.data) is type(payload)
+    assert plain(got.data) == plain(payload)
+    (kept,) = (await broker.history(channel)).publications
+    assert plain(kept.data) == plain(payload)
+    assert kept.info == info
+
+
+async def test_delivery_is_in_the_order_of_offsets(
+    broker: Broker, delivered: Delivered, channel: str
+) -> None:
+    await broker.subscribe(channel)
+    await asyncio.gather(*(broker.publish(channel, str(number)) for number in range(50)))
+    assert delivered.offsets(channel) == list(range(1, 51))
+
+
+async def test_publishers_in_many_threads_and_loops_leave_no_gap(
+    broker: Broker, delivered: Delivered, channel: str
+) -> None:
+    channels = [f"{channel}:{number}" for number in range(3)]
+    for name in channels:
+        await broker.subscribe(name)
+    answers: dict[str, list[Position]] = defaultdict(list)
+    in_order: list[bool] = []
+
+    async def publish(worker: int) -> None:
+        last = dict.fromkeys(channels, 0)
+        for number in range(300):
+            name = channels[number % 3]
+            position = await broker.publish(name, f"{worker}:{number}")
+            answers[name].append(position)
+            in_order.append(position.offset > last[name])
+            last[name] = position.offset
+
+    await asyncio.to_thread(in_threads, publish, 6)
+    assert all(in_order)
+    for name in channels:
+        assert delivered.offsets(name) == list(range(1, 601))
+        assert sorted(position.offset for position in answers[name]) == list(range(1, 601))
+        assert len({position.epoch for position in answers[name]}) == 1
+
+
+async def test_what_one_publisher_says_stays_in_its_order(
+    broker: Broker, delivered: Delivered, channel: str
+) -> None:
+    await broker.subscribe(channel)
+
+    async def publish(worker: int) -> None:
+        for number in range(200):
+            await broker.publish(channel, f"{worker}:{number}")
+
+    await asyncio.to_thread(in_threads, publish, 4)
+    for worker in range(4):
+        said = [str(each.data) for each in delivered if str(each.data).startswith(f"{worker}:")]
+        assert said == [f"{worker}:{number}" for number in range(200)]
+
+
+# Publishing again with the same id
+
+
+async def test_the_same_id_is_answered_alike_and_delivers_nothing(
+    broker: Broker, delivered: Delivered, channel: str
+) -> None:
+    await broker.subscribe(channel)
+    first = await broker.publish(channel, "a", id="1")
+    await broker.publish(channel, "b", id="2")
+    assert await broker.publish(channel, "not looked at", id="1") == first
+    assert data(tuple(delivered)) == ["a", "b"]
+    assert (await broker.history(channel)).position.offset == 2
+
+
+async def test_an_id_holds_in_its_channel_only(broker: Broker, channel: str) -> None:
+    await broker.subscribe(channel)
+    await broker.publish(channel, "a", id="1")
+    other = await broker.publish(channel + ":other", "a", id="1")
+    assert other.offset == 1
+    assert (await broker.publish(channel, "b", id="")).offset == 2
+    assert (await broker.publish(channel, "b", id="")).offset == 2
+
+
+async def test_of_many_with_the_same_id_at_once_one_is_published(
+    broker: Broker, delivered: Delivered, channel: str
+) -> None:
+    await broker.subscribe(channel)
+    answers: list[Position] = []
+
+    async def publish(worker: int) -> None:
+        for number in range(100):
+            answers.append(await broker.publish(channel, str(worker), id=str(number)))
+
+    await asyncio.to_thread(in_threads, publish, 4)
+    assert delivered.offsets(channel) == list(range(1, 101))
+    assert len(answers) == 400
+    assert len(set(answers)) == 100
+
+
+async def test_an_id_is_known_for_five_minutes_at_least(
+    broker: Broker, clock: Clock, delivered: Delivered, channel: str
+) -> None:
+    first = await broker.publish(channel, "a", id="1")
+    clock.now += 299.9
+    assert await broker.publish(channel, "a", id="1") == first
+    assert len(delivered) == 1
+    # Having asked again does not make it last longer.
+    clock.now += 0.2
+    assert await broker.publish(channel, "a", id="1") != first
+    assert len(delivered) == 2
+
+
+# History
+
+
+@pytest.fixture
+async def top(broker: Broker, channel: str) -> Position:
+    """The position after three publications, "1", "2" and "3"."""
+    await broker.subscribe(channel)
+    return await fill(broker, channel, 3)
+
+
+@pytest.mark.parametrize(
+    ("since", "limit", "reverse", "expected"),
+    [
+        (None, None, False, "123"),
+        (None, None, True, "321"),
+        (None, 2, False, "12"),
+        (None, 2, True, "32"),
+        (None, 3, False, "123"),
+        (None, 4, False, "123"),
+        (None, 0, False, ""),
+        (None, -1, False, ""),
+        (None, -1, True, ""),
+        (0, None, False, "123"),
+        (1, None, False, "23"),
+        (1, 1, False, "2"),
+        (3, None, False, ""),
+        (9, None, False, ""),
+        (-5, None, False, "123"),
+        (3, None, True, "21"),
+        (3, 1, True, "2"),
+        (1, None, True, ""),
+        (0, None, True, ""),
+        (9, None, True, "321"),
+        (1, 0, False, ""),
+    ],
+)
+async def test_history(
+    broker: Broker,
+    channel: str,
+    top: Position,
+    since: int | None,
+    limit: int | None,
+    reverse: bool,
+    expected: str,
+) -> None:
+    position = None if since is None else Position(since, top.epoch)
+    history = await broker.history(channel, since=position, limit=limit, reverse=reverse)
+    assert "".join(data(history.publications)) == expected
+    assert history.position == top
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+async def test_nothing_follows_from_a_position_in_another_epoch(
+    broker: Broker, channel: str, top: Position, reverse: bool
+) -> None:
+    for epoch in ("other", ""):
+        history = await broker.history(channel, since=Position(2, epoch), reverse=reverse)
+        assert history.publications == ()
+        assert history.position == top
+
+
+async def test_history_of_a_channel_without_publications(broker: Broker, channel: str) -> None:
+    await broker.subscribe(channel)
+    history = await broker.history(channel)
+    assert (history.publications, history.position.offset) == ((), 0)
+    first = await broker.publish(channel, "a")
+    assert first == Position(1, history.position.epoch)
+
+
+async def test_what_was_read_does_not_change(broker: Broker, channel: str, top: Position) -> None:
+    history = await broker.history(channel)
+    await fill(broker, channel, SIZE)
+    assert data(history.publications) == ["1", "2", "3"]
+
+
+async def test_history_is_bounded_by_number(broker: Broker, channel: str) -> None:
+    await fill(broker, channel, SIZE + 3)
+    history = await broker.history(channel)
+    assert [each.offset for each in history.publications] == list(range(4, SIZE + 4))
+    assert history.position.offset == SIZE + 3
+
+
+async def test_history_is_bounded_by_age(broker: Broker, clock: Clock, channel: str) -> None:
+    await broker.subscribe(channel)
+    await broker.publish(channel, "old")
+    clock.now += TTL / 2
+    await broker.publish(channel, "young")
+    clock.now += TTL / 2 - 1
+    assert data((await broker.history(channel)).publications) == ["old", "young"]
+    clock.now += 2
+    assert data((await broker.history(channel)).publications) == ["young"]
+    clock.now += TTL / 2
+    assert (await broker.history(channel)).publications == ()
+
+
+async def test_a_followed_channel_keeps_its_epoch_while_its_history_ages_out(
+    broker: Broker, clock: Clock, channel: str
+) -> None:
+    await broker.subscribe(channel)
+    before = await fill(broker, channel, 3)
+    clock.now += TTL * 100
+    history = await broker.history(channel)
+    assert (history.publications, history.position) == ((), before)
+    assert await broker.publish(channel, "4") == Position(4, before.epoch)
+
+
+async def test_a_channel_with_history_outlives_its_subscribers(
+    broker: Broker, clock: Clock, channel: str, top: Position
+) -> None:
+    await broker.unsubscribe(channel)
+    clock.now += TTL - 1
+    history = await broker.history(channel, since=Position(1, top.epoch))
+    assert data(history.publications) == ["2", "3"]
+    assert await broker.publish(channel, "4") == Position(4, top.epoch)
+
+
+async def test_a_forgotten_channel_comes_back_with_another_epoch(
+    broker: Broker, clock: Clock, channel: str, top: Position
+) -> None:
+    await broker.unsubscribe(channel)
+    clock.now += TTL + 1
+    history = await broker.history(channel, since=top)
+    assert history.publications == ()
+    assert history.position.epoch != top.epoch
+    again = await broker.publish(channel, "a")
+    assert again.offset == 1
+    assert again.epoch != top.epoch
+
+
+async def test_to_subscribe_twice_or_unsubscribe_unknown_is_harmless(
+    broker: Broker, delivered: Delivered, channel: str
+) -> None:
+    await broker.unsubscribe(channel)
+    await broker.subscribe(channel)
+    await broker.subscribe(channel)
+    await broker.publish(channel, "a")
+    assert delivered.offsets(channel) == [1]
+    await broker.unsubscribe(channel)
+    await broker.unsubscribe(channel)
+
+
+# Presence
+
+
+async def test_presence(broker: Broker, channel: str) -> None:
+    alice, bob = ClientInfo("1", "alice"), ClientInfo("2", "bob")
+    assert await broker.present(channel) == {}
+    await broker.enter(channel, alice)
+    await broker.enter(channel, bob)
+    await broker.enter(channel + ":other", alice)
+    assert await broker.present(channel) == {"1": alice, "2": bob}
+    await broker.leave(channel, "1")
+    assert await broker.present(channel) == {"2": bob}
+    assert await broker.present(channel + ":other") == {"1": alice}
+
+
+async def test_to_enter_again_replaces_and_to_leave_unknown_is_ignored(
+    broker: Broker, channel: str
+) -> None:
+    await broker.enter(channel, ClientInfo("1", "alice"))
+    await broker.enter(channel, ClientInfo("1", "alicia"))
+    await broker.leave(channel, "2")
+    await broker.leave(channel + ":other", "1")
+    assert await broker.present(channel) == {"1": ClientInfo("1", "alicia")}
+    await broker.leave(channel, "1")
+    await broker.leave(channel, "1")
+    assert await broker.present(channel) == {}
+
+
+async def test_who_asked_who_is_present_has_a_list_of_its_own(broker: Broker, channel: str) -> None:
+    await broker.enter(channel, ClientInfo("1"))
+    (await broker.present(channel)).clear()
+    assert await broker.present(channel) == {"1": ClientInfo("1")}
+
+
+# The memory broker's own
+
+
+@pytest.mark.parametrize("follow", [False, True])
+async def test_memory_does_not_grow_with_the_channels_that_were(follow: bool) -> None:
+    clock = Clock()
+    broker = MemoryBroker(history_size=2, history_ttl=TTL, clock=clock)
+    most = 0
+    for number in range(100_000):
+        name = f"channel:{number}"
+        if follow:
+            await broker.subscribe(name)
+        await broker.publish(name, "x", id=name)
+        if follow:
+            await broker.unsubscribe(name)
+        clock.now += 0.1
+        if number % 1000 == 0:
+            most = max(most, broker.channels, len(broker._ids) // 5)
+    assert most <= TTL * 10 + 1
+    clock.now += 1000
+    assert broker.channels == 0
+    leftover = (broker._streams, broker._ageing, broker._ids, broker._subscribed, broker._presence)
+    assert not any(leftover)
+
+
+@pytest.mark.parametrize(("size", "ttl"), [(0, TTL), (SIZE, 0.0)])
+async def test_a_memory_broker_without_history_remembers_followed_channels_only(
+    size: int, ttl: float, channel: str
+) -> None:
+    broker = MemoryBroker(history_size=size, history_ttl=ttl, clock=Clock())
+    await broker.publish(channel, "nobody follows")
+    assert broker.channels == 0
+    await broker.subscribe(channel)
+    positions = [await broker.publish(channel, "x") for _ in range(3)]
+    assert [position.offset for position in positions] == [1, 2, 3]
+    assert await broker.history(channel, since=positions[0]) == History((), positions[2])
+    await broker.unsubscribe(channel)
+    assert broker.channels == 0
+
+
+async def test_a_question_does_not_make_a_memory_broker_remember(channel: str) -> None:
+    broker = MemoryBroker()
+    await broker.history(channel)
+    await broker.present(channel)
+    await broker.leave(channel, "1")
+    assert broker.channels == 0
+    assert broker._presence == {}
+
+
+async def test_a_broker_without_a_hub_delivers_to_nobody(channel: str) -> None:
+    assert (await MemoryBroker().publish(channel, "x")).offset == 1
+
+
+def plain(payload: str | bytes | Raw) -> str | bytes:
+    return bytes(payload) if isinstance(payload, Raw) else payload
+
+
+def in_threads(work: Callable[[int], Coroutine[Any, Any, None]], count: int) -> None:
+    """Run `work(number)` in so many threads, each with an event loop of its own, all at once."""
+    start = threading.Barrier(count)
+    failures: list[BaseException] = []
+
+    def run(number: int) -> None:
+        start.wait()
+        try:
+            asyncio.run(work(number))
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert failures == []

@@ -1,0 +1,274 @@
+"""The examples, each run for real: in conversation with a test client, and on a server."""
+
+import importlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from starlette.testclient import TestClient, WebSocketDenialResponse
+from starlette.types import ASGIApp
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+from chatserver import cli
+from chatserver.auth import mint
+from chatserver.testing import LiveServer, assert_no_message, live_server
+
+FOLDER = Path(__file__).resolve().parent.parent / "examples"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
+SECRET = "correct-horse-battery-staple-0123456789"
+TIMEOUT = 5.0
+
+Load = Callable[[str], ASGIApp]
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Load:
+    """Gives an example's application, imported anew: it reads the environment, and keeps things."""
+
+    def load(name: str) -> ASGIApp:
+        monkeypatch.delitem(sys.modules, f"examples.{name}", raising=False)
+        app: ASGIApp = importlib.import_module(f"examples.{name}").app
+        return app
+
+    return load
+
+
+@pytest.fixture
+def client(load: Load, request: pytest.FixtureRequest) -> Iterator[TestClient]:
+    """A test client of the example after which the test is named."""
+    name = request.function.__name__.removeprefix("test_")
+    with TestClient(load(name)) as client:
+        yield client
+
+
+@pytest.fixture
+def server(load: Load, request: pytest.FixtureRequest) -> Iterator[LiveServer]:
+    """A server with the example after which the test is named."""
+    name = request.function.__name__.removeprefix("test_").removesuffix("_on_a_server")
+    with live_server(load(name)) as server:
+        yield server
+
+
+def received(client: ClientConnection) -> Any:
+    return json.loads(client.recv(timeout=TIMEOUT))
+
+
+def send(client: ClientConnection, **message: Any) -> None:
+    client.send(json.dumps(message))
+
+
+# custom_echo
+
+
+def test_custom_echo(client: TestClient) -> None:
+    with client.websocket_connect("/echo") as session:
+        session.send_json({"say": "desserts", "times": 2})
+        assert session.receive_json() == {"say": "stressed", "times": 2}
+        session.send_json(["ab", ["cd", None]])
+        assert session.receive_json() == ["ba", ["dc", None]]
+
+
+def test_custom_echo_on_a_server(server: LiveServer) -> None:
+    with connect(f"{server.ws}/echo") as client:
+        client.send('{"say": "desserts", "times": 2}')
+        assert client.recv(timeout=TIMEOUT) == '{"say":"stressed","times":2}'
+        client.send("no JSON")
+        with pytest.raises(ConnectionClosed) as closed:
+            client.recv(timeout=TIMEOUT)
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1007
+
+
+# typed_room
+
+
+def test_typed_room(client: TestClient) -> None:
+    came_ann, came_bob = ({"type": "came", "name": name} for name in ("ann", "bob"))
+    coffee = {"type": "said", "author": "ann", "text": "coffee?"}
+    with client.websocket_connect("/rooms/kitchen?name=ann") as ann:
+        assert ann.receive_json() == came_ann
+        with client.websocket_connect("/rooms/kitchen?name=bob") as bob:
+            assert [ann.receive_json(), bob.receive_json()] == [came_bob, came_bob]
+            ann.send_json({"type": "say", "text": "coffee?"})
+            assert [ann.receive_json(), bob.receive_json()] == [coffee, coffee]
+            bob.send_json({"type": "who"})
+            assert bob.receive_json() == {"type": "here", "names": ["ann", "bob"]}
+            assert_no_message(bob)
+        assert ann.receive_json() == {"type": "went", "name": "bob"}
+        ann.send_json({"type": "say", "text": ""})
+        error = ann.receive_json()
+        assert error["type"] == "error"
+        assert "length >= 1" in error["reason"]
+
+
+def test_typed_room_takes_nobody_without_a_name(load: Load) -> None:
+    with TestClient(load("typed_room")) as client, pytest.raises(WebSocketDenialResponse) as denied:
+        client.websocket_connect("/rooms/kitchen").__enter__()
+    assert denied.value.status_code == 422
+    assert denied.value.text == "query parameter 'name' is required"
+
+
+def test_typed_room_on_a_server(server: LiveServer) -> None:
+    with (
+        connect(f"{server.ws}/rooms/kitchen?name=ann") as ann,
+        connect(f"{server.ws}/rooms/garden?name=bob") as bob,
+    ):
+        assert received(ann) == {"type": "came", "name": "ann"}
+        assert received(bob) == {"type": "came", "name": "bob"}
+        send(ann, type="say", text="nobody hears me next door")
+        assert received(ann)["author"] == "ann"
+        send(bob, type="who")
+        assert received(bob) == {"type": "here", "names": ["bob"]}
+
+
+# push_from_http
+
+
+def test_push_from_http(client: TestClient) -> None:
+    with (
+        client.websocket_connect("/items/lamp") as lamp,
+        client.websocket_connect("/items/door") as door,
+    ):
+        position = client.post("/items/lamp", json={"colour": "red"}).json()
+        assert position["offset"] == 1
+        assert lamp.receive_json() == {"colour": "red"}
+        assert client.delete("/items/lamp").status_code == 204
+        assert lamp.receive_json() == {"removed": True}
+        assert_no_message(door)
+    assert client.post("/items/lamp", content="no JSON").status_code == 400
+
+
+def test_push_from_http_on_a_server(server: LiveServer) -> None:
+    with connect(f"{server.ws}/items/lamp") as lamp:
+        first = httpx2.post(f"{server.http}/items/lamp", json={"colour": "red"}).json()
+        second = httpx2.post(f"{server.http}/items/lamp", json={"colour": "blue"}).json()
+        assert (first["offset"], second["offset"]) == (1, 2)
+        assert first["epoch"] == second["epoch"]
+        assert [received(lamp), received(lamp)] == [{"colour": "red"}, {"colour": "blue"}]
+        assert httpx2.delete(f"{server.http}/items/lamp").status_code == 204
+        assert received(lamp) == {"removed": True}
+
+
+# inside_fastapi
+
+
+def test_inside_fastapi(client: TestClient) -> None:
+    with client.websocket_connect("/auctions/vase/live") as session:
+        assert client.get("/auctions/vase").json() is None
+        session.send_json({"type": "bid", "bidder": "ann", "cents": 1200})
+        assert session.receive_json() == {"type": "bid", "bidder": "ann", "cents": 1200}
+        session.send_json({"type": "bid", "bidder": "bob", "cents": 1200})
+        assert session.receive_json() == {"type": "too_low", "highest": 1200}
+        answer = client.post("/auctions/vase/bids", json={"bidder": "bob", "cents": 1500})
+        assert answer.status_code == 201
+        assert session.receive_json() == answer.json()
+        assert client.get("/auctions/vase").json()["bidder"] == "bob"
+        session.send_json({"type": "bid", "bidder": "ann", "cents": -1})
+        assert session.receive_json()["reason"].endswith("greater than 0 - at `$.cents`")
+    bid = {"bidder": "ann", "cents": 1}
+    assert client.post("/auctions/vase/bids", json=bid).status_code == 409
+
+
+def test_inside_fastapi_on_a_server(server: LiveServer) -> None:
+    bid = {"bidder": "bob", "cents": 1500}
+    with connect(f"{server.ws}/auctions/vase/live") as client:
+        httpx2.post(f"{server.http}/auctions/vase/bids", json=bid).raise_for_status()
+        assert received(client) == {"type": "bid", **bid}
+        send(client, type="bid", bidder="ann", cents=1600)
+        assert received(client)["bidder"] == "ann"
+    assert httpx2.get(f"{server.http}/auctions/vase").json()["cents"] == 1600
+
+
+# ticker
+
+
+def test_ticker(client: TestClient) -> None:
+    with client.websocket_connect("/ticks?every=0.01") as session:
+        assert [session.receive_json()["n"] for _ in range(3)] == [1, 2, 3]
+    with client.websocket_connect("/ticks?every=3600") as session:
+        assert session.receive_json() == {"type": "tick", "n": 1}
+        assert_no_message(session)
+        session.send_json({"type": "pace", "every": 0})
+        assert "`float` >= 0.01" in session.receive_json()["reason"]
+
+
+def test_ticker_on_a_server(server: LiveServer) -> None:
+    with connect(f"{server.ws}/ticks?every=0.01") as client:
+        assert [received(client)["n"] for _ in range(3)] == [1, 2, 3]
+        send(client, type="pace", every=3600)
+        send(client, type="unknown")
+        while received(client)["type"] != "error":
+            pass
+        # The pace is set. The task may have slept at the old one until now, but not again.
+        assert len(all_that_comes(client)) <= 1
+
+
+def all_that_comes(client: ClientConnection) -> list[Any]:
+    came = []
+    with suppress(TimeoutError):
+        while True:
+            came.append(client.recv(timeout=0.3))
+    return came
+
+
+# tokens
+
+
+@pytest.fixture
+def _secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHATSERVER_TOKEN_SECRET", SECRET)
+
+
+@pytest.mark.usefixtures("_secret")
+def test_tokens(load: Load) -> None:
+    token = mint(SECRET, user="ann", ttl_seconds=60, channels=["user:ann"])
+    with TestClient(load("tokens")) as client:
+        bearer = {"Authorization": f"Bearer {token}"}
+        with client.websocket_connect("/users/ann", headers=bearer) as session:
+            assert session.receive_text() == "Welcome, ann"
+            assert client.post("/users/ann", content="hello").status_code == 202
+            assert session.receive_text() == "hello"
+        for url, status in [("/users/ann", 401), (f"/users/bob?token={token}", 403)]:
+            with pytest.raises(WebSocketDenialResponse) as denied:
+                client.websocket_connect(url).__enter__()
+            assert denied.value.status_code == status
+
+
+@pytest.mark.usefixtures("_secret")
+def test_tokens_on_a_server(load: Load, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["token", "--sub", "ann", "--channel", "user:ann"]) == 0
+    token = capsys.readouterr().out.strip()
+    with live_server(load("tokens")) as server:
+        with connect(f"{server.ws}/users/ann?token={token}") as client:
+            assert client.recv(timeout=TIMEOUT) == "Welcome, ann"
+            httpx2.post(f"{server.http}/users/ann", content="hello").raise_for_status()
+            assert client.recv(timeout=TIMEOUT) == "hello"
+        with pytest.raises(InvalidStatus) as refused:
+            connect(f"{server.ws}/users/bob?token={token}").__enter__()
+    assert refused.value.response.status_code == 403
+
+
+def test_tokens_without_a_secret_lets_nobody_in(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CHATSERVER_TOKEN_SECRET", raising=False)
+    token = mint(SECRET, user="ann", ttl_seconds=60)
+    with TestClient(load("tokens")) as client, pytest.raises(WebSocketDenialResponse) as denied:
+        client.websocket_connect(f"/users/ann?token={token}").__enter__()
+    assert denied.value.status_code == 401
+
+
+# All of them
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_example_is_tested_and_says_how_to_run_it(name: str) -> None:
+    assert {f"test_{name}", f"test_{name}_on_a_server"} <= globals().keys()
+    source = (FOLDER / f"{name}.py").read_text("utf-8")
+    assert f"\n    uvicorn examples.{name}:app\n" in source.split('"""')[1]
