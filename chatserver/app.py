@@ -15,20 +15,21 @@ from typing import Any
 from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PrefixLoader, StrictUndefined
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.templating import Jinja2Templates
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from starlette.websockets import WebSocketClose
+from starlette.websockets import WebSocket
 
 from chatserver import __version__
 from chatserver.auth import Verifier
 from chatserver.brokers import MemoryBroker
-from chatserver.connection import Limits, departure
-from chatserver.endpoints import BroadcastEndpoint, EchoEndpoint, ItemEndpoint
+from chatserver.connection import Limits
+from chatserver.endpoints import BroadcastEndpoint, EchoEndpoint, Endpoint, ItemEndpoint
 from chatserver.endpoints.application import lifespan
 from chatserver.errors import CLOSE_CODES
 from chatserver.hub import Hub
@@ -114,14 +115,21 @@ async def page(request: Request) -> Response:
     return templates.TemplateResponse(request, "index.html", context)
 
 
+class UnknownPath(Endpoint):
+    """Refuses a WebSocket that no route is for, as a page would be: with a 404."""
+
+    allowed_origins = ("*",)
+
+    async def authenticate(self, websocket: WebSocket) -> None:
+        raise HTTPException(404, "There is nothing at this path.")
+
+
 async def unknown_path(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer what no route is for with a 404, to a WebSocket as well."""
-    if scope["type"] == "http" or "websocket.http.response" in scope.get("extensions", {}):
-        await PlainTextResponse("There is nothing at this path.", 404)(scope, receive, send)
-    else:
-        await WebSocketClose(1008, "There is nothing at this path.")(scope, receive, send)
     if scope["type"] == "websocket":
-        await departure(receive)
+        await UnknownPath(scope, receive, send)
+    else:
+        raise HTTPException(404, "There is nothing at this path.")
 
 
 class SecurityHeaders:

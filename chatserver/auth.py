@@ -29,7 +29,7 @@ from starlette.requests import HTTPConnection
 
 from chatserver.errors import InvalidSetting, InvalidToken, KeysUnavailable
 
-__all__ = ["ANONYMOUS", "Credential", "Identity", "Verifier", "credential", "mint"]
+__all__ = ["ANONYMOUS", "Credential", "Identity", "Verifier", "credential", "credentials", "mint"]
 
 MIN_SECRET_BYTES = 32  # a key at least as long as its hash: RFC 7518, section 3.2
 MAX_TOKEN_LENGTH = 8192  # characters; what a cookie or header may hold in most servers
@@ -88,8 +88,8 @@ class Credential:
     source: Source
 
 
-def credential(connection: HTTPConnection) -> Credential | None:
-    """The first token that is not empty: header, cookie, subprotocol, and query last.
+def credentials(connection: HTTPConnection) -> tuple[Credential, ...]:
+    """The tokens that are not empty, the best first: header, cookie, subprotocol, query last.
 
     A query stands in histories and in other people's logs, so it is only used where nothing
     better came.
@@ -100,7 +100,12 @@ def credential(connection: HTTPConnection) -> Credential | None:
         ("subprotocol", _after_marker(connection.scope.get("subprotocols", ()))),
         ("query", connection.query_params.get("token", "")),
     )
-    return next((Credential(value, source) for source, value in candidates if value), None)
+    return tuple(Credential(value, source) for source, value in candidates if value)
+
+
+def credential(connection: HTTPConnection) -> Credential | None:
+    """The token that counts: the first of `credentials`, None without any."""
+    return next(iter(credentials(connection)), None)
 
 
 def _bearer(header: str) -> str:

@@ -4,8 +4,8 @@ The hub and the endpoint see a connection as a place to `write` encoded frames t
 by `on_gone` when it has ended, also because it was full. What lies below is a `send` and a
 `receive` of ASGI, so this works on every server. The rules of this file:
 
-- One reader: `_read` alone awaits the server's `receive`, from accept to disconnect, so that
-  pongs are read and a disconnect is noticed whatever a handler does.
+- One reader: `_read` alone awaits the server's `receive`, up to the disconnect, so that pongs
+  are read and a disconnect is noticed whatever a handler does.
 - One writer at a time: whoever cleared `_idle` awaits the server's `send`. Everything else
   queues behind it, in the order in which it was issued.
 - The end is decided once: `close_code` is set by whoever is first, and stays.
@@ -22,10 +22,10 @@ from uuid import uuid4
 from msgspec import Struct
 from starlette.types import Message, Receive, Send
 
-from chatserver.errors import close_reason
+from chatserver.errors import can_be_sent, close_reason
 from chatserver.publication import Encoder, Frame
 
-__all__ = ["MESSAGE_OVERHEAD", "Connection", "Limits", "departure"]
+__all__ = ["MESSAGE_OVERHEAD", "Connection", "Limits"]
 
 logger = logging.getLogger("chatserver")
 
@@ -36,6 +36,8 @@ MESSAGE_OVERHEAD = 64
 #: once, the server's `send` never does, and a handler that only sends would stop the world.
 SENDS_PER_TURN = 16
 
+#: Seconds after which a reader whose inbox is full looks whether the server has hung up.
+FULL_PAUSE = 0.25
 #: Seconds to wait for the end of a connection that was refused with an HTTP response.
 DENIAL_TIMEOUT = 1.0
 
@@ -49,7 +51,8 @@ class Limits(Struct, frozen=True):
             beyond, the client is a slow consumer and is closed with 1013. A single message
             larger than that passes an empty buffer.
         max_unhandled: Messages received and not yet handled; at that number nothing more
-            is read until one has been, and the client feels the back-pressure.
+            is read until one has been, and the client feels the back-pressure. That it has
+            left is noticed only then, too.
         send_timeout: Seconds in which the client must take something off a full socket;
             beyond, it is a slow consumer too.
         close_timeout: Seconds for which a slow consumer, or a client that has left, may keep
@@ -66,7 +69,7 @@ class Limits(Struct, frozen=True):
 class _Outgoing(NamedTuple):
     message: Message
     size: int
-    written: asyncio.Future[None] | None
+    written: asyncio.Future[None] | None = None
 
 
 class Connection:
@@ -107,7 +110,7 @@ class Connection:
         self._reader: asyncio.Task[None] | None = None
         self._inbox: deque[Message] = deque()
         self._arrival = asyncio.Event()
-        self._room: asyncio.Future[None] | None = None
+        self._room = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
         self._idle = asyncio.Event()
         self._idle.set()
@@ -123,14 +126,16 @@ class Connection:
 
     # What comes in
 
+    def start(self) -> None:
+        """Begin to read; from here on the end of the connection is noticed."""
+        self._reader = self._loop.create_task(self._read())
+
     async def receive(self) -> Message:
         """The next ASGI event for the application, in order; the last one is the disconnect."""
-        if not self.accepted:
-            return await self._receive()
         while True:
             if self._inbox:
                 message = self._inbox.popleft()
-                _wake(self._room)
+                self._room.set()
                 return message
             if self.close_code is not None:
                 return {
@@ -165,9 +170,14 @@ class Connection:
             return
         self._inbox.append(message)
         self._arrival.set()
-        while len(self._inbox) >= self.limits.max_unhandled and self.close_code is None:
-            self._room = self._loop.create_future()
-            await self._room
+        while self._is_full() and not self._hung_up():
+            self._room.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(FULL_PAUSE):
+                    await self._room.wait()
+
+    def _is_full(self) -> bool:
+        return len(self._inbox) >= self.limits.max_unhandled and self.close_code is None
 
     # What goes out
 
@@ -181,7 +191,6 @@ class Connection:
         if kind == "websocket.accept":
             await self._deliver(message)
             self.accepted = True
-            self._reader = self._loop.create_task(self._read())
         elif kind == "websocket.close" and self.accepted:
             self.close(message.get("code", 1000), message.get("reason") or "")
         elif kind == "websocket.send":
@@ -216,22 +225,39 @@ class Connection:
             self._too_slow(f"more than {self.limits.max_buffer} bytes waiting")
             return
         self._buffered += size
-        self._queue(_Outgoing(frame.message, size, None))
+        self._queue(_Outgoing(frame.message, size))
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Close the connection, behind what is already on its way out. Never waits.
 
         Args:
-            code: The close code.
+            code: The close code; 1011 takes the place of one that can't be sent.
             reason: Why, in words; cut to what a close frame can hold.
         """
         if self.close_code is not None:
             return
+        if not can_be_sent(code):
+            logger.error("%r can't be sent as a close code, 1011 is sent instead", code)
+            code = 1011
         reason = close_reason(reason)
         self._inbox.clear()
-        self._queue(_Outgoing({"type": "websocket.close", "code": code, "reason": reason}, 0, None))
+        self._queue(_Outgoing({"type": "websocket.close", "code": code, "reason": reason}, 0))
         self._abort_after(self.limits.close_timeout if self.slow else self.limits.send_timeout)
         self._gone(code, reason)
+
+    async def departure(self) -> None:
+        """Wait until the server has noticed the end of a connection that was denied.
+
+        uvicorn reports an application that returns between its denial response and the loss
+        of the connection as one that forgot to answer. It says twice that the client is gone,
+        the second time when it is; elsewhere it costs nobody anything to wait a second.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DENIAL_TIMEOUT):
+                while (await self.receive())["type"] != "websocket.disconnect":
+                    pass
+                while (await self._receive())["type"] != "websocket.disconnect":
+                    pass
 
     def abort(self) -> None:
         """Drop the socket and what is in it, as far as the server lets us."""
@@ -262,9 +288,7 @@ class Connection:
         if self.close_code is not None:
             raise ConnectionResetError(f"the connection is closed ({self.close_code})")
         if not self._idle.is_set():
-            written = self._loop.create_future()
-            self._queue(_Outgoing(frame.message, 0, written))
-            await written
+            await self._write_in_turn(frame)
             return
         self._idle.clear()
         try:
@@ -277,6 +301,21 @@ class Connection:
                 self._start_writer()
             else:
                 self._idle.set()
+
+    async def _write_in_turn(self, frame: Frame) -> None:
+        """Queue a frame and wait until it is written; when cancelled, take it out again.
+
+        So it needs no room in the bounded buffer: there is at most one for each who waits.
+        """
+        written = self._loop.create_future()
+        outgoing = _Outgoing(frame.message, 0, written)
+        self._queue(outgoing)
+        try:
+            await written
+        except asyncio.CancelledError:
+            with suppress(ValueError):
+                self._outgoing.remove(outgoing)
+            raise
 
     def _queue(self, outgoing: _Outgoing) -> None:
         self._outgoing.append(outgoing)
@@ -294,6 +333,7 @@ class Connection:
                 await self._deliver(self._in_flight.message)
                 self._buffered -= self._in_flight.size
                 _wake(self._in_flight.written)
+                self._in_flight = None
         except OSError:
             pass  # the client is gone, as `_deliver` has noted
         finally:
@@ -330,10 +370,10 @@ class Connection:
 
     def _discard(self) -> None:
         """Drop what is queued; whoever waits for it learns that the client is gone."""
-        dropped = [self._in_flight, *self._outgoing]
+        waiting = [self._in_flight.written] if self._in_flight is not None else []
+        waiting += [outgoing.written for outgoing in self._outgoing]
         self._outgoing.clear()
-        for outgoing in dropped:
-            waiter = outgoing and outgoing.written
+        for waiter in waiting:
             if waiter is not None and not waiter.done():
                 waiter.set_exception(ConnectionResetError("the client is gone"))
 
@@ -350,6 +390,10 @@ class Connection:
         transport = self._transport()
         return transport is not None and transport.get_write_buffer_size() > 0
 
+    def _hung_up(self) -> bool:
+        transport = self._transport()
+        return transport is not None and transport.is_closing()
+
     def _abort_after(self, seconds: float) -> None:
         if self._abortion is not None:
             self._abortion.cancel()
@@ -360,23 +404,9 @@ class Connection:
             self.close_code = code
             self._close_reason = reason
             self._arrival.set()
-            _wake(self._room)
+            self._room.set()
             if self.on_gone is not None:
                 self.on_gone(code)
-
-
-async def departure(receive: Receive) -> None:
-    """Wait until the server has noticed the end of a connection that was denied.
-
-    uvicorn reports an application that returns between its denial response and the loss of
-    the connection as one that forgot to answer. Elsewhere it costs the client nothing to wait,
-    a second at most.
-    """
-    with suppress(TimeoutError):
-        async with asyncio.timeout(DENIAL_TIMEOUT):
-            for _ in ("denied", "lost"):
-                while (await receive())["type"] != "websocket.disconnect":
-                    pass
 
 
 def _wake(waiter: asyncio.Future[None] | None) -> None:

@@ -25,6 +25,7 @@ __all__ = [
     "InvalidToken",
     "KeysUnavailable",
     "PeerError",
+    "can_be_sent",
     "close_code_for_status",
     "close_reason",
 ]
@@ -134,10 +135,21 @@ def close_code_for_status(status: int) -> int:
     return 4000 + status
 
 
-def close_reason(text: str) -> str:
+def close_reason(text: object) -> str:
     """Cut a reason to the 123 bytes of UTF-8 that a close frame can hold (RFC 6455, 5.5).
+
+    Anything else than text is told as `str` tells it: an `HTTPException` may have a dict.
 
     >>> len(close_reason("é" * 100).encode())
     122
     """
-    return text.encode("utf-8", "replace")[:123].decode("utf-8", "ignore")
+    return str(text).encode("utf-8", "replace")[:123].decode("utf-8", "ignore")
+
+
+def can_be_sent(code: int) -> bool:
+    """Whether a close frame may hold this code (RFC 6455, 7.4; the registry up to 1014).
+
+    >>> can_be_sent(1000), can_be_sent(1006)
+    (True, False)
+    """
+    return 3000 <= code <= 4999 or (1000 <= code <= 1014 and code not in (1004, 1005, 1006))

@@ -90,6 +90,7 @@ class Transport:
         self.server = server
         self.aborted = 0
         self.buffered = 0
+        self.closing = False
 
     def abort(self) -> None:
         self.aborted += 1
@@ -97,6 +98,9 @@ class Transport:
         self.server.failure = OSError("the connection was lost")
         self.server.unblock()
         self.server.disconnect(code=1005)
+
+    def is_closing(self) -> bool:
+        return self.closing
 
     def get_write_buffer_size(self) -> int:
         return self.buffered
@@ -108,6 +112,7 @@ async def accepted(
     """A connection after its handshake, and the server below it."""
     server = MemoryServer()
     connection = Connection(server.receive, server.send, encoder or PLAIN["text"], limits)
+    connection.start()
     await connection.send({"type": "websocket.accept"})
     server.sent.clear()
     return server, connection

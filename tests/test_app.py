@@ -7,13 +7,13 @@ from pathlib import Path
 import jwt
 import pytest
 from starlette.applications import Starlette
-from starlette.routing import Mount
+from starlette.routing import Mount, WebSocketRoute
 from starlette.testclient import TestClient, WebSocketDenialResponse
-from starlette.websockets import WebSocketDisconnect
+from starlette.websockets import WebSocket, WebSocketDisconnect
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from chatserver import __version__
+from chatserver import Endpoint, __version__
 from chatserver import app as app_module
 from chatserver.app import create_app
 from chatserver.auth import mint
@@ -154,6 +154,30 @@ def test_a_valid_token(secured: TestClient) -> None:
         assert session.accepted_subprotocol is None
     with secured.websocket_connect("/items/foo/ws", subprotocols=["bearer", token]) as session:
         assert session.accepted_subprotocol == "bearer"
+
+
+def test_no_token_of_several_shows_in_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Endpoint):
+        async def authenticate(self, websocket: WebSocket) -> None:
+            raise ValueError(f"{websocket.headers} {websocket.query_params}")
+
+    app = Starlette(routes=[WebSocketRoute("/", Broken)])
+    tokens = {place: f"opaque-{place}-4711" for place in ("header", "cookie", "sub", "query")}
+    with (
+        live_server(app) as server,
+        pytest.raises(InvalidStatus),
+        connect(
+            f"{server.ws}/?token={tokens['query']}",
+            additional_headers={
+                "Authorization": f"Bearer {tokens['header']}",
+                "Cookie": f"session={tokens['cookie']}",
+            },
+            subprotocols=["bearer", tokens["sub"]],  # type: ignore[list-item]
+        ),
+    ):
+        pass
+    assert "ValueError" in caplog.text
+    assert "4711" not in caplog.text
 
 
 def test_a_token_for_another_item(secured: TestClient) -> None:

@@ -131,8 +131,8 @@ async def test_a_cancelled_push_holds_up_nobody(queued: bool) -> None:
     await turns()
     server.unblock()
     await until(lambda: server.texts[-1:] == ["3"])
-    # What waits in the queue goes out even when nobody waits for it any more.
-    assert server.texts == (["1", "2", "3"] if queued else ["2", "3"])
+    # A push that nobody waits for any more goes out as little as one that never began.
+    assert server.texts == (["1", "3"] if queued else ["2", "3"])
     await asyncio.gather(first, second, return_exceptions=True)
     await ended(connection)
 
@@ -243,9 +243,10 @@ async def test_before_the_accept_the_applications_mistake_is_its_own() -> None:
     await connection.finish()
 
 
-async def test_before_the_accept_receive_is_the_servers() -> None:
+async def test_the_connect_comes_first() -> None:
     server = MemoryServer()
     connection = Connection(server.receive, server.send, PLAIN["text"])
+    connection.start()
     server.inbox.put_nowait({"type": "websocket.connect"})
     assert await connection.receive() == {"type": "websocket.connect"}
     await connection.send({"type": "websocket.close", "code": 1008, "reason": ""})
@@ -613,6 +614,46 @@ async def test_a_reader_that_waits_for_room_ends_with_the_connection() -> None:
     await connection.finish()
 
 
+async def test_a_reader_without_room_still_notices_a_server_that_hangs_up() -> None:
+    server, connection = await accepted(Limits(max_unhandled=1))
+    server.say("a")
+    server.disconnect(code=1012)
+    await until(lambda: server.received == 1)
+    await turns()
+    assert connection.close_code is None
+    server.transport.closing = True
+    await until(lambda: connection.close_code == 1012)
+    assert (await connection.receive())["text"] == "a"
+    await connection.finish()
+
+
+async def test_cancelled_pushes_leave_nothing_behind() -> None:
+    server, connection = await accepted()
+    server.block()
+    first = asyncio.ensure_future(connection.push(text("1")))
+    await turns()
+    pushes = [asyncio.ensure_future(connection.push(text("x" * 1000))) for _ in range(1000)]
+    await turns()
+    for push in pushes:
+        push.cancel()
+    await asyncio.gather(*pushes, return_exceptions=True)
+    assert not connection._outgoing
+    server.unblock()
+    await first
+    assert server.texts == ["1"]
+    await ended(connection)
+
+
+@pytest.mark.parametrize("code", [0, 99, 999, 1004, 1005, 1006, 1015, 2999, 5000, 70_000])
+async def test_a_code_that_can_not_be_sent(code: int, caplog: pytest.LogCaptureFixture) -> None:
+    server, connection = await accepted()
+    connection.close(code)
+    await until(lambda: server.closes)
+    assert server.closes == [(1011, "")]
+    assert caplog.messages == [f"{code} can't be sent as a close code, 1011 is sent instead"]
+    await ended(connection)
+
+
 async def test_a_cancelled_receive_loses_nothing() -> None:
     server, connection = await accepted()
     for number in range(20):
@@ -684,7 +725,9 @@ async def test_finish_leaves_no_task(
     state: Callable[[MemoryServer, Connection], Any], cancelled: int | None
 ) -> None:
     before = asyncio.all_tasks()
-    limits = Limits(max_unhandled=2, max_buffer=5000, send_timeout=SHORT, close_timeout=SHORT)
+    # Who waits is helped by the time-outs; who is cancelled must not need them.
+    patience = SHORT if cancelled is None else LONG
+    limits = Limits(max_unhandled=2, max_buffer=5000, send_timeout=patience, close_timeout=patience)
     server, connection = await accepted(limits)
     await state(server, connection)
     finishing = asyncio.ensure_future(connection.finish())

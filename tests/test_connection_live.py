@@ -32,6 +32,7 @@ class Served:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         before = asyncio.all_tasks()
         self.connection = connection = Connection(receive, send, PLAIN["text"], self.limits)
+        connection.start()
         await connection.receive()
         await connection.send({"type": "websocket.accept"})
         try:

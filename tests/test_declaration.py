@@ -1,10 +1,12 @@
 """Mistakes in an endpoint class are errors when the class is created."""
 
+import abc
 from typing import Any
 
 import pytest
+from starlette.websockets import WebSocket
 
-from chatserver import Endpoint, FromPath, FromQuery
+from chatserver import Endpoint, FromPath, FromQuery, Message, on_message
 
 
 def declare(**namespace: Any) -> type[Endpoint]:
@@ -32,12 +34,98 @@ def declare(**namespace: Any) -> type[Endpoint]:
             r"Room.user can't be a parameter, the name is taken",
         ),
         ({"__annotations__": {"send": FromQuery[str]}}, "Room.send can't be a parameter"),
+        ({"__annotations__": {"_channels": FromQuery[str]}}, "Room._channels can't be"),
         ({"__annotations__": {"push": FromQuery[str]}}, "Room.push can't be a parameter"),
     ],
 )
 def test_mistakes(namespace: dict[str, Any], message: str) -> None:
     with pytest.raises(TypeError, match=message):
         declare(**namespace)
+
+
+def test_parameters_and_handlers_of_several_bases() -> None:
+    class Ping(Message):
+        pass
+
+    class Pong(Message):
+        pass
+
+    class Left(Endpoint):
+        a: FromQuery[int] = 1
+
+        @on_message
+        async def ping(self, websocket: WebSocket, message: Ping) -> None: ...
+
+    class Right(Endpoint):
+        b: FromQuery[int] = 2
+
+        @on_message
+        async def pong(self, websocket: WebSocket, message: Pong) -> None: ...
+
+    class Mixin:
+        c: FromQuery[int] = 3
+
+    class Both(Left, Right, Mixin):
+        pass
+
+    assert {name: p.default for name, p in Both.parameters.items()} == {"a": 1, "b": 2, "c": 3}
+    assert set(Both.handlers) == {"ping", "pong"}
+
+    class Other(Endpoint):
+        @on_message
+        async def other(self, websocket: WebSocket, message: Ping) -> None: ...
+
+    with pytest.raises(TypeError, match="both handle messages of type 'ping'"):
+
+        class Clash(Left, Other):
+            pass
+
+
+def test_a_mixin_may_bring_a_handler() -> None:
+    class Ping(Message):
+        pass
+
+    class Mixin:
+        @on_message
+        async def ping(self, websocket: WebSocket, message: Ping) -> None: ...
+
+    class Mixed(Mixin, Endpoint):
+        pass
+
+    assert set(Mixed.handlers) == {"ping"}
+
+
+def test_on_receive_beside_handlers_would_never_be_called() -> None:
+    class Ping(Message):
+        pass
+
+    with pytest.raises(TypeError, match=r"Deaf\.on_receive would never be called, .* go to ping"):
+
+        class Deaf(Endpoint):
+            @on_message
+            async def ping(self, websocket: WebSocket, message: Ping) -> None: ...
+
+            async def on_receive(self, websocket: WebSocket, data: Any) -> None: ...
+
+
+def test_an_abstract_class_in_a_function() -> None:
+    class Ping(Message):
+        pass
+
+    class Abstract(Endpoint, abc.ABC):
+        word: "FromQuery[str]"
+
+        @on_message
+        async def ping(self, websocket: WebSocket, message: "Ping") -> None: ...
+
+    assert set(Abstract.parameters) == {"word"}
+    assert set(Abstract.handlers) == {"ping"}
+
+
+def test_a_parameter_that_can_not_be_resolved() -> None:
+    with pytest.raises(TypeError, match=r"Room: FromQuery\[Missing\] can't be resolved"):
+        declare(__annotations__={"q": "FromQuery[Missing]"})
+    assert declare(__annotations__={"q": "no.such.thing"}).parameters == {}
 
 
 def test_a_name_with_literal_braces_and_two_parameters() -> None:

@@ -1,6 +1,7 @@
 """What an `Endpoint` offers its subclasses, through Starlette's `TestClient` and by hand."""
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -12,15 +13,15 @@ from starlette.applications import Starlette
 from starlette.endpoints import WebSocketEndpoint
 from starlette.exceptions import HTTPException, WebSocketException
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Mount, Router, WebSocketRoute
 from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.types import Message as Event
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from chatserver import EchoEndpoint, Endpoint, FromPath, FromQuery, Hub
+from chatserver import EchoEndpoint, Endpoint, FromPath, FromQuery, Hub, MemoryBroker
 from chatserver.auth import Identity
-from chatserver.errors import InvalidToken
+from chatserver.errors import BrokerUnavailable, InvalidToken
 from chatserver.testing import assert_no_message, receive
 
 
@@ -219,6 +220,97 @@ def test_a_server_without_denial_responses() -> None:
     assert sent == [{"type": "websocket.close", "code": 1008, "reason": "no token"}]
 
 
+def test_the_token_may_come_in_the_first_message() -> None:
+    class ByMessage(Endpoint):
+        channels = ("secret",)
+
+        async def authenticate(self, websocket: WebSocket) -> str:
+            await websocket.accept()
+            hub: Hub = self.hub
+            await hub.publish("secret", "not for strangers")
+            if await websocket.receive_text() != "please":
+                raise InvalidToken("not the word")
+            return "friend"
+
+        async def on_accept(self, websocket: WebSocket) -> None:
+            await self.publish(f"hello {self.user}")
+
+    client = client_of(ByMessage)
+    with client.websocket_connect("/") as session:
+        session.send_text("please")
+        assert receive(session)["text"] == "hello friend"
+    with client.websocket_connect("/") as session:
+        session.send_text("open")
+        assert receive(session) == {
+            "type": "websocket.close",
+            "code": 4401,
+            "reason": "not the word",
+        }
+
+
+@pytest.mark.parametrize("hook", ["authenticate", "on_connect"])
+@pytest.mark.parametrize("then", ["return", "raise"])
+def test_an_endpoint_may_answer_by_itself(hook: str, then: str) -> None:
+    async def answer(self: Endpoint, websocket: WebSocket) -> None:
+        if then == "raise":
+            await websocket.close(1008)
+            raise InvalidToken("closed already")
+        await websocket.send_denial_response(PlainTextResponse("no", 418))
+
+    cls = type("Own", (Endpoint,), {"__module__": __name__, hook: answer})
+    with pytest.raises(WebSocketDisconnect), client_of(cls).websocket_connect("/"):
+        pass
+
+
+@pytest.mark.parametrize("reject_as", ["http", "close"])
+def test_tasks_of_a_refused_handshake_are_cancelled(reject_as: Any) -> None:
+    ended = threading.Event()
+
+    class Early(Endpoint):
+        async def authenticate(self, websocket: WebSocket) -> None:
+            self.task_group.start_soon(self.wait)
+            await asyncio.sleep(0)
+            raise InvalidToken("no")
+
+        async def wait(self) -> None:
+            try:
+                await asyncio.sleep(60)
+            finally:
+                ended.set()
+
+    Early.reject_as = reject_as
+    with contextlib.suppress(WebSocketDisconnect), client_of(Early).websocket_connect("/"):
+        pass
+    assert ended.wait(1)
+
+
+def test_a_client_that_leaves_during_the_handshake_is_noticed() -> None:
+    cancelled = []
+
+    class Waiting(Endpoint):
+        linger = 0.01
+
+        async def authenticate(self, websocket: WebSocket) -> None:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                cancelled.append(True)
+                raise
+
+        async def on_disconnect(self, websocket: WebSocket, close_code: int) -> None:
+            raise AssertionError("it was never connected")
+
+    async def main() -> None:
+        server = Server()
+        server.to_app.put_nowait({"type": "websocket.disconnect", "code": 1006})
+        await asyncio.wait_for(server.serve(Waiting), 5)
+        assert server.from_app == []
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
+    assert cancelled == [True]
+
+
 # Channels
 
 
@@ -324,6 +416,56 @@ def test_push_and_publish_encode_alike(encoding: Any, data: Any, event: dict[str
             assert receive(session) == {"type": "websocket.send", **event}
 
 
+def test_an_empty_channel_name_is_refused() -> None:
+    class Named(Endpoint):
+        name: FromQuery[str] = ""
+        channels = ("{name}",)
+
+    with (
+        pytest.raises(WebSocketDenialResponse) as refusal,
+        client_of(Named).websocket_connect("/"),
+    ):
+        pass
+    assert refusal.value.text == "the name of a channel can't be empty"
+
+
+def test_channels_of_one_name_are_one() -> None:
+    class Twice(Endpoint):
+        name: FromQuery[str] = "a"
+        channels = ("a", "{name}", "b")
+
+        async def on_accept(self, websocket: WebSocket) -> None:
+            await self.push(sorted(self.connection.channels))
+
+    with client_of(Twice).websocket_connect("/") as session:
+        assert session.receive_json() == ["a", "b"]
+
+
+@pytest.mark.parametrize("how", ["raises", "hangs"])
+def test_a_broker_in_trouble_does_not_keep_on_disconnect_from_its_call(how: str) -> None:
+    codes = []
+
+    class Troubled(MemoryBroker):
+        async def unsubscribe(self, channel: str) -> None:
+            if how == "raises":
+                raise BrokerUnavailable("the engine is gone")
+            await asyncio.sleep(60)
+
+    class Leaving(Endpoint):
+        channels = ("a",)
+        disconnect_timeout = 0.05
+
+        async def on_disconnect(self, websocket: WebSocket, close_code: int) -> None:
+            codes.append(close_code)
+
+    client = client_of(Leaving)
+    client.app.state.hub = Hub(Troubled())  # type: ignore[attr-defined]
+    expected = BrokerUnavailable if how == "raises" else TimeoutError
+    with pytest.raises(expected), client.websocket_connect("/"):
+        pass
+    assert codes == [1000]
+
+
 # Tasks
 
 
@@ -390,6 +532,66 @@ def test_a_departure_in_a_task_is_no_fault(group: bool) -> None:
 
 
 # The end
+
+
+def test_a_detail_that_is_no_text() -> None:
+    codes = []
+
+    class Detailed(Endpoint):
+        async def on_receive(self, websocket: WebSocket, data: Any) -> None:
+            raise HTTPException(400, detail={"field": "x"})  # type: ignore[arg-type]
+
+        async def on_disconnect(self, websocket: WebSocket, close_code: int) -> None:
+            codes.append(close_code)
+
+    client = client_of(Detailed)
+    with client.websocket_connect("/") as session:
+        session.send_text("x")
+        assert receive(session) == {
+            "type": "websocket.close",
+            "code": 4400,
+            "reason": "{'field': 'x'}",
+        }
+    assert codes == [4400]
+    assert client.app.state.hub.statistics().connections == 0  # type: ignore[attr-defined]
+
+
+def test_a_handler_goes_on_after_its_own_close() -> None:
+    done = []
+
+    class Closing(Endpoint):
+        linger = 0.01
+
+        async def on_receive(self, websocket: WebSocket, data: Any) -> None:
+            await websocket.close(4000)
+            await asyncio.sleep(0.05)
+            done.append("saved")
+
+    with client_of(Closing).websocket_connect("/") as session:
+        session.send_text("x")
+        assert receive(session)["code"] == 4000
+    assert done == ["saved"]
+
+
+def test_a_cancelled_handler_may_clean_up() -> None:
+    done = []
+
+    class Cleaning(Endpoint):
+        linger = 0.01
+
+        async def on_receive(self, websocket: WebSocket, data: Any) -> None:
+            try:
+                await self.push("begun")
+                await asyncio.sleep(60)
+            finally:
+                for _ in range(3):
+                    await asyncio.sleep(0)
+                done.append("closed")
+
+    with client_of(Cleaning).websocket_connect("/") as session:
+        session.send_text("x")
+        assert receive(session)["text"] == "begun"
+    assert done == ["closed"]
 
 
 def test_on_disconnect_is_shielded_from_cancellation() -> None:

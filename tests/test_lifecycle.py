@@ -141,6 +141,12 @@ class Busy(Recorded):
             EVENTS.setdefault(self.run, []).append(("handler ended", 0))
 
 
+class SlowHandshake(Recorded):
+    async def authenticate(self, websocket: WebSocket) -> None:
+        EVENTS.setdefault(self.run, []).append(("authenticate", 0))
+        await asyncio.sleep(60)
+
+
 class Slow(Recorded):
     """Takes a little for each message, and keeps count."""
 
@@ -418,6 +424,24 @@ def test_shutdown_while_a_handler_is_busy(run: str, log: Log) -> None:
     assert log() == []
 
 
+@pytest.mark.parametrize("cls", [Busy, SlowHandshake])
+def test_shutdown_of_a_flooded_or_waiting_connection(run: str, cls: type[Recorded]) -> None:
+    """Not even with more messages than are taken, or before the accept, does it wait."""
+    app = Starlette(routes=[WebSocketRoute(f"/{cls.__name__}", cls)])
+    begun = time.monotonic()
+    with live_server(app) as server, raw_client(address(server, cls, run), read=False) as peer:
+        if cls is Busy:
+            assert peer.recv(1024).startswith(b"HTTP/1.1 101")
+            peer.sendall(b"\x81\x81\x00\x00\x00\x00x" * 100)
+        else:
+            deadline = time.monotonic() + 5
+            while run not in EVENTS and time.monotonic() < deadline:
+                time.sleep(0.002)
+        server.stop()
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 2
+
+
 def test_an_expired_token(server: LiveServer, run: str, log: Log) -> None:
     with connect(address(server, Expiring, run)) as client:
         begun = time.monotonic()
@@ -470,7 +494,7 @@ def test_a_client_that_never_reads(run: str, log: Log) -> None:
     assert log() == []
 
 
-def raw_client(url: str) -> socket.socket:
+def raw_client(url: str, *, read: bool = True) -> socket.socket:
     """A handshake by hand, and then silence."""
     parts = urlsplit(url)
     peer = socket.create_connection((parts.hostname, parts.port))
@@ -480,7 +504,7 @@ def raw_client(url: str) -> socket.socket:
         "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
     )
-    assert peer.recv(1024).startswith(b"HTTP/1.1 101")
+    assert not read or peer.recv(1024).startswith(b"HTTP/1.1 101")
     return peer
 
 

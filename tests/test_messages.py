@@ -40,6 +40,10 @@ class Shout(BaseModel):
     text: str
 
 
+class Whisper(BaseModel):
+    type: Literal["quiet"]
+
+
 class Room(Endpoint):
     room: FromPath[str]
     channels = ("room:{room}",)
@@ -61,6 +65,9 @@ class Room(Endpoint):
         return message
 
     @on_message
+    async def whisper(self, websocket: WebSocket, message: Whisper) -> None: ...
+
+    @on_message
     async def shout(self, websocket: WebSocket, message: Shout) -> None:
         raise AssertionError(message.text)
 
@@ -69,7 +76,7 @@ app = Starlette(routes=[WebSocketRoute("/{room}", Room)])
 
 
 def test_the_type_on_the_wire() -> None:
-    assert sorted(Room.handlers) == ["loud", "ping", "say", "say_http_hello", "wave"]
+    assert sorted(Room.handlers) == ["loud", "ping", "quiet", "say", "say_http_hello", "wave"]
     assert Room.encoding == "json"
 
 
@@ -95,7 +102,7 @@ INVALID = [
     (
         '{"type": "sing"}',
         "unknown message type 'sing'; "
-        "expected one of 'loud', 'ping', 'say', 'say_http_hello', 'wave'",
+        "expected one of 'loud', 'ping', 'quiet', 'say', 'say_http_hello', 'wave'",
     ),
     ('{"type": "say"}', "not a valid message: Object missing required field `text`"),
     ('{"type": "say", "text": 1}', "not a valid message: Expected `str`, got `int` - at `$.text`"),
@@ -188,7 +195,7 @@ def _without_annotation() -> None:
 
 def _without_message() -> None:
     class Bare(Endpoint):
-        @on_message
+        @on_message  # type: ignore[type-var]
         async def say(self, websocket: WebSocket) -> None: ...
 
 

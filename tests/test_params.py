@@ -24,6 +24,7 @@ class Many(Endpoint):
     ratio: FromQuery[float] = 0.5
     flag: FromQuery[bool] = False
     tags: FromQuery[list[int]] = []  # noqa: RUF012
+    either: FromQuery[int | str] = 0
     page: FromQuery[Annotated[int, Meta(ge=1)]] = 1
     key: FromQuery[UUID | None] = None
     user_agent: FromHeader[str | None] = None
@@ -62,6 +63,8 @@ def read(name: str, source: HTTPConnection) -> Any:
         ("flag", b"flag=0", False),
         ("tags", b"", []),
         ("tags", b"tags=1&tags=2", [1, 2]),
+        ("tags", b"tags=007", [7]),
+        ("either", b"either=0041abc", "0041abc"),
         ("page", b"page=2", 2),
         ("key", b"key=0123456789abcdef0123456789abcdef", UUID("0123456789abcdef" * 2)),
     ],

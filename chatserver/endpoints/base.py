@@ -13,7 +13,6 @@ While a handler is busy the connection is still read, so that an end is noticed 
 
 import asyncio
 import logging
-import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Literal
@@ -32,21 +31,16 @@ from starlette.websockets import (
 )
 
 from chatserver import logs
-from chatserver.auth import ANONYMOUS, Identity, credential
-from chatserver.connection import Connection, departure
+from chatserver.auth import ANONYMOUS, Identity, credential, credentials
+from chatserver.connection import Connection
 from chatserver.endpoints.application import hub_of, state_of
-from chatserver.endpoints.declaration import (
-    check_channels,
-    check_encoding,
-    collect_parameters,
-    resolver,
-)
+from chatserver.endpoints.declaration import check_class, collect_parameters, resolver
 from chatserver.endpoints.messages import ErrorMessage, Handler, find_handlers, parse, parse_json
 from chatserver.endpoints.origin import check_origin
 from chatserver.endpoints.outcome import as_refusal, close_for, is_departure, is_ours
 from chatserver.endpoints.params import Parameter
 from chatserver.endpoints.tasks import TaskGroup, shielded
-from chatserver.errors import InvalidMessage, InvalidToken, KeysUnavailable
+from chatserver.errors import InvalidHandshake, InvalidMessage, InvalidToken, KeysUnavailable
 from chatserver.hub import Hub
 from chatserver.publication import PLAIN, ClientInfo, Encoding, Position, frame, payload
 
@@ -115,17 +109,17 @@ class Endpoint(WebSocketEndpoint):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        resolve = resolver(cls, sys._getframe(1).f_locals)
-        cls.parameters = collect_parameters(cls, cls.parameters, _TAKEN, resolve)
-        cls.handlers = find_handlers(cls, cls.handlers, resolve)
+        resolve = resolver(cls)
+        cls.parameters = collect_parameters(cls, _TAKEN, resolve)
+        cls.handlers = find_handlers(cls, resolve)
         if cls.handlers and cls.encoding is None:
             cls.encoding = "json"
-        check_encoding(cls, cls.encoding)
-        check_channels(cls, cls.channels, cls.parameters)
+        check_class(cls)
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         super().__init__(scope, receive, send)
         self._channels: list[str] = []
+        self._authenticated = False
         self._denied = False
         self._subprotocol: str | None = None
         self._error: BaseException | None = None
@@ -246,19 +240,31 @@ class Endpoint(WebSocketEndpoint):
 
     async def _serve(self, websocket: WebSocket) -> None:
         """Handshake, accept and messages, up to an end from whatever side."""
+        loop, host = asyncio.get_running_loop(), asyncio.current_task()
+        limit = asyncio.timeout(None)
         with anyio.CancelScope() as scope:
 
             def on_gone(_: int) -> None:
                 # What came before the end is still to be handled, even if the task is cancelled
                 # just now: TestClient does that as soon as it has said goodbye.
                 scope.shield = True
-                scope.deadline = anyio.current_time() + self.linger
+                # A handler that closed its connection itself has something left to do.
+                own = asyncio.current_task() is host
+                limit.reschedule(loop.time() + (self.disconnect_timeout if own else self.linger))
 
-            self.connection.on_gone = on_gone
-            await self._handshake(websocket)
-            if self.connection.accepted:
-                await self.on_accept(websocket)
-                await self._handle_all(websocket)
+            try:
+                async with limit:
+                    self.connection.on_gone = on_gone
+                    self.connection.start()
+                    await self._handshake(websocket)
+                    if self.connection.accepted:
+                        await self.on_accept(websocket)
+                        await self._handle_all(websocket)
+            except TimeoutError:
+                if not limit.expired():
+                    raise
+            finally:
+                self.connection.on_gone = None
 
     async def _handshake(self, websocket: WebSocket) -> None:
         allowed = self.allowed_origins
@@ -268,14 +274,28 @@ class Endpoint(WebSocketEndpoint):
         self._keep_secrets(websocket)
         for parameter in self.parameters.values():
             setattr(self, parameter.name, parameter.read(websocket))
-        values = {name: getattr(self, name) for name in self.parameters}
-        self._channels = [channel.format_map(values) for channel in self.channels]
+        self._channels = self._channel_names()
         self.user = await self.authenticate(websocket)
-        if isinstance(self.user, Identity):
-            for channel in self._channels:
-                if not self.user.may(channel):
-                    raise InvalidToken("the token doesn't open this channel", code=4403, status=403)
+        if isinstance(self.user, Identity) and not all(map(self.user.may, self._channels)):
+            raise InvalidToken("the token doesn't open this channel", code=4403, status=403)
+        self._authenticated = True
+        if self.connection.accepted:
+            # By `authenticate`, which may have asked for the token in a message.
+            await self._join()
+        if websocket.application_state is WebSocketState.CONNECTING:
+            await self._connect(websocket)
+
+    def _channel_names(self) -> list[str]:
+        values = {name: getattr(self, name) for name in self.parameters}
+        names = [channel.format_map(values) for channel in self.channels]
+        if not all(names):
+            raise InvalidHandshake("the name of a channel can't be empty")
+        return list(dict.fromkeys(names))
+
+    async def _connect(self, websocket: WebSocket) -> None:
         await self.on_connect(websocket)
+        if self._error is not None:
+            raise self._error  # of a task that has failed meanwhile
         if websocket.application_state is WebSocketState.CONNECTING:
             raise RuntimeError(
                 f"{type(self).__name__}.on_connect() returned without 'await websocket.accept()'; "
@@ -284,17 +304,26 @@ class Endpoint(WebSocketEndpoint):
 
     async def _send(self, event: Event) -> None:
         """What `websocket` sends by; joins the channels with the accept."""
-        if event["type"] == "websocket.http.response.start":
-            self._denied = True
+        self._denied |= event["type"] == "websocket.http.response.start"
         if event["type"] != "websocket.accept":
             await self.connection.send(event)
             return
         await self.connection.send(self._with_subprotocol(event))
         self.hub.register(self.connection)
+        if self._authenticated:
+            await self._join()
+
+    async def _join(self) -> None:
+        """Follow the channels, until the token ends."""
         for channel in self._channels:
             info = self._info() if self.presence else None
             await self.hub.subscribe(self.connection, channel, info=info)
-        self._watch_expiry()
+        if isinstance(self.user, Identity) and self.user.expires is not None:
+            self.task_group.start_soon(self._expire, self.user.expires)
+
+    async def _expire(self, expires: float) -> None:
+        await asyncio.sleep(expires - time.time())
+        raise InvalidToken("the token has expired")
 
     async def _handle_all(self, websocket: WebSocket) -> None:
         while (event := await websocket.receive())["type"] == "websocket.receive":
@@ -361,7 +390,12 @@ class Endpoint(WebSocketEndpoint):
 
     async def _leave(self, websocket: WebSocket) -> None:
         await self.task_group.end()
-        await self.hub.unregister(self.connection)
+        try:
+            async with asyncio.timeout(self.disconnect_timeout):
+                await self.hub.unregister(self.connection)
+        except Exception as exc:
+            # The broker's trouble; in this process the channels are left all the same.
+            self._fail(exc)
         limit = asyncio.timeout(self.disconnect_timeout)
         try:
             async with limit:
@@ -379,19 +413,27 @@ class Endpoint(WebSocketEndpoint):
 
     async def _refuse(self, websocket: WebSocket, error: BaseException | None) -> None:
         """Answer a handshake that is not accepted, in the manner of `reject_as`."""
-        refusal = as_refusal(error)
-        if refusal is not None and self.reject_as == "close":
-            code, reason = close_for(refusal)
-            logger.info("%s: refused with %d: %s", type(self).__name__, code, reason)
-            await self.connection.send(self._with_subprotocol({"type": "websocket.accept"}))
-            self.connection.close(code, reason)
+        try:
+            await shielded(self.task_group.end())
+            refusal = as_refusal(error)
+            if error is not None and refusal is None:
+                raise error
+            # Unless the endpoint has answered by itself, or the client is gone.
+            if refusal is not None and websocket.application_state is WebSocketState.CONNECTING:
+                if self.reject_as == "close":
+                    await self._accept_and_close(refusal)
+                else:
+                    await self._deny(websocket, refusal)
+            if self._denied:
+                await self.connection.departure()
+        finally:
             await self.connection.finish()
-        elif refusal is not None and not self._denied:
-            await self._deny(websocket, refusal)
-        elif error is not None:
-            raise error
-        if self._denied:
-            await departure(self.receive)
+
+    async def _accept_and_close(self, refusal: HTTPException | WebSocketException) -> None:
+        code, reason = close_for(refusal)
+        logger.info("%s: refused with %d: %s", type(self).__name__, code, reason)
+        await self.connection.send(self._with_subprotocol({"type": "websocket.accept"}))
+        self.connection.close(code, reason)
 
     async def _deny(
         self, websocket: WebSocket, refusal: HTTPException | WebSocketException
@@ -419,13 +461,7 @@ class Endpoint(WebSocketEndpoint):
 
     def _keep_secrets(self, websocket: WebSocket) -> None:
         """Keep this handshake's credentials out of the logs; choose the subprotocol."""
-        found = credential(websocket)
-        values = (
-            found.value if found else None,
-            websocket.cookies.get("session"),
-            websocket.query_params.get("token"),
-        )
-        logs.remember(*(value for value in values if value))
+        logs.remember(*(found.value for found in credentials(websocket)))
         offered = self.scope.get("subprotocols", [])
         if "bearer" in offered:
             self._subprotocol = "bearer"
@@ -435,14 +471,6 @@ class Endpoint(WebSocketEndpoint):
     def _with_subprotocol(self, accept: Event) -> Event:
         # A browser that offered subprotocols gives up when none of them is echoed.
         return {**accept, "subprotocol": accept.get("subprotocol") or self._subprotocol}
-
-    def _watch_expiry(self) -> None:
-        if isinstance(self.user, Identity) and self.user.expires is not None:
-            self.task_group.start_soon(self._expire, self.user.expires)
-
-    async def _expire(self, expires: float) -> None:
-        await asyncio.sleep(expires - time.time())
-        raise InvalidToken("the token has expired")
 
 
 #: Names that a parameter can't have, because the endpoint itself has them.

@@ -6,74 +6,89 @@ A mistake is a `TypeError` when the class is created, not when the first client 
 import inspect
 import string
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection
 from typing import Any
 
 from chatserver.endpoints.params import Parameter, find_parameters
 from chatserver.publication import PLAIN
 
-__all__ = ["check_channels", "check_encoding", "collect_parameters", "resolver"]
+__all__ = ["check_class", "collect_parameters", "resolver"]
 
 
-def resolver(cls: type, local: Mapping[str, Any]) -> Callable[[Any], Any]:
-    """A function that turns an annotation that is a string into what it names, if it can.
+def resolver(cls: type) -> Callable[[Any], Any]:
+    """A function that turns an annotation that is a string into what it names.
 
-    Args:
-        cls: The class that is being created.
-        local: The names where its statement stands: a class may be local to a function.
+    It knows the names of the class's module, and those where its statement stands: a class may
+    be local to a function. What can't be resolved stays a string, unless it asks for a parameter.
     """
-    names = {**vars(sys.modules[cls.__module__]), **local}
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__") != cls.__module__:
+        frame = frame.f_back
+    names = {**vars(sys.modules[cls.__module__]), **frame.f_locals}
 
     def resolve(annotation: Any) -> Any:
         if not isinstance(annotation, str):
             return annotation
         try:
             return eval(annotation, names)
-        except NameError:
+        except Exception as exc:
+            if annotation.startswith(("FromPath", "FromQuery", "FromHeader", "FromCookie")):
+                raise TypeError(f"{cls.__name__}: {annotation} can't be resolved: {exc}") from exc
             return annotation
 
     return resolve
 
 
 def collect_parameters(
-    cls: type,
-    inherited: Mapping[str, Parameter],
-    taken: Collection[str],
-    resolve: Callable[[Any], Any],
+    cls: type, taken: Collection[str], resolve: Callable[[Any], Any]
 ) -> dict[str, Parameter]:
     """A class's parameters and those of its bases, with the defaults that it gives them.
 
     Raises:
         TypeError: One has a name that is `taken`.
     """
-    annotations = inspect.get_annotations(cls)
-    own = find_parameters(cls, {name: resolve(value) for name, value in annotations.items()})
-    for name in own:
-        if name in taken:
+    found: dict[str, Parameter] = {}
+    for base in reversed(cls.__mro__[1:-1]):
+        inherited = vars(base).get("parameters")
+        found |= _own_parameters(base, resolver(base)) if inherited is None else inherited
+    found |= _own_parameters(cls, resolve)
+    for name in found:
+        if name in taken or name.startswith("_"):
             raise TypeError(f"{cls.__name__}.{name} can't be a parameter, the name is taken")
     return {
         name: parameter._replace(default=getattr(cls, name, parameter.default))
-        for name, parameter in {**inherited, **own}.items()
+        for name, parameter in found.items()
     }
 
 
-def check_encoding(cls: type, encoding: Any) -> None:
-    """Check that Starlette's `encoding` is one there is."""
-    if encoding not in PLAIN:
+def _own_parameters(cls: type, resolve: Callable[[Any], Any]) -> dict[str, Parameter]:
+    annotations = inspect.get_annotations(cls)
+    return find_parameters(cls, {name: resolve(value) for name, value in annotations.items()})
+
+
+def check_class(cls: Any) -> None:
+    """Check an endpoint class's encoding and channels, and that all its methods are reached."""
+    if cls.encoding not in PLAIN:
         raise TypeError(
-            f"{cls.__name__}.encoding must be 'text', 'bytes', 'json' or None, got {encoding!r}"
+            f"{cls.__name__}.encoding must be 'text', 'bytes', 'json' or None, got {cls.encoding!r}"
         )
-
-
-def check_channels(cls: type, channels: Sequence[str], parameters: Collection[str]) -> None:
-    """Check that each placeholder in a channel's name is a parameter."""
-    if isinstance(channels, str):
+    if isinstance(cls.channels, str):
         raise TypeError(f"{cls.__name__}.channels must be a sequence of names, not a str")
-    for channel in channels:
-        for _, field, _, _ in string.Formatter().parse(channel):
-            if field is not None and field not in parameters:
-                known = ", ".join(parameters) or "none"
-                raise TypeError(
-                    f"{cls.__name__}.channels: {channel!r} names {field!r}, which is no parameter "
-                    f"of {cls.__name__} (it has {known})"
-                )
+    if cls.handlers and "on_receive" in vars(cls):
+        raise TypeError(
+            f"{cls.__name__}.on_receive would never be called, its messages go to "
+            + ", ".join(sorted(handler.name for handler in cls.handlers.values()))
+        )
+    for channel in cls.channels:
+        _check_channel(cls, channel)
+
+
+def _check_channel(cls: Any, channel: str) -> None:
+    """Check that each placeholder in a channel's name is a parameter."""
+    for _, field, _, _ in string.Formatter().parse(channel):
+        if field is not None and field not in cls.parameters:
+            known = ", ".join(cls.parameters) or "none"
+            raise TypeError(
+                f"{cls.__name__}.channels: {channel!r} names {field!r}, which is no parameter "
+                f"of {cls.__name__} (it has {known})"
+            )

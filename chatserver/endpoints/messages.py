@@ -14,11 +14,12 @@ name in the same manner.
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeVar, dataclass_transform
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, NamedTuple, TypeVar, dataclass_transform, get_args
 
 import msgspec
 from msgspec import Struct
+from starlette.websockets import WebSocket
 
 from chatserver.errors import InvalidMessage
 
@@ -32,7 +33,7 @@ __all__ = [
     "parse_json",
 ]
 
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F", bound=Callable[[Any, WebSocket, Any], Coroutine[Any, Any, Any]])
 
 _WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
@@ -87,26 +88,32 @@ def on_message(method: F) -> F:
     return method
 
 
-def find_handlers(
-    cls: type, inherited: Mapping[str, Handler], resolve: Callable[[Any], Any]
-) -> dict[str, Handler]:
+def find_handlers(cls: type, resolve: Callable[[Any], Any]) -> dict[str, Handler]:
     """The handlers of a class by the tag of their messages, those of its bases included.
 
     Args:
         cls: The class.
-        inherited: The handlers of its bases.
         resolve: Turns an annotation that is a string into what it names.
 
     Raises:
         TypeError: A handler has no annotated message, or two have the same type.
     """
-    own = {
-        name: _handler(cls, name, value, resolve)
-        for name, value in vars(cls).items()
-        if getattr(value, "__on_message__", False)
-    }
-    found = {tag: handler for tag, handler in inherited.items() if handler.name not in own}
-    for handler in own.values():
+    by_method: dict[str, Handler] = {}
+    for base in reversed(cls.__mro__[1:]):
+        by_method |= {h.name: h for h in vars(base).get("handlers", {}).values()}
+    for name in dir(cls):
+        method = getattr(cls, name, None)
+        # A base that is an endpoint knows its own already; any other class is looked at here.
+        if getattr(method, "__on_message__", False) and (
+            name not in by_method or name in vars(cls)
+        ):
+            by_method[name] = _handler(cls, name, method, resolve)
+    return _by_tag(cls, by_method)
+
+
+def _by_tag(cls: type, by_method: Mapping[str, Handler]) -> dict[str, Handler]:
+    found: dict[str, Handler] = {}
+    for handler in by_method.values():
         if handler.tag in found:
             raise TypeError(
                 f"{cls.__name__}: {found[handler.tag].name!r} and {handler.name!r} "
@@ -183,8 +190,7 @@ def _handler(cls: type, name: str, method: Any, resolve: Callable[[Any], Any]) -
 
 def _pydantic_tag(model: Any) -> str:
     field = model.model_fields.get("type")
-    return (
-        field.default
-        if field is not None and isinstance(field.default, str)
-        else _tag(model.__name__)
-    )
+    if field is None:
+        return _tag(model.__name__)
+    choices = get_args(field.annotation) or (field.default,)
+    return choices[0] if isinstance(choices[0], str) else _tag(model.__name__)

@@ -19,7 +19,7 @@ from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar, Union, get_ar
 import msgspec
 from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.requests import HTTPConnection
-from starlette.routing import BaseRoute, Mount, WebSocketRoute
+from starlette.routing import BaseRoute, Host, Mount, WebSocketRoute
 
 from chatserver.errors import InvalidHandshake
 
@@ -115,17 +115,19 @@ class Parameter(NamedTuple):
             case "path parameter":
                 value = connection.path_params.get(self.name)
             case "query parameter" if self._is_list:
-                return connection.query_params.getlist(self.name)
+                return [self._plain(item) for item in connection.query_params.getlist(self.name)]
             case "query parameter":
                 value = connection.query_params.get(self.name)
             case "header":
                 value = connection.headers.get(self.name.replace("_", "-"))
             case _:
                 value = connection.cookies.get(self.name)
-        if isinstance(value, str) and _mentions(self.type, int):
-            # JSON, and so msgspec, knows neither "007" nor "+7"; a person's URL may.
-            return _LEADING_ZEROS.sub(r"\1", value)
-        return value
+        return self._plain(value)
+
+    def _plain(self, value: Any) -> Any:
+        # JSON, and so msgspec, knows neither "007" nor "+7"; a person's URL may.
+        is_number = _mentions(self.type, int) and not _mentions(self.type, str)
+        return _LEADING_ZEROS.sub(r"\1", value) if is_number and isinstance(value, str) else value
 
     @property
     def _is_list(self) -> bool:
@@ -160,6 +162,8 @@ def check_routes(routes: Iterable[BaseRoute], inherited: frozenset[str] = frozen
     for route in routes:
         if isinstance(route, Mount):
             check_routes(route.routes, inherited | set(route.param_convertors))
+        elif isinstance(route, Host):
+            check_routes(route.routes, inherited)
         elif isinstance(route, WebSocketRoute):
             _check_route(route, inherited | set(route.param_convertors))
 
