@@ -573,6 +573,26 @@ def test_a_handler_goes_on_after_its_own_close() -> None:
     assert done == ["saved"]
 
 
+def test_a_send_that_fails_is_no_close_of_its_own() -> None:
+    class Sending(Endpoint):
+        linger = 0.01
+        disconnect_timeout = 60
+
+        async def on_receive(self, websocket: WebSocket, data: Any) -> None:
+            await self.push("lost")
+            await asyncio.sleep(30)
+
+    async def main() -> None:
+        server = Server()
+        task = asyncio.create_task(server.serve(Sending))
+        await server.accepted.wait()
+        server.gone = True
+        server.to_app.put_nowait({"type": "websocket.receive", "text": "x"})
+        await asyncio.wait_for(task, 5)
+
+    asyncio.run(main())
+
+
 def test_a_cancelled_handler_may_clean_up() -> None:
     done = []
 

@@ -121,6 +121,7 @@ class Endpoint(WebSocketEndpoint):
         self._channels: list[str] = []
         self._authenticated = False
         self._denied = False
+        self._said_goodbye = False
         self._subprotocol: str | None = None
         self._error: BaseException | None = None
 
@@ -130,7 +131,9 @@ class Endpoint(WebSocketEndpoint):
         """Say who this is, before accept. Override it; by default anyone may connect.
 
         Args:
-            websocket: Not accepted yet; the parameters are attributes of `self` already.
+            websocket: Not accepted yet; the parameters are attributes of `self` already. To
+                ask for a token in a message, accept it here: `on_connect` is not called then,
+                and the channels are joined when this has returned.
 
         Returns:
             What becomes `self.user`. With an `Identity` (`await self.identify(websocket)`)
@@ -249,7 +252,7 @@ class Endpoint(WebSocketEndpoint):
                 # just now: TestClient does that as soon as it has said goodbye.
                 scope.shield = True
                 # A handler that closed its connection itself has something left to do.
-                own = asyncio.current_task() is host
+                own = self._said_goodbye and asyncio.current_task() is host
                 limit.reschedule(loop.time() + (self.disconnect_timeout if own else self.linger))
 
             try:
@@ -267,11 +270,11 @@ class Endpoint(WebSocketEndpoint):
                 self.connection.on_gone = None
 
     async def _handshake(self, websocket: WebSocket) -> None:
+        self._keep_secrets(websocket)
         allowed = self.allowed_origins
         check_origin(
             self.scope, self._setting("allowed_origins", ()) if allowed is None else allowed
         )
-        self._keep_secrets(websocket)
         for parameter in self.parameters.values():
             setattr(self, parameter.name, parameter.read(websocket))
         self._channels = self._channel_names()
@@ -305,6 +308,7 @@ class Endpoint(WebSocketEndpoint):
     async def _send(self, event: Event) -> None:
         """What `websocket` sends by; joins the channels with the accept."""
         self._denied |= event["type"] == "websocket.http.response.start"
+        self._said_goodbye |= event["type"] == "websocket.close"
         if event["type"] != "websocket.accept":
             await self.connection.send(event)
             return
