@@ -113,7 +113,7 @@ INVALID = [
     ),
     ('{"type": "say", "text": "\\ud800"}', None),
     ('{"type": "say", "text": NaN}', None),
-    ('{"type": "say", "x": ' + "[" * 100_000 + "]" * 100_000 + ', "text": ""}', "nested too deeply"),
+    (f'{{"type": "say", "x": {"[" * 100_000}{"]" * 100_000}, "text": ""}}', "nested too deeply"),
 ]
 
 
