@@ -16,13 +16,15 @@
 
 The map, in the order in which a message passes:
 
+- `server/` take it off the wire, within limits: protocol classes for uvicorn
 - `endpoints/` decode it, know who sent it, and call your code
-- `hub` takes what is published, and writes what comes back to its subscribers
+- `hub` takes what is published, and hands what comes back to the `fanout`
 - `brokers/` number publications, keep history and presence
-- `connection` one client's bounded buffers
+- `fanout` joins what is published to a channel, and writes it to its members
+- `connection/` one client's bounded buffers
 
-and around them `auth` (tokens), `errors` (exceptions, close codes), `logs` (no secrets),
-`settings`, `app` (the ready application), `cli`, `testing`.
+and around them `auth` (tokens), `limits` (every guard), `errors` (exceptions, close codes), `logs`
+(no secrets), `settings`, `app` (the ready application), `cli`, `testing`.
 
 The words: an *endpoint* is a class, with one instance per connection. A *channel* is a named
 topic. A *publication* is one message in a channel. A *position* (offset, epoch) is where one
@@ -33,7 +35,6 @@ whose outgoing buffer is full: it is closed, never waited for.
 
 from chatserver.auth import Identity, Verifier
 from chatserver.brokers import MemoryBroker
-from chatserver.connection import Limits
 from chatserver.endpoints import (
     BroadcastEndpoint,
     EchoEndpoint,
@@ -51,6 +52,7 @@ from chatserver.endpoints import (
 )
 from chatserver.errors import InvalidToken
 from chatserver.hub import Hub
+from chatserver.limits import Limits
 from chatserver.publication import Position, Publication
 
 __all__ = [

@@ -28,7 +28,6 @@ from starlette.websockets import WebSocket
 from chatserver import __version__
 from chatserver.auth import Verifier
 from chatserver.brokers import MemoryBroker
-from chatserver.connection import Limits
 from chatserver.endpoints import BroadcastEndpoint, EchoEndpoint, Endpoint, ItemEndpoint
 from chatserver.endpoints.application import lifespan
 from chatserver.errors import CLOSE_CODES
@@ -87,7 +86,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
     app.state.allowed_origins = settings.allowed_origins
     app.state.hub = Hub(
         MemoryBroker(history_size=settings.history_size, history_ttl=settings.history_ttl),
-        limits=Limits(max_message_size=settings.max_message_size, max_buffer=settings.max_buffer),
+        limits=settings.limits(),
     )
     return app
 
@@ -151,11 +150,11 @@ class SecurityHeaders:
 
 
 @asynccontextmanager
-async def _ready_lifespan(app: Starlette) -> AsyncIterator[None]:
+async def _ready_lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
     if app.state.verifier is None:
         logger.warning("open mode: any non-empty token passes")
-    async with lifespan(app):
-        yield
+    async with lifespan(app) as state:
+        yield state
 
 
 def _templates(own: Path | None) -> Jinja2Templates:

@@ -185,8 +185,11 @@ def _uvicorn_config(settings: Settings) -> "uvicorn.Config":
         host=settings.host,
         port=settings.port,
         root_path=settings.root_path,
+        ws="chatserver.server:WebSocketProtocol",
+        http="chatserver.server:HttpProtocol" if importlib.util.find_spec("httptools") else "auto",
         ws_max_size=settings.max_message_size,
-        ws_per_message_deflate=False,  # a small frame may inflate to a large one
+        ws_ping_interval=settings.ping_interval,
+        ws_ping_timeout=settings.ping_timeout,
         server_header=False,
         timeout_graceful_shutdown=GRACE,
         log_level=settings.log_level,

@@ -3,8 +3,10 @@
     ChatServerError
     ├── PeerError               the client's fault: a close code or HTTP status, one log line
     │   ├── InvalidHandshake    a handshake value or origin that will not do
+    │   ├── InvalidFrame        a frame that breaks the WebSocket protocol
     │   ├── InvalidMessage      a message that can't be read
-    │   └── InvalidToken        a token that is missing, wrong, expired or opens something else
+    │   ├── InvalidToken        a token that is missing, wrong, expired or opens something else
+    │   └── TooManyConnections  of one user: HTTP 429
     ├── BrokerUnavailable       the broker can't say for sure that it has a publication
     ├── KeysUnavailable         the keys that verify tokens can't be fetched: HTTP 503
     └── InvalidSetting          a setting that can't be used; the sentence names it
@@ -19,12 +21,14 @@ __all__ = [
     "BrokerUnavailable",
     "ChatServerError",
     "CloseCode",
+    "InvalidFrame",
     "InvalidHandshake",
     "InvalidMessage",
     "InvalidSetting",
     "InvalidToken",
     "KeysUnavailable",
     "PeerError",
+    "TooManyConnections",
     "can_be_sent",
     "close_code_for_status",
     "close_reason",
@@ -63,6 +67,12 @@ class InvalidHandshake(PeerError):
     status = 422
 
 
+class InvalidFrame(PeerError):
+    """A frame breaks the protocol (1002), is no UTF-8 (1007), or exceeds a limit (1008, 1009)."""
+
+    code = 1002
+
+
 class InvalidMessage(PeerError):
     """A message could not be read: wrong frame type (1003), bad UTF-8, JSON or shape (1007)."""
 
@@ -74,6 +84,13 @@ class InvalidToken(PeerError):
 
     code = 4401
     status = 401
+
+
+class TooManyConnections(PeerError):
+    """A user has as many connections as the limits allow."""
+
+    code = 4429
+    status = 429
 
 
 class BrokerUnavailable(ChatServerError):
@@ -122,6 +139,7 @@ CLOSE_CODES: dict[int, CloseCode] = {
         CloseCode(4401, "The token is missing, wrong or expired.", False, "server"),
         CloseCode(4403, "This origin or token may not do that.", False, "server"),
         CloseCode(4422, "A value of the address can't be used.", False, "server"),
+        CloseCode(4429, "There are too many connections of this user.", True, "server"),
     )
 }
 

@@ -11,15 +11,18 @@ loop's thread touches; what comes from another thread is put into its inbox.
 
 import asyncio
 import threading
+from collections import Counter
 from contextlib import suppress
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from chatserver.brokers import Broker, MemoryBroker
 from chatserver.brokers.following import Following
-from chatserver.connection import Connection, Limits
+from chatserver.connection import Connection
+from chatserver.errors import TooManyConnections
 from chatserver.fanout import Fanout, Member, Shared, running_loop
+from chatserver.limits import Counts, Limits
 from chatserver.publication import (
     ClientInfo,
     History,
@@ -47,8 +50,8 @@ class Subscribed(Struct, frozen=True):
     position: Position
 
 
-class Statistics(Struct, frozen=True):
-    """What the hub is doing and has done since it began.
+class Statistics(Counts, kw_only=True):
+    """What the hub is doing and has done since it began, with the `Counts` of its limits.
 
     Attributes:
         connections: Accepted connections, now.
@@ -56,7 +59,6 @@ class Statistics(Struct, frozen=True):
         subscriptions: Pairs of a connection and its channel, now.
         published: Publications acknowledged to publishers of this process.
         delivered: Frames written to subscribers of this process.
-        slow_consumers: Connections closed because they read too slowly.
     """
 
     connections: int
@@ -64,7 +66,6 @@ class Statistics(Struct, frozen=True):
     subscriptions: int
     published: int
     delivered: int
-    slow_consumers: int
 
 
 class Hub:
@@ -75,13 +76,17 @@ class Hub:
 
     Args:
         broker: Carries the publications; in this process's memory by default.
-        limits: What each connection may take.
+        limits: What clients may take.
+
+    Attributes:
+        counts: How often one wanted more.
     """
 
     def __init__(self, broker: Broker | None = None, *, limits: Limits | None = None) -> None:
         self.broker = broker or MemoryBroker()
         self.broker.deliver = self.deliver
         self.limits = limits or Limits()
+        self.counts = Counts()
         self._lock = threading.Lock()
         self._fanouts: dict[asyncio.AbstractEventLoop, Fanout] = {}
         # The loops with members in a channel: replaced, never changed, so that `deliver`
@@ -89,9 +94,9 @@ class Hub:
         self._routes: dict[str, tuple[Fanout, ...]] = {}
         self._following = Following(self.broker, self._routes.__contains__)
         self._releases: set[asyncio.Task[None]] = set()
+        self._users: Counter[str] = Counter()
         self._published = 0
         self._delivered = 0
-        self._slow_consumers = 0
 
     # Publishing
 
@@ -277,15 +282,35 @@ class Hub:
                 subscriptions=sum(fanout.subscriptions for fanout in fanouts),
                 published=self._published,
                 delivered=self._delivered + sum(fanout.delivered for fanout in fanouts),
-                slow_consumers=self._slow_consumers,
+                **structs.asdict(self.counts),
             )
 
     # The registry
 
+    def enter_user(self, user: str) -> None:
+        """Count one more connection of a user, before it is accepted.
+
+        Raises:
+            TooManyConnections: The user has as many in this process as the limits allow.
+        """
+        most = self.limits.max_user_connections
+        with self._lock:
+            if most and self._users[user] >= most:
+                self.counts.refused += 1
+                raise TooManyConnections(f"{most} connections are open already")
+            self._users[user] += 1
+
+    def leave_user(self, user: str) -> None:
+        """Count it no more."""
+        with self._lock:
+            self._users[user] -= 1
+            if not self._users[user]:
+                del self._users[user]
+
     def register(self, connection: Connection) -> None:
         """Count an accepted connection of this event loop."""
         with self._lock:
-            self._fanout().connections.add(connection)
+            self._fanout().add(connection)
 
     async def unregister(self, connection: Connection) -> None:
         """Let a connection leave all its channels, and count it no more; see `unsubscribe`."""
@@ -293,8 +318,8 @@ class Hub:
         with self._lock:
             fanout = self._fanouts.get(asyncio.get_running_loop())
             if fanout is not None and connection in fanout.connections:
-                fanout.connections.discard(connection)
-                self._slow_consumers += connection.slow
+                fanout.remove(connection)
+                self.counts.slow_consumers += connection.slow
                 if not fanout.connections:
                     self._forget(fanout)
         if left := {name: member for name, member in members.items() if member is not None}:

@@ -11,6 +11,8 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 from msgspec import Raw, Struct
 
+from chatserver.server.frames import Frame
+
 __all__ = [
     "PLAIN",
     "ClientInfo",
@@ -24,6 +26,7 @@ __all__ = [
     "continues",
     "frame",
     "payload",
+    "payload_size",
 ]
 
 Payload: TypeAlias = str | bytes | Raw
@@ -71,29 +74,6 @@ class History(Struct, frozen=True):
     position: Position
 
 
-class Frame:
-    """One encoded message, built once and shared by everybody who gets it.
-
-    Attributes:
-        message: The ASGI event that sends it; not to be changed.
-        size: Bytes of its payload on the wire.
-
-    Raises:
-        UnicodeEncodeError: For text with lone surrogates, which UTF-8 can't carry.
-    """
-
-    __slots__ = ("message", "size")
-
-    def __init__(self, data: str | bytes) -> None:
-        self.message: dict[str, Any]
-        if isinstance(data, str):
-            self.size = len(data) if data.isascii() else len(data.encode())
-            self.message = {"type": "websocket.send", "text": data}
-        else:
-            self.size = len(data)
-            self.message = {"type": "websocket.send", "bytes": data}
-
-
 Encoder: TypeAlias = Callable[[Publication], Frame]
 
 
@@ -121,6 +101,13 @@ def payload(data: Any) -> Payload:
     if hasattr(data, "model_dump_json"):
         return Raw(data.model_dump_json().encode())
     return Raw(msgspec.json.encode(data))
+
+
+def payload_size(data: Payload) -> int:
+    """Bytes of a payload, as UTF-8 where it is text."""
+    if isinstance(data, str):
+        return len(data) if data.isascii() else len(data.encode())
+    return len(data) if isinstance(data, bytes) else memoryview(data).nbytes
 
 
 def frame(data: Payload, encoding: Encoding) -> Frame:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeVar, get_type_hints
 from urllib.parse import urlsplit
 
 from chatserver.errors import InvalidSetting
+from chatserver.limits import Limits
 
 __all__ = ["MIN_SECRET_BYTES", "PREFIX", "Row", "Settings"]
 
@@ -141,6 +142,10 @@ def _url(value: str | None) -> str | None:
     return value
 
 
+LIMITS = Limits()
+SIZE, NUMBER, TIME = _between(1, 2**30), _between(0, 10**9), _between(0.001, 10**9)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """How this server runs; the table of `Settings.describe()` says what each line means.
@@ -174,13 +179,66 @@ class Settings:
     token_claim: str = setting("channels", "claim that lists the channels a token opens", _given)
     open_to_network: bool = setting(False, "listen beyond loopback though no token is verified")
     max_message_size: int = setting(
-        65536, "longest message taken from a client", _between(1, 2**30), unit="bytes"
+        LIMITS.max_message_size, "longest message taken from a client", SIZE, unit="bytes"
     )
     max_buffer: int = setting(
-        1048576,
+        LIMITS.max_buffer,
         "unsent data a connection may pile up before it is closed as slow",
-        _between(1, 2**30),
+        SIZE,
         unit="bytes",
+    )
+    max_unhandled: int = setting(
+        LIMITS.max_unhandled,
+        "messages of one client that may wait to be handled; then it is read no further",
+        _between(1, 10**6),
+        unit="messages",
+    )
+    send_timeout: float = setting(
+        LIMITS.send_timeout, "how long a full socket may take nothing", TIME, unit="seconds"
+    )
+    close_timeout: float = setting(
+        LIMITS.close_timeout,
+        "how long a closed connection may keep its socket before it is aborted",
+        TIME,
+        unit="seconds",
+    )
+    max_connections: int = setting(
+        LIMITS.max_connections, "most WebSockets of this process; 0 is no limit", NUMBER
+    )
+    max_address_connections: int = setting(
+        LIMITS.max_address_connections,
+        "most WebSockets from one address; 0 is no limit, as it must be behind a proxy",
+        NUMBER,
+    )
+    max_user_connections: int = setting(
+        LIMITS.max_user_connections, "most WebSockets of one token's user; 0 is no limit", NUMBER
+    )
+    max_header_size: int = setting(
+        LIMITS.max_header_size, "longest line and headers of a request", SIZE, unit="bytes"
+    )
+    header_timeout: float = setting(
+        LIMITS.header_timeout, "how long a request's headers may take", TIME, unit="seconds"
+    )
+    message_timeout: float = setting(
+        LIMITS.message_timeout, "how long a begun message may take", TIME, unit="seconds"
+    )
+    max_fragments: int = setting(
+        LIMITS.max_fragments, "most frames in one message", _between(1, 10**6), unit="frames"
+    )
+    max_message_rate: int = setting(
+        LIMITS.max_message_rate,
+        "most frames taken from one client, pings included; 0 is no limit",
+        NUMBER,
+        unit="a second",
+    )
+    ping_interval: float = setting(
+        20.0, "silence after which a client is asked for a sign of life", TIME, unit="seconds"
+    )
+    ping_timeout: float = setting(
+        20.0, "how long that sign may take before the client is dead", TIME, unit="seconds"
+    )
+    compression: str = setting(
+        "off", "whether to compress messages for clients that can: on or off", _one_of("on", "off")
     )
     history_size: int = setting(
         100, "newest publications kept of a channel", _between(0, 10**6), unit="publications"
@@ -209,6 +267,13 @@ class Settings:
     def verifies_tokens(self) -> bool:
         """Whether a token is verified at all; if not, any non-empty one passes (open mode)."""
         return bool(self._token_sources())
+
+    def limits(self) -> Limits:
+        """What clients may take."""
+        names = set(Limits.__struct_fields__) - {"compression"}
+        return Limits(
+            **{name: getattr(self, name) for name in names}, compression=self.compression == "on"
+        )
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ, **overrides: Any) -> "Settings":

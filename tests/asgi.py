@@ -7,13 +7,17 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 from starlette.types import Message
 
-from chatserver.connection import Connection, Limits
+from chatserver.connection import QueuedConnection
+from chatserver.limits import Limits
 from chatserver.publication import PLAIN, Encoder, Frame
 from chatserver.testing import LiveServer
+
+#: Options of uvicorn that say which protocols serve; see the fixture of that name.
+Edge: TypeAlias = dict[str, Any]
 
 #: Seconds after which something that should have happened is taken for lost.
 PATIENCE = 5.0
@@ -108,10 +112,12 @@ class Transport:
 
 async def accepted(
     limits: Limits | None = None, encoder: Encoder | None = None
-) -> tuple[MemoryServer, Connection]:
+) -> tuple[MemoryServer, QueuedConnection]:
     """A connection after its handshake, and the server below it."""
     server = MemoryServer()
-    connection = Connection(server.receive, server.send, encoder or PLAIN["text"], limits)
+    connection = QueuedConnection(
+        server.receive, server.send, encoder or PLAIN["text"], limits or Limits()
+    )
     connection.start()
     await connection.send({"type": "websocket.accept"})
     server.sent.clear()

@@ -1,10 +1,12 @@
-"""In CI nothing passes by not having run: a skipped test is a failed one."""
+"""What holds for all tests: in CI nothing is skipped, and a real server is run both ways."""
 
 import os
 from collections.abc import Generator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
+
+from chatserver.testing import PROTOCOLS
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 CI = os.environ.get("CI", "").lower() in ("1", "true")
@@ -25,3 +27,16 @@ def _failed_if_skipped(report: Report) -> Report:
         report.outcome = "failed"
         report.longrepr = f"Nothing may be skipped in CI, but this was: {report.longrepr}"
     return report
+
+
+#: uvicorn's options: our own protocols, and those that it takes by itself.
+EDGES: dict[str, dict[str, Any]] = {
+    "ours": dict(PROTOCOLS),
+    "stock": {"ws": "auto", "http": "auto", "ws_per_message_deflate": False},
+}
+
+
+@pytest.fixture(scope="module", params=EDGES)
+def edge(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Options for `live_server`: whatever uses this holds on both kinds of server."""
+    return EDGES[request.param]

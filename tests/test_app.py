@@ -20,6 +20,7 @@ from chatserver.auth import mint
 from chatserver.errors import CLOSE_CODES, InvalidSetting
 from chatserver.settings import Settings
 from chatserver.testing import live_server
+from tests.asgi import Edge
 
 SECRET = "a secret of at least thirty-two bytes"
 
@@ -103,8 +104,10 @@ def test_unknown_paths(client: TestClient) -> None:
     assert refusal.value.text == "There is nothing at this path."
 
 
-def test_refusals_of_an_unknown_path_are_no_error(caplog: pytest.LogCaptureFixture) -> None:
-    with live_server(create_app(Settings())) as server:
+def test_refusals_of_an_unknown_path_are_no_error(
+    caplog: pytest.LogCaptureFixture, edge: Edge
+) -> None:
+    with live_server(create_app(Settings()), **edge) as server:
         with pytest.raises(InvalidStatus) as refusal, connect(f"{server.ws}/nothing"):
             pass
         assert refusal.value.response.status_code == 404
@@ -156,7 +159,9 @@ def test_a_valid_token(secured: TestClient) -> None:
         assert session.accepted_subprotocol == "bearer"
 
 
-def test_no_token_of_several_shows_in_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
+def test_no_token_of_several_shows_in_a_traceback(
+    caplog: pytest.LogCaptureFixture, edge: Edge
+) -> None:
     class Broken(Endpoint):
         async def authenticate(self, websocket: WebSocket) -> None:
             raise ValueError(f"{websocket.headers} {websocket.query_params}")
@@ -164,7 +169,7 @@ def test_no_token_of_several_shows_in_a_traceback(caplog: pytest.LogCaptureFixtu
     app = Starlette(routes=[WebSocketRoute("/", Broken)])
     tokens = {place: f"opaque-{place}-4711" for place in ("header", "cookie", "sub", "query")}
     with (
-        live_server(app) as server,
+        live_server(app, **edge) as server,
         pytest.raises(InvalidStatus),
         connect(
             f"{server.ws}/?token={tokens['query']}",

@@ -338,7 +338,7 @@ def test_messages_are_bounded(tmp_path: Path) -> None:
         with pytest.raises(ConnectionClosedError):
             client.recv(DEADLINE)
         assert client.close_code == 1009
-        assert client.close_reason == "frame with 11 bytes exceeds limit of 10 bytes"  # not read
+        assert client.close_reason == "message exceeds the limit of 10 bytes"  # not read
 
 
 def test_no_secret_in_the_log_at_the_most_verbose_level(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from chatserver.connection import MESSAGE_OVERHEAD, Connection, Limits
+from chatserver.connection import MESSAGE_OVERHEAD, Connection, QueuedConnection
+from chatserver.limits import Limits
 from chatserver.publication import PLAIN
 from tests.asgi import MemoryServer, accepted, text, until
 
@@ -232,7 +233,7 @@ async def test_pushing_to_a_client_that_is_gone_gives_others_their_turn() -> Non
 
 async def test_before_the_accept_the_applications_mistake_is_its_own() -> None:
     server = MemoryServer()
-    connection = Connection(server.receive, server.send, PLAIN["text"])
+    connection = QueuedConnection(server.receive, server.send, PLAIN["text"], Limits())
     server.failure = RuntimeError("a header has a line break")
     with pytest.raises(RuntimeError, match="line break"):
         await connection.send({"type": "websocket.accept"})
@@ -245,7 +246,7 @@ async def test_before_the_accept_the_applications_mistake_is_its_own() -> None:
 
 async def test_the_connect_comes_first() -> None:
     server = MemoryServer()
-    connection = Connection(server.receive, server.send, PLAIN["text"])
+    connection = QueuedConnection(server.receive, server.send, PLAIN["text"], Limits())
     connection.start()
     server.inbox.put_nowait({"type": "websocket.connect"})
     assert await connection.receive() == {"type": "websocket.connect"}
@@ -390,7 +391,7 @@ async def test_a_client_that_takes_nothing_in_time_is_slow(how: str) -> None:
 async def test_a_client_that_is_stuck_in_the_handshake_is_aborted() -> None:
     server = MemoryServer()
     limits = Limits(send_timeout=SHORT)
-    connection = Connection(server.receive, server.send, PLAIN["text"], limits)
+    connection = QueuedConnection(server.receive, server.send, PLAIN["text"], limits)
     server.block()
     with pytest.raises(ConnectionResetError):
         await connection.send({"type": "websocket.accept"})
@@ -805,6 +806,6 @@ async def test_a_finished_connection_with_data_in_the_socket_is_aborted_neverthe
 
 async def test_a_connection_says_what_it_is() -> None:
     _, connection = await accepted()
-    assert repr(connection) == f"<Connection {connection.id[:8]} open>"
+    assert repr(connection) == f"<QueuedConnection {connection.id[:8]} open>"
     await ended(connection)
-    assert repr(connection) == f"<Connection {connection.id[:8]} closed 1000>"
+    assert repr(connection) == f"<QueuedConnection {connection.id[:8]} closed 1000>"

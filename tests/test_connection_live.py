@@ -13,10 +13,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from websockets.exceptions import ConnectionClosedError
 from websockets.sync.client import connect
 
-from chatserver.connection import Connection, Limits
+from chatserver.connection import Connection, QueuedConnection
+from chatserver.connection import connect as connect_to
+from chatserver.limits import Limits
 from chatserver.publication import PLAIN, Frame
 from chatserver.testing import LiveServer, live_server
-from tests.asgi import raw_client
+from tests.asgi import Edge, raw_client, wait_until
 
 
 class Served:
@@ -31,7 +33,7 @@ class Served:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         before = asyncio.all_tasks()
-        self.connection = connection = Connection(receive, send, PLAIN["text"], self.limits)
+        self.connection = connection = connect_to(scope, receive, send, PLAIN["text"], self.limits)
         connection.start()
         await connection.receive()
         await connection.send({"type": "websocket.accept"})
@@ -50,18 +52,18 @@ class Served:
         return self.connection
 
 
-def served(app: ASGIApp, loop: str) -> contextlib.AbstractContextManager[LiveServer]:
-    return live_server(app, loop=loop, lifespan="off")
+def served(app: ASGIApp, edge: Edge) -> contextlib.AbstractContextManager[LiveServer]:
+    return live_server(app, lifespan="off", **edge)
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
-def loop(request: pytest.FixtureRequest) -> str:
+def options(request: pytest.FixtureRequest, edge: Edge) -> Edge:
     pytest.importorskip(request.param)
-    return str(request.param)
+    return {**edge, "loop": request.param}
 
 
 @pytest.mark.parametrize("how", ["write", "push"])
-def test_a_client_that_never_reads_is_closed_and_aborted(loop: str, how: str) -> None:
+def test_a_client_that_never_reads_is_closed_and_aborted(options: Edge, how: str) -> None:
     async def flood(connection: Connection) -> None:
         while connection.close_code is None:
             if how == "write":
@@ -71,9 +73,10 @@ def test_a_client_that_never_reads_is_closed_and_aborted(loop: str, how: str) ->
                 await connection.push(Frame("x" * 10_000))
 
     app = Served(Limits(send_timeout=0.2, close_timeout=0.2), flood)
-    with served(app, loop) as server, raw_client(server) as client:
+    with served(app, options) as server, raw_client(server) as client:
         connection = app.wait()
         assert (connection.slow, connection.close_code) == (True, 1013)
+        wait_until(lambda: not server.server.server_state.connections)
         # What the kernel has still comes, and then the end, without a close frame.
         last = b""
         with contextlib.suppress(ConnectionResetError):
@@ -82,7 +85,7 @@ def test_a_client_that_never_reads_is_closed_and_aborted(loop: str, how: str) ->
         assert set(last[-100:]) <= {ord("x")}
 
 
-def test_a_client_that_leaves_is_noticed_while_the_handler_is_busy(loop: str) -> None:
+def test_a_client_that_leaves_is_noticed_while_the_handler_is_busy(options: Edge) -> None:
     async def wait(connection: Connection) -> None:
         gone = asyncio.Event()
         connection.on_gone = lambda _: gone.set()
@@ -90,7 +93,7 @@ def test_a_client_that_leaves_is_noticed_while_the_handler_is_busy(loop: str) ->
 
     for leave, code in (("close", 1000), ("reset", 1006)):
         app = Served(Limits(), wait)
-        with served(app, loop) as server:
+        with served(app, options) as server:
             client = connect(server.ws, legacy=True)
             client.send("never handled")
             if leave == "close":
@@ -101,7 +104,7 @@ def test_a_client_that_leaves_is_noticed_while_the_handler_is_busy(loop: str) ->
             client.close()
 
 
-def test_a_client_that_sends_faster_than_is_handled_feels_it(loop: str) -> None:
+def test_a_client_that_sends_faster_than_is_handled_feels_it(options: Edge) -> None:
     go_on = threading.Event()
 
     async def handle(connection: Connection) -> None:
@@ -111,7 +114,7 @@ def test_a_client_that_sends_faster_than_is_handled_feels_it(loop: str) -> None:
 
     app = Served(Limits(max_unhandled=4), handle)
     message = b"\x82\xfe\x40\x00" + bytes(4) + bytes(0x4000)
-    with served(app, loop) as server, raw_client(server) as client:
+    with served(app, options) as server, raw_client(server) as client:
         client.settimeout(0.2)
         sent = 0
         with pytest.raises(TimeoutError):
@@ -119,21 +122,22 @@ def test_a_client_that_sends_faster_than_is_handled_feels_it(loop: str) -> None:
                 client.sendall(message)
                 sent += 1
         assert app.connection is not None
-        assert len(app.connection._inbox) == 4
+        if isinstance(app.connection, QueuedConnection):
+            assert len(app.connection._inbox) == 4
         go_on.set()
         client.close()
         app.wait()
     assert 4 <= sent < 5000
 
 
-def test_what_is_written_before_the_close_arrives(loop: str) -> None:
+def test_what_is_written_before_the_close_arrives(options: Edge) -> None:
     async def say(connection: Connection) -> None:
         for number in range(1000):
             connection.write(Frame(f"{number:0500}"))
         connection.close(4000, "that is all")
 
     app = Served(Limits(), say)
-    with served(app, loop) as server, connect(server.ws) as client:
+    with served(app, options) as server, connect(server.ws) as client:
         for number in range(1000):
             assert client.recv(10) == f"{number:0500}"
         with pytest.raises(ConnectionClosedError):
@@ -142,13 +146,13 @@ def test_what_is_written_before_the_close_arrives(loop: str) -> None:
         app.wait()
 
 
-def test_a_handler_that_only_sends_to_a_quick_client_leaves_the_loop_to_others(loop: str) -> None:
+def test_a_handler_that_only_sends_to_a_quick_client_leaves_others_the_loop(options: Edge) -> None:
     async def send_on(connection: Connection) -> None:
         while True:
             await connection.send({"type": "websocket.send", "text": "x"})
 
     app = Served(Limits(), send_on)
-    with served(app, loop) as server, raw_client(server, 1 << 20) as client:
+    with served(app, options) as server, raw_client(server, 1 << 20) as client:
         deadline = time.monotonic() + 0.2
         while time.monotonic() < deadline:
             client.recv(1 << 20)

@@ -18,6 +18,7 @@ from websockets.sync.client import ClientConnection, connect
 from chatserver import cli
 from chatserver.auth import mint
 from chatserver.testing import LiveServer, assert_no_message, live_server
+from tests.asgi import Edge
 
 FOLDER = Path(__file__).resolve().parent.parent / "examples"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
@@ -48,10 +49,10 @@ def client(load: Load, request: pytest.FixtureRequest) -> Iterator[TestClient]:
 
 
 @pytest.fixture
-def server(load: Load, request: pytest.FixtureRequest) -> Iterator[LiveServer]:
+def server(load: Load, request: pytest.FixtureRequest, edge: Edge) -> Iterator[LiveServer]:
     """A server with the example after which the test is named."""
     name = request.function.__name__.removeprefix("test_").removesuffix("_on_a_server")
-    with live_server(load(name)) as server:
+    with live_server(load(name), **edge) as server:
         yield server
 
 
@@ -241,10 +242,10 @@ def test_tokens(load: Load) -> None:
 
 
 @pytest.mark.usefixtures("_secret")
-def test_tokens_on_a_server(load: Load, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tokens_on_a_server(load: Load, capsys: pytest.CaptureFixture[str], edge: Edge) -> None:
     assert cli.main(["token", "--sub", "ann", "--channel", "user:ann"]) == 0
     token = capsys.readouterr().out.strip()
-    with live_server(load("tokens")) as server:
+    with live_server(load("tokens"), **edge) as server:
         with connect(f"{server.ws}/users/ann?token={token}") as client:
             assert client.recv(timeout=TIMEOUT) == "Welcome, ann"
             httpx2.post(f"{server.http}/users/ann", content="hello").raise_for_status()

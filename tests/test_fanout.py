@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from chatserver.connection import Limits
 from chatserver.fanout import INBOX_SIZE, TURN_BYTES, Fanout, Member, Shared
+from chatserver.limits import Limits
 from chatserver.publication import PLAIN, Frame, Position, Publication
 from tests.asgi import accepted, until
 

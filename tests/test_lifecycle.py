@@ -21,9 +21,10 @@ from websockets.sync.client import ClientConnection, connect
 
 from chatserver import Endpoint, FromQuery, Message, on_message
 from chatserver.auth import Identity
-from chatserver.connection import Limits
 from chatserver.hub import Hub
+from chatserver.limits import Limits
 from chatserver.testing import LiveServer, live_server
+from tests.asgi import Edge
 
 #: What became of each connection, by the name it was given: (event, close code).
 EVENTS: dict[str, list[tuple[str, int]]] = {}
@@ -187,9 +188,9 @@ CLASSES: tuple[type[Recorded], ...] = tuple(Recorded.__subclasses__())
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[LiveServer]:
+def server(edge: Edge) -> Iterator[LiveServer]:
     app = Starlette(routes=[WebSocketRoute(f"/{cls.__name__}", cls) for cls in CLASSES])
-    with live_server(app) as running:
+    with live_server(app, **edge) as running:
         yield running
 
 
@@ -397,10 +398,10 @@ def test_what_came_before_the_leave_is_handled(server: LiveServer, run: str) -> 
     assert ended(run) == [*((str(n), 0) for n in range(200)), ("disconnect", 1000)]
 
 
-def test_a_handler_that_only_sends_keeps_its_client(run: str) -> None:
+def test_a_handler_that_only_sends_keeps_its_client(run: str, edge: Edge) -> None:
     app = Starlette(routes=[WebSocketRoute("/SendsForEver", SendsForEver)])
     with (
-        live_server(app, ws_ping_interval=0.1, ws_ping_timeout=0.2) as server,
+        live_server(app, ws_ping_interval=0.1, ws_ping_timeout=0.2, **edge) as server,
         connect(address(server, SendsForEver, run)) as client,
     ):
         client.send("x")
@@ -410,8 +411,8 @@ def test_a_handler_that_only_sends_keeps_its_client(run: str) -> None:
     assert ended(run) == [("disconnect", 1000)]
 
 
-def test_shutdown_while_a_handler_is_busy(run: str, log: Log) -> None:
-    with live_server(Starlette(routes=[WebSocketRoute("/Busy", Busy)])) as server:
+def test_shutdown_while_a_handler_is_busy(run: str, log: Log, edge: Edge) -> None:
+    with live_server(Starlette(routes=[WebSocketRoute("/Busy", Busy)]), **edge) as server:
         client = connect(address(server, Busy, run)).__enter__()
         client.send("x")
         client.recv(timeout=5)
@@ -425,11 +426,16 @@ def test_shutdown_while_a_handler_is_busy(run: str, log: Log) -> None:
 
 
 @pytest.mark.parametrize("cls", [Busy, SlowHandshake])
-def test_shutdown_of_a_flooded_or_waiting_connection(run: str, cls: type[Recorded]) -> None:
+def test_shutdown_of_a_flooded_or_waiting_connection(
+    run: str, cls: type[Recorded], edge: Edge
+) -> None:
     """Not even with more messages than are taken, or before the accept, does it wait."""
     app = Starlette(routes=[WebSocketRoute(f"/{cls.__name__}", cls)])
     begun = time.monotonic()
-    with live_server(app) as server, raw_client(address(server, cls, run), read=False) as peer:
+    with (
+        live_server(app, **edge) as server,
+        raw_client(address(server, cls, run), read=False) as peer,
+    ):
         if cls is Busy:
             assert peer.recv(1024).startswith(b"HTTP/1.1 101")
             peer.sendall(b"\x81\x81\x00\x00\x00\x00x" * 100)
@@ -465,7 +471,7 @@ def test_order(server: LiveServer, run: str) -> None:
         assert [int(client.recv(timeout=5)) for _ in range(400)] == list(range(400))
 
 
-def test_a_client_that_never_reads(run: str, log: Log) -> None:
+def test_a_client_that_never_reads(run: str, log: Log, edge: Edge) -> None:
     """It is closed as slow, its socket is aborted, and nobody else notices."""
 
     class Room(Recorded):
@@ -478,7 +484,7 @@ def test_a_client_that_never_reads(run: str, log: Log) -> None:
     app = Starlette(routes=[WebSocketRoute("/Room", Room)])
     app.state.hub = hub = Hub(limits=Limits(close_timeout=0.3))
     with (
-        live_server(app) as server,
+        live_server(app, **edge) as server,
         raw_client(address(server, Room, run)) as deaf,
         connect(address(server, Room, uuid4().hex)) as client,
     ):

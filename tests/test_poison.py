@@ -11,6 +11,7 @@ from websockets.sync.client import ClientConnection, connect
 from chatserver.app import create_app
 from chatserver.settings import Settings
 from chatserver.testing import LiveServer, live_server
+from tests.asgi import Edge
 
 MASK = b"\x00\x00\x00\x00"
 
@@ -78,8 +79,8 @@ ODD_PATHS = (
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[LiveServer]:
-    with live_server(create_app(Settings()), ws_max_size=65_536) as running:
+def server(edge: Edge) -> Iterator[LiveServer]:
+    with live_server(create_app(Settings()), ws_max_size=65_536, **edge) as running:
         yield running
 
 

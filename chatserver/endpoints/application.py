@@ -15,6 +15,7 @@ from starlette.datastructures import State
 
 from chatserver.endpoints.params import check_routes
 from chatserver.hub import Hub
+from chatserver.limits import COUNTS, LIMITS
 
 __all__ = ["hub_of", "lifespan", "state_of"]
 
@@ -42,15 +43,16 @@ def hub_of(app: Any) -> Hub:
 
 
 @asynccontextmanager
-async def lifespan(app: Starlette) -> AsyncIterator[None]:
+async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
     """The lifespan of an application with endpoints: `Starlette(..., lifespan=lifespan)`.
 
     Checks at the start that each `FromPath` stands in its route, and sets up `app.state.hub`
-    where there is none.
+    where there is none. What it yields tells the server of the hub's limits; a lifespan of your
+    own hands it on: `async with lifespan(app) as state: yield state`.
 
     Raises:
         TypeError: A `FromPath` is absent from its route.
     """
     check_routes(app.routes)
-    hub_of(app)
-    yield
+    hub = hub_of(app)
+    yield {LIMITS: hub.limits, COUNTS: hub.counts}

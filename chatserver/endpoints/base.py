@@ -32,7 +32,7 @@ from starlette.websockets import (
 
 from chatserver import logs
 from chatserver.auth import ANONYMOUS, Identity, credential, credentials
-from chatserver.connection import Connection
+from chatserver.connection import Connection, connect
 from chatserver.endpoints.application import hub_of, state_of
 from chatserver.endpoints.declaration import check_class, collect_parameters, resolver
 from chatserver.endpoints.messages import ErrorMessage, Handler, find_handlers, parse, parse_json
@@ -122,6 +122,7 @@ class Endpoint(WebSocketEndpoint):
         self._authenticated = False
         self._denied = False
         self._said_goodbye = False
+        self._counted_user = ""
         self._subprotocol: str | None = None
         self._error: BaseException | None = None
 
@@ -229,17 +230,23 @@ class Endpoint(WebSocketEndpoint):
     async def dispatch(self) -> None:
         """Serve the connection from handshake to end; what ASGI calls."""
         self.hub = hub_of(self.scope.get("app"))
-        self.connection = Connection(self.receive, self.send, PLAIN[self.encoding], self.hub.limits)
+        self.connection = connect(
+            self.scope, self.receive, self.send, PLAIN[self.encoding], self.hub.limits
+        )
         self.task_group = TaskGroup(self._fail)
         websocket = WebSocket(self.scope, self.connection.receive, self._send)
         try:
             await self._serve(websocket)
         except (Exception, asyncio.CancelledError) as exc:
             self._fail(exc)
-        if self.connection.accepted:
-            await self._end(websocket)
-        else:
-            await self._refuse(websocket, self._error)
+        try:
+            if self.connection.accepted:
+                await self._end(websocket)
+            else:
+                await self._refuse(websocket, self._error)
+        finally:
+            if self._counted_user:
+                self.hub.leave_user(self._counted_user)
 
     async def _serve(self, websocket: WebSocket) -> None:
         """Handshake, accept and messages, up to an end from whatever side."""
@@ -281,12 +288,19 @@ class Endpoint(WebSocketEndpoint):
         self.user = await self.authenticate(websocket)
         if isinstance(self.user, Identity) and not all(map(self.user.may, self._channels)):
             raise InvalidToken("the token doesn't open this channel", code=4403, status=403)
+        self._count_user()
         self._authenticated = True
         if self.connection.accepted:
             # By `authenticate`, which may have asked for the token in a message.
             await self._join()
         if websocket.application_state is WebSocketState.CONNECTING:
             await self._connect(websocket)
+
+    def _count_user(self) -> None:
+        user = self.user.user if isinstance(self.user, Identity) else ""
+        if user:
+            self.hub.enter_user(user)
+            self._counted_user = user
 
     def _channel_names(self) -> list[str]:
         values = {name: getattr(self, name) for name in self.parameters}

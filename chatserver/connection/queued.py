@@ -1,36 +1,29 @@
-"""One client's connection: what it sent and is still to be handled, what it is to be sent.
+"""A connection on any ASGI server: an inbox, a bounded outgoing queue, and a task for each.
 
-The hub and the endpoint see a connection as a place to `write` encoded frames to, that says
-by `on_gone` when it has ended, also because it was full. What lies below is a `send` and a
-`receive` of ASGI, so this works on every server. The rules of this file:
+What lies below is a `send` and a `receive`. The rules of this file:
 
 - One reader: `_read` alone awaits the server's `receive`, up to the disconnect, so that pongs
   are read and a disconnect is noticed whatever a handler does.
 - One writer at a time: whoever cleared `_idle` awaits the server's `send`. Everything else
   queues behind it, in the order in which it was issued.
-- The end is decided once: `close_code` is set by whoever is first, and stays.
 """
 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple
-from uuid import uuid4
 
-from msgspec import Struct
 from starlette.types import Message, Receive, Send
 
+from chatserver.connection.base import MESSAGE_OVERHEAD, Connection
 from chatserver.errors import can_be_sent, close_reason
+from chatserver.limits import Limits
 from chatserver.publication import Encoder, Frame
 
-__all__ = ["MESSAGE_OVERHEAD", "Connection", "Limits"]
+__all__ = ["QueuedConnection"]
 
 logger = logging.getLogger("chatserver")
-
-#: Bytes for which a waiting message counts besides its payload, so that empty ones count too.
-MESSAGE_OVERHEAD = 64
 
 #: Sends after which a handler yields to the event loop: while the client takes everything at
 #: once, the server's `send` never does, and a handler that only sends would stop the world.
@@ -42,67 +35,24 @@ FULL_PAUSE = 0.25
 DENIAL_TIMEOUT = 1.0
 
 
-class Limits(Struct, frozen=True):
-    """What one connection may take.
-
-    Attributes:
-        max_message_size: Bytes in one message from the client; beyond, close 1009.
-        max_buffer: Bytes waiting to be sent, with 64 for each message besides its payload;
-            beyond, the client is a slow consumer and is closed with 1013. A single message
-            larger than that passes an empty buffer.
-        max_unhandled: Messages received and not yet handled; at that number nothing more
-            is read until one has been, and the client feels the back-pressure. That it has
-            left is noticed only then, too.
-        send_timeout: Seconds in which the client must take something off a full socket;
-            beyond, it is a slow consumer too.
-        close_timeout: Seconds for which a slow consumer, or a client that has left, may keep
-            its socket open with data in it; then the socket is aborted.
-    """
-
-    max_message_size: int = 64 * 1024
-    max_buffer: int = 1024 * 1024
-    max_unhandled: int = 32
-    send_timeout: float = 20.0
-    close_timeout: float = 3.0
-
-
 class _Outgoing(NamedTuple):
     message: Message
     size: int
     written: asyncio.Future[None] | None = None
 
 
-class Connection:
-    """A client's socket with its inbox and its bounded outgoing buffer.
-
-    Belongs to one event loop; nothing here may be called from another thread.
+class QueuedConnection(Connection):
+    """A client's connection whose inbox and outgoing buffer are here; see `Connection`.
 
     Args:
         receive: The server's ASGI `receive`.
         send: The server's ASGI `send`.
         encoder: Turns a publication into what this client gets.
         limits: What it may take.
-
-    Attributes:
-        id: Names the connection among all processes.
-        channels: Those it is in; kept by the hub.
-        accepted: Whether the handshake was completed.
-        close_code: Why it ended, as in the table of close codes; None while it is open.
-        slow: Whether it ended as a slow consumer.
-        on_gone: Called once, with the close code, when it has ended for whatever reason.
     """
 
-    def __init__(
-        self, receive: Receive, send: Send, encoder: Encoder, limits: Limits | None = None
-    ) -> None:
-        self.id = uuid4().hex
-        self.encoder = encoder
-        self.limits = limits or Limits()
-        self.channels: set[str] = set()
-        self.accepted = False
-        self.slow = False
-        self.close_code: int | None = None
-        self.on_gone: Callable[[int], None] | None = None
+    def __init__(self, receive: Receive, send: Send, encoder: Encoder, limits: Limits) -> None:
+        super().__init__(encoder, limits)
         self._close_reason = ""
         self._receive = receive
         self._send = send
@@ -120,18 +70,14 @@ class Connection:
         self._buffered = 0
         self._abortion: asyncio.TimerHandle | None = None
 
-    def __repr__(self) -> str:
-        state = "open" if self.close_code is None else f"closed {self.close_code}"
-        return f"<Connection {self.id[:8]} {state}>"
-
     # What comes in
 
     def start(self) -> None:
-        """Begin to read; from here on the end of the connection is noticed."""
+        """See `Connection`."""
         self._reader = self._loop.create_task(self._read())
 
     async def receive(self) -> Message:
-        """The next ASGI event for the application, in order; the last one is the disconnect."""
+        """See `Connection`."""
         while True:
             if self._inbox:
                 message = self._inbox.popleft()
@@ -151,7 +97,9 @@ class Connection:
             while self.close_code is None:
                 message = await self._receive()
                 if message["type"] == "websocket.disconnect":
-                    self._gone(_disconnect_code(message), message.get("reason") or "")
+                    if self.close_code is None:
+                        self._close_reason = message.get("reason") or ""
+                    self._gone(_disconnect_code(message))
                     self._discard()
                     if self._unsent():
                         self._abort_after(self.limits.close_timeout)
@@ -182,11 +130,7 @@ class Connection:
     # What goes out
 
     async def send(self, message: Message) -> None:
-        """Send an ASGI event in its turn, and wait until the server has taken it.
-
-        Raises:
-            OSError: The client is gone; Starlette makes a `WebSocketDisconnect` of it.
-        """
+        """See `Connection`."""
         kind = message["type"]
         if kind == "websocket.accept":
             await self._deliver(message)
@@ -201,10 +145,7 @@ class Connection:
             await self._deliver(message)
 
     async def push(self, frame: Frame) -> None:
-        """Send a frame in its turn, and wait until the server has taken it.
-
-        To a client that is gone nothing is sent, and that is no error.
-        """
+        """See `Connection`."""
         try:
             await self._write_and_wait(frame)
         except OSError:
@@ -212,12 +153,7 @@ class Connection:
             await asyncio.sleep(0)
 
     def write(self, frame: Frame) -> None:
-        """Append a frame to the outgoing buffer. Never waits.
-
-        When the frame doesn't fit, the client is a slow consumer: what it has not been sent
-        is discarded, it is closed with 1013, and its socket is aborted when it doesn't take
-        that in time either.
-        """
+        """See `Connection`."""
         if self.close_code is not None:
             return
         size = frame.size + MESSAGE_OVERHEAD
@@ -228,12 +164,7 @@ class Connection:
         self._queue(_Outgoing(frame.message, size))
 
     def close(self, code: int = 1000, reason: str = "") -> None:
-        """Close the connection, behind what is already on its way out. Never waits.
-
-        Args:
-            code: The close code; 1011 takes the place of one that can't be sent.
-            reason: Why, in words; cut to what a close frame can hold.
-        """
+        """See `Connection`."""
         if self.close_code is not None:
             return
         if not can_be_sent(code):
@@ -243,7 +174,8 @@ class Connection:
         self._inbox.clear()
         self._queue(_Outgoing({"type": "websocket.close", "code": code, "reason": reason}, 0))
         self._abort_after(self.limits.close_timeout if self.slow else self.limits.send_timeout)
-        self._gone(code, reason)
+        self._close_reason = reason
+        self._gone(code)
 
     async def departure(self) -> None:
         """Wait until the server has noticed the end of a connection that was denied.
@@ -260,7 +192,7 @@ class Connection:
                     pass
 
     def abort(self) -> None:
-        """Drop the socket and what is in it, as far as the server lets us."""
+        """See `Connection`."""
         if (transport := self._transport()) is not None:
             transport.abort()
 
@@ -283,8 +215,7 @@ class Connection:
                 await asyncio.wait(tasks)
 
     async def _write_and_wait(self, frame: Frame) -> None:
-        if not self.accepted:
-            raise RuntimeError("nothing can be sent before the connection is accepted")
+        self._check_accepted()
         if self.close_code is not None:
             raise ConnectionResetError(f"the connection is closed ({self.close_code})")
         if not self._idle.is_set():
@@ -399,14 +330,11 @@ class Connection:
             self._abortion.cancel()
         self._abortion = self._loop.call_later(seconds, self.abort)
 
-    def _gone(self, code: int, reason: str = "") -> None:
+    def _gone(self, code: int) -> None:
         if self.close_code is None:
-            self.close_code = code
-            self._close_reason = reason
             self._arrival.set()
             self._room.set()
-            if self.on_gone is not None:
-                self.on_gone(code)
+        super()._gone(code)
 
 
 def _wake(waiter: asyncio.Future[None] | None) -> None:

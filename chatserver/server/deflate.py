@@ -1,0 +1,96 @@
+"""Compression of messages, as permessage-deflate (RFC 7692) asks for it, without context takeover.
+
+Since no message refers to one before it, what is compressed once is right for every client,
+and one compressor does for the process. No input, no output.
+"""
+
+import threading
+import zlib
+from functools import cache
+from typing import TYPE_CHECKING
+
+from chatserver.errors import InvalidFrame
+
+if TYPE_CHECKING:
+    from zlib import _Compress
+
+__all__ = ["MIN_SIZE", "Inflater", "deflate"]
+
+#: Bytes under which a message isn't worth compressing.
+MIN_SIZE = 256
+#: What a flush leaves at the end; taken off, and put back before inflating (7.2.1, 7.2.2).
+TAIL = b"\x00\x00\xff\xff"
+#: Bytes that are inflated at once. Behind each last block the rest of them is copied, and
+#: a message may consist of such blocks, so in one go its time would grow by the square.
+STEP = 1024
+
+_lock = threading.Lock()
+
+
+@cache
+def _compressor(window_bits: int) -> "_Compress":
+    return zlib.compressobj(wbits=-window_bits)
+
+
+def deflate(payload: bytes, window_bits: int) -> bytes:
+    """Compress a message so that it can be inflated by itself (RFC 7692, section 7.2.1).
+
+    Args:
+        payload: The message.
+        window_bits: The client's window, 9 to 15.
+    """
+    with _lock:  # the compressor is one for all threads
+        compressor = _compressor(window_bits)
+        data = compressor.compress(payload) + compressor.flush(zlib.Z_FULL_FLUSH)
+    return data[: -len(TAIL)]
+
+
+class Inflater:
+    """Inflates one message, a piece at a time, and never to more than a limit.
+
+    Args:
+        limit: Bytes that the message may have.
+    """
+
+    __slots__ = ("_inflate", "_room")
+
+    def __init__(self, limit: int) -> None:
+        self._inflate = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
+        self._room = limit
+
+    def feed(self, data: bytes) -> bytes:
+        """Inflate the next piece (RFC 7692, section 7.2.2).
+
+        Raises:
+            InvalidFrame: The message is larger than the limit (1009), or was not made by
+                the algorithm (1007).
+        """
+        pieces = []
+        for start in range(0, len(data), STEP):
+            step = data[start : start + STEP]
+            while step:
+                pieces.append(self._inflate_step(step))
+                step = self._rest()
+        return b"".join(pieces)
+
+    def end(self) -> bytes:
+        """Inflate the end of the message."""
+        return self.feed(TAIL)
+
+    def _inflate_step(self, data: bytes) -> bytes:
+        try:
+            piece = self._inflate.decompress(data, self._room + 1)
+        except zlib.error:
+            raise InvalidFrame("the message can't be inflated", code=1007) from None
+        self._room -= len(piece)
+        if self._room < 0:
+            raise InvalidFrame("the message is too big once inflated", code=1009)
+        return piece
+
+    def _rest(self) -> bytes:
+        """What stands behind a block that said it was the last one (section 7.2.3.4)."""
+        if not self._inflate.eof:
+            return b""
+        rest = self._inflate.unused_data
+        self._inflate = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
+        return rest

@@ -1,0 +1,121 @@
+"""What the connections of one server share: the limits, the counts, and a sweep over them all.
+
+Deadlines are watched by one timer for the whole server: once a second every connection looks
+whether one of its own has passed. So a connection needs no timer while nothing is wrong with it.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+from chatserver.limits import COUNTS, LIMITS, Counts, Limits
+
+__all__ = ["Edge", "edge_of"]
+
+#: Seconds between two sweeps at most; a deadline is kept to a quarter of itself.
+INTERVAL = 1.0
+
+
+class Watched(Protocol):
+    """A connection with deadlines."""
+
+    def check(self, now: float) -> None:
+        """Do what is due at this time of the event loop."""
+
+
+class Edge:
+    """The shared part of one server's protocols.
+
+    Args:
+        config: uvicorn's; the pings' interval and timeout are in it.
+        app_state: The lifespan's state, with `LIMITS` and `COUNTS` in it or not.
+
+    Attributes:
+        limits: What a client may take.
+        counts: How often one wanted more.
+        interval: Seconds between two sweeps.
+    """
+
+    def __init__(self, config: Config, app_state: Mapping[str, Any]) -> None:
+        self.limits: Limits = app_state.get(LIMITS) or Limits()
+        self.counts: Counts = app_state.get(COUNTS) or Counts()
+        self.ping_interval = config.ws_ping_interval or float("inf")
+        self.ping_timeout = config.ws_ping_timeout or float("inf")
+        self.interval = min(INTERVAL, self._shortest() / 4)
+        self._addresses: Counter[str] = Counter()
+        self._sockets = 0
+        self._watched: set[Watched] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._swept_at = 0.0
+
+    def _shortest(self) -> float:
+        limits = self.limits
+        deadlines = (limits.header_timeout, limits.message_timeout, limits.send_timeout)
+        return min(*deadlines, self.ping_interval, self.ping_timeout)
+
+    # The sweep
+
+    def watch(self, connection: Watched) -> None:
+        """Let a connection be looked after, from now on."""
+        self._watched.add(connection)
+        if self._timer is None:
+            self._schedule()
+
+    def unwatch(self, connection: Watched) -> None:
+        """Forget a connection; nothing happens when it isn't watched."""
+        self._watched.discard(connection)
+
+    def _schedule(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self.interval, self._sweep)
+
+    def _sweep(self) -> None:
+        self._timer = None
+        if self._watched:
+            self._schedule()
+        self._swept_at = now = asyncio.get_running_loop().time()
+        for connection in tuple(self._watched):
+            connection.check(now)
+
+    def elapsed(self) -> float:
+        """Seconds since the last sweep."""
+        return asyncio.get_running_loop().time() - self._swept_at
+
+    # Admission
+
+    def refusal(self, address: str) -> tuple[int, str] | None:
+        """The HTTP status and reason why one more WebSocket from there is too many, if it is."""
+        limits = self.limits
+        if limits.max_connections and self._sockets >= limits.max_connections:
+            return 503, "The server has as many connections as it can take. Try again later."
+        most = limits.max_address_connections
+        if most and self._addresses[address] >= most:
+            return 429, f"There are {most} connections from your address already."
+        return None
+
+    def enter(self, address: str) -> None:
+        """Count a WebSocket."""
+        self._sockets += 1
+        self._addresses[address] += 1
+
+    def leave(self, address: str) -> None:
+        """Count a WebSocket no more."""
+        self._sockets -= 1
+        self._addresses[address] -= 1
+        if not self._addresses[address]:
+            del self._addresses[address]
+
+
+_edges: WeakKeyDictionary[ServerState, Edge] = WeakKeyDictionary()
+
+
+def edge_of(config: Config, server_state: ServerState, app_state: Mapping[str, Any]) -> Edge:
+    """The edge of a server, made with its first connection."""
+    edge = _edges.get(server_state)
+    if edge is None:
+        edge = _edges[server_state] = Edge(config, app_state)
+    return edge

@@ -1,0 +1,160 @@
+"""The opening handshake (RFC 6455, section 4), by the protocol of `websockets`.
+
+It checks the request, negotiates compression and builds the answer; nothing of it is left when
+the connection is open.
+"""
+
+import email.utils
+import logging
+import re
+from collections.abc import Iterable
+from http import HTTPStatus
+from urllib.parse import unquote
+
+from starlette.types import Scope
+from websockets.datastructures import Headers
+from websockets.extensions.permessage_deflate import (
+    PerMessageDeflate,
+    ServerPerMessageDeflateFactory,
+)
+from websockets.http11 import Request, Response
+from websockets.server import ServerProtocol
+
+__all__ = ["Handshake", "response"]
+
+# RFC 7692, section 7.1.1: each message by itself, so that one compressor can serve all clients.
+DEFLATE = ServerPerMessageDeflateFactory(
+    server_no_context_takeover=True, client_no_context_takeover=True
+)
+RawHeaders = Iterable[tuple[bytes, bytes]]
+# Section 4.2.1: path and query, maybe as part of an absolute URI.
+TARGET = re.compile(r"(?:https?://[^/?]*)?([^?]*)\??(.*)", re.IGNORECASE)
+# RFC 9110, sections 5.1 and 5.5: nothing in a header may begin another one.
+NAME = re.compile(rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
+VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+
+
+class Handshake:
+    """A client's request, and the ways to answer it.
+
+    Args:
+        head: The request up to the empty line.
+        compression: Whether to agree on permessage-deflate.
+
+    Attributes:
+        request: The request; None when it isn't HTTP.
+        refusal: The answer to a request that is no valid handshake.
+    """
+
+    def __init__(self, head: bytes, *, compression: bool) -> None:
+        self._protocol = ServerProtocol(
+            extensions=[DEFLATE] if compression else None,
+            logger=logging.getLogger("uvicorn.error"),
+        )
+        self._protocol.receive_data(head)
+        event = next(iter(self._protocol.events_received()), None)
+        self.request = event if isinstance(event, Request) else None
+        self.refusal = b""
+        if self.request is None:
+            answered = b"".join(self._protocol.data_to_send())
+            self.refusal = answered or response(400, [], b"This is no valid HTTP request.\n")
+        else:
+            self._response = self._protocol.accept(self.request)
+            self.refusal = self._refusal(self.request.headers)
+
+    def _refusal(self, headers: Headers) -> bytes:
+        """Section 4.2.2: first what `websockets` leaves to others, then what it found itself."""
+        versions = headers.get_all("Sec-WebSocket-Version")
+        if len(versions) == 1 and versions != ["13"]:
+            known = [(b"Upgrade", b"websocket"), (b"Sec-WebSocket-Version", b"13")]
+            return response(426, known, b"This is no version that is known here; 13 is.\n")
+        if len(headers.get_all("Host")) != 1:
+            return response(400, [], b"Expected one Host header.\n")
+        if self._response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
+            return self._response.serialize()
+        return b""
+
+    @property
+    def window_bits(self) -> int:
+        """The client's window for compressed messages, 9 to 15; 0 without compression."""
+        for extension in getattr(self._protocol, "extensions", ()):
+            if isinstance(extension, PerMessageDeflate):
+                return extension.local_max_window_bits
+        return 0
+
+    @property
+    def target(self) -> str:
+        """Path and query as they were asked for: for the log, which strips them of secrets."""
+        return "" if self.request is None else self.request.path
+
+    def scope(self) -> Scope:
+        """What the request says, as the part of an ASGI scope."""
+        assert self.request is not None, "there is no scope without a request"
+        headers = self.request.headers
+        target = TARGET.fullmatch(self.request.path)
+        assert target is not None, "it matches whatever has no line break"
+        path, query = target[1] or "/", target[2]
+        return {
+            "path": unquote(path),
+            "raw_path": path.encode("ascii"),
+            "query_string": query.encode("ascii"),
+            "headers": [
+                (name.lower().encode("ascii"), value.encode("latin-1", "surrogateescape"))
+                for name, value in headers.raw_items()
+            ],
+            "subprotocols": self._subprotocols,
+        }
+
+    @property
+    def _subprotocols(self) -> list[str]:
+        assert self.request is not None, "nothing is offered without a request"
+        offered = ",".join(self.request.headers.get_all("Sec-WebSocket-Protocol"))
+        return [name for part in offered.split(",") if (name := part.strip())]
+
+    def accept(self, subprotocol: str | None, headers: RawHeaders) -> bytes:
+        """The answer that opens the connection.
+
+        Raises:
+            ValueError: The subprotocol wasn't offered (section 4.2.2), or a header is none.
+        """
+        if subprotocol and subprotocol not in self._subprotocols:
+            raise ValueError(
+                f"Expected one of the subprotocols that were offered, "
+                f"{self._subprotocols}, but got {subprotocol!r}"
+            )
+        response = self._response
+        del response.headers["Date"]  # the server has one among its own
+        response.headers.update(_decoded(headers))
+        if subprotocol:
+            response.headers["Sec-WebSocket-Protocol"] = subprotocol
+        return response.serialize()
+
+
+def response(status: int, headers: RawHeaders, body: bytes) -> bytes:
+    """An answer that is not the opening of a connection, and says so in its body.
+
+    Raises:
+        ValueError: A header is none.
+    """
+    fields = Headers(_decoded(headers))
+    fields.setdefault("Date", email.utils.formatdate(usegmt=True))
+    fields.setdefault("Connection", "close")
+    fields.setdefault("Content-Length", str(len(body)))
+    fields.setdefault("Content-Type", "text/plain; charset=utf-8")
+    return Response(status, _phrase(status), fields, body).serialize()
+
+
+def _decoded(headers: RawHeaders) -> list[tuple[str, str]]:
+    decoded = []
+    for name, value in headers:
+        if not (NAME.fullmatch(name) and VALUE.fullmatch(value)):
+            raise ValueError(f"Expected an HTTP header, but got {name!r}: {value!r}")
+        decoded.append((name.decode("latin-1"), value.decode("latin-1")))
+    return decoded
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""

@@ -1,0 +1,101 @@
+"""uvicorn's HTTP protocol with limits: `uvicorn --http chatserver.server:HttpProtocol`.
+
+Beyond what uvicorn's does, the headers of a request must be complete in time (408) and in size
+(431), and what a client sent right behind its handshake reaches the WebSocket.
+"""
+
+import asyncio
+import logging
+from typing import Any, cast
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from chatserver.server.edge import edge_of
+from chatserver.server.handshake import response
+
+__all__ = ["HttpProtocol"]
+
+logger = logging.getLogger("uvicorn.error")
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """One client's HTTP connection, until it closes or becomes a WebSocket."""
+
+    def __init__(self, config: Any, server_state: ServerState, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, server_state, *args, **kwargs)
+        self._edge = edge_of(config, server_state, self.app_state)
+        self._received = 0
+        self._refused = False
+        # When the request began whose headers are not complete.
+        self._begun: float | None = self.loop.time()
+
+    def connection_made(self, transport: Any) -> None:
+        """Called once; from here on the client has to say what it wants."""
+        super().connection_made(transport)
+        self._edge.watch(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The socket is gone."""
+        self._edge.unwatch(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what the client sent."""
+        if self._refused:
+            return
+        self._unset_keepalive_if_required()
+        if self._begun is None and (self.cycle is None or self.cycle.response_complete):
+            self._begun, self._received = self.loop.time(), 0
+        self._received += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._should_upgrade():
+                self._upgrade(data[upgrade.args[0] :])
+            else:
+                self._unsupported_upgrade_warning()
+        except httptools.HttpParserError:
+            if not self._refused:
+                logger.warning("Invalid HTTP request received.")
+                self.send_400_response("Invalid HTTP request received.")
+        else:
+            if self._begun is not None and self._received > self._edge.limits.max_header_size:
+                self._refuse(431, "The request's headers are too large.")
+
+    def on_headers_complete(self) -> None:
+        """A request's headers are here, maybe too many of them."""
+        self._begun = None
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if size > self._edge.limits.max_header_size:
+            self._refuse(431, "The request's headers are too large.")
+            raise ValueError("the request was refused")
+        super().on_headers_complete()
+
+    def _should_upgrade(self) -> bool:
+        """In HTTP/1.0 there is no handshake (RFC 6455, 4.2.1; RFC 9110, 7.8)."""
+        return self.parser.get_http_version() == "1.1" and super()._should_upgrade()
+
+    def check(self, now: float) -> None:
+        """Look whether the client has kept to its time; called by the edge."""
+        if self._begun is not None and now - self._begun > self._edge.limits.header_timeout:
+            self._refuse(408, "The request took too long.")
+
+    def _refuse(self, status: int, reason: str) -> None:
+        if self._refused or self.transport.is_closing():
+            return
+        self._refused = True
+        self._edge.counts.bad_requests += 1
+        logger.info("%s - %d: %s", self.client[0] if self.client else "", status, reason)
+        self.transport.write(response(status, [], f"{reason}\n".encode()))
+        self.transport.close()
+
+    def _upgrade(self, rest: bytes) -> None:
+        """Become a WebSocket; what came behind the request goes there."""
+        self._edge.unwatch(self)
+        self.handle_websocket_upgrade()
+        if rest:
+            cast("asyncio.Protocol", self.transport.get_protocol()).data_received(rest)
+        # The parser refers to us, and we to it.
+        self.parser = cast("Any", None)
