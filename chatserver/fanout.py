@@ -13,15 +13,16 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 from chatserver.connection import MESSAGE_OVERHEAD, Connection, Format
 from chatserver.limits import Limits
 from chatserver.publication import Encoder, Frame, Position, Publication, payload_size
 
-__all__ = ["Fanout", "Member", "Shared", "running_loop"]
+__all__ = ["TURN_PUBLICATIONS", "Fanout", "Member", "Shared", "running_loop"]
 
 T = TypeVar("T")
+Write: TypeAlias = Callable[[bytes], None]
 
 logger = logging.getLogger("chatserver")
 
@@ -29,17 +30,24 @@ logger = logging.getLogger("chatserver")
 TURN_BYTES = 256 * 1024
 #: Members written to before others get a turn.
 TURN_WRITES = 1000
+#: Publications of one loop that may wait for its turn before their publishers do.
+TURN_PUBLICATIONS = 64
 #: Publications waiting for another thread's loop beyond which publishers are held back.
 INBOX_SIZE = 1024
 
 
 class Shared:
-    """A publication on its way to many: encoded once per wire format, when first needed."""
+    """A publication on its way to many: encoded once per wire format, when first needed.
 
-    __slots__ = ("_frames", "publication")
+    Attributes:
+        size: Bytes of its payload, and what counts besides for each message.
+    """
+
+    __slots__ = ("_frames", "publication", "size")
 
     def __init__(self, publication: Publication) -> None:
         self.publication = publication
+        self.size = payload_size(publication.data) + MESSAGE_OVERHEAD
         self._frames: dict[Encoder, Frame | None] = {}
 
     def frame(self, encoder: Encoder) -> Frame | None:
@@ -66,7 +74,7 @@ class Group(NamedTuple):
 
     format: Format
     connections: tuple[Connection, ...]
-    writes: tuple[Callable[[bytes], None], ...]
+    writes: tuple[Write, ...]
 
 
 class Plan(NamedTuple):
@@ -84,6 +92,35 @@ class Plan(NamedTuple):
     exclusive: bool
 
 
+class Batch:
+    """Publications of one channel on their way to its members, in one write each.
+
+    Attributes:
+        numbers: The number of each, on this loop.
+        done: Members who have them, where that takes more than one turn.
+        finished: Whether all have.
+    """
+
+    __slots__ = ("channel", "done", "finished", "numbers", "publications")
+
+    def __init__(self, channel: str) -> None:
+        self.channel = channel
+        self.publications: list[Shared] = []
+        self.numbers: list[int] = []
+        self.done: set[Connection] = set()
+        self.finished = False
+
+    def append(self, number: int, shared: Shared) -> None:
+        """Add a publication, and what is counted as its number on this loop."""
+        self.numbers.append(number)
+        self.publications.append(shared)
+
+    def since(self, number: int) -> list[Shared]:
+        """Those with this number and above."""
+        pairs = zip(self.numbers, self.publications, strict=True)
+        return [shared for each, shared in pairs if each >= number]
+
+
 class Member:
     """A connection's place in a channel.
 
@@ -91,19 +128,22 @@ class Member:
         live: Whether every publication is simply written.
         held: What was published while the connection was still subscribing.
         present: Whether it was entered into the channel's presence.
+        live_from: The number of the first publication behind the answer to the subscription.
     """
 
-    __slots__ = ("_after", "held", "live", "present")
+    __slots__ = ("_after", "held", "live", "live_from", "present")
 
     def __init__(self) -> None:
         self.live = False
         self.held: list[Publication] = []
         self.present = False
+        self.live_from = 0
         self._after: Position | None = None
 
-    def go_live(self, after: Position) -> None:
+    def go_live(self, after: Position, number: int = 0) -> None:
         """Hold back no longer; what comes up to `after` the client has had already."""
         self._after = after
+        self.live_from = number
         self.held = []
 
     def admits(self, publication: Publication) -> bool:
@@ -118,6 +158,10 @@ class Member:
 
 class Fanout:
     """The members of all channels that live on one event loop.
+
+    Publications are numbered as they come: up to `_taken` all are written, `_pending` holds the
+    next ones, of which those in `_batches` are being written, and `_inbox` what other threads, or
+    this one, have put there since.
 
     Only `deliver`, `mark` and `behind` may be called on another thread than that loop's.
 
@@ -135,20 +179,27 @@ class Fanout:
         self.delivered = 0
         self._plans: dict[str, Plan] = {}
         self._inbox: deque[Shared] = deque()
-        self._work: Iterator[int] | None = None
+        self._pending: list[Shared] = []
+        self._batches: list[Batch] = []
         self._working = 0
+        self._work: Iterator[int] | None = None
         self._taken = 0
+        # Members who were written to before their turn, up to which number.
+        self._ahead: dict[Connection, int] = {}
         self._scheduled = False
 
     def add(self, connection: Connection) -> None:
-        """Count a connection, and be told of its pace."""
+        """Count a connection, be told of its pace, and keep what it is sent in order."""
         self.connections.add(connection)
         connection.on_pace = self._replan
+        connection.before_send = self.catch_up
 
     def remove(self, connection: Connection) -> None:
         """Count a connection no more."""
         self.connections.discard(connection)
+        self._ahead.pop(connection, None)
         connection.on_pace = None
+        connection.before_send = None
 
     def join(self, channel: str, connection: Connection) -> Member:
         """Put a connection into a channel; what is published is held until it is live."""
@@ -157,6 +208,10 @@ class Fanout:
         connection.channels.add(channel)
         self._replan(connection)
         return member
+
+    def go_live(self, member: Member, after: Position) -> None:
+        """Hold back no longer what is published to a member; see `Member.go_live`."""
+        member.go_live(after, self._taken + len(self._pending) + len(self._inbox))
 
     def leave(self, channel: str, connection: Connection) -> Member | None:
         """Take a connection out of a channel; None when it isn't in it."""
@@ -178,8 +233,13 @@ class Fanout:
 
         What others publish later doesn't count, so that none can keep another waiting.
         """
-        slack = 0 if self.loop is here else INBOX_SIZE
-        return self._taken + self._working + len(self._inbox) - slack
+        waiting = len(self._pending) + len(self._inbox)
+        slack = INBOX_SIZE
+        if self.loop is here:
+            self._pull()
+            size = sum(shared.size for shared in self._pending)
+            slack = TURN_PUBLICATIONS if size < self._turn_bytes else 0
+        return self._taken + waiting - slack
 
     def behind(self, mark: int) -> bool:
         """Whether this has not come to a `mark` yet."""
@@ -207,104 +267,156 @@ class Fanout:
         """Write to as many members as one turn allows, and come back for the others."""
         self._scheduled = False
         if self._work is None:
-            self._work = self._write_batches(self._take())
+            self._take()
+            self._work = self._write_batches()
         written = 0
         for writes in self._work:
             written += writes
             if written >= TURN_WRITES:
                 break
         else:
-            self._work = None
-            self._taken += self._working
-            self._working = 0
-        if (self._work is not None or self._inbox) and not self._scheduled:
+            self._finish()
+        if (self._pending or self._inbox) and not self._scheduled:
             self._scheduled = True
             self.loop.call_soon(self._drain)
 
-    def _take(self) -> list[tuple[str, list[Shared]]]:
-        """What was published, joined by channel as far as no member sees another order."""
-        batches: list[tuple[str, list[Shared]]] = []
-        latest: dict[str, list[Shared]] = {}
+    def _pull(self) -> None:
+        """Take over what is in the inbox, which other threads fill."""
+        while self._inbox:
+            self._pending.append(self._inbox.popleft())
+
+    def _take(self) -> None:
+        """Join what was published by channel, as far as no member sees another order."""
+        self._pull()
+        latest: dict[str, Batch] = {}
         budget = self._turn_bytes
-        while self._inbox and budget > 0:
-            shared = self._inbox.popleft()
-            self._working += 1
-            budget -= payload_size(shared.publication.data) + MESSAGE_OVERHEAD
+        for shared in self._pending:
+            if budget <= 0:
+                break
+            budget -= shared.size
             channel = shared.publication.channel
             batch = latest.get(channel)
-            if batch is not None and (batch is batches[-1][1] or self._plan(channel).exclusive):
-                batch.append(shared)
-            else:
-                latest[channel] = batch = [shared]
-                batches.append((channel, batch))
-        return batches
+            if batch is None or not (batch is self._batches[-1] or self._plan(channel).exclusive):
+                latest[channel] = batch = Batch(channel)
+                self._batches.append(batch)
+            batch.append(self._taken + self._working, shared)
+            self._working += 1
 
-    def _write_batches(self, batches: list[tuple[str, list[Shared]]]) -> Iterator[int]:
+    def _finish(self) -> None:
+        self._work = None
+        self._batches = []
+        del self._pending[: self._working]
+        self._taken += self._working
+        self._working = 0
+        if self._ahead:
+            taken = self._taken
+            self._ahead = {who: number for who, number in self._ahead.items() if number > taken}
+
+    def _write_batches(self) -> Iterator[int]:
         """Write, and say from time to time to how many members."""
-        for channel, batch in batches:
-            plan = self._plan(channel)
+        for batch in self._batches:
+            plan = self._plan(batch.channel)
             for some in _slices(plan.others):
-                yield self._write_singly(channel, batch, some)
+                yield self._write_singly(batch, some)
             for group in plan.groups:
-                yield from self._write_group(channel, batch, plan, group)
+                yield from self._write_group(batch, plan, group)
+            batch.finished = True
 
-    def _write_group(
-        self, channel: str, batch: list[Shared], plan: Plan, group: Group
-    ) -> Iterator[int]:
-        joined = _join(batch, group.format)
+    def _write_group(self, batch: Batch, plan: Plan, group: Group) -> Iterator[int]:
+        joined = _join(batch.publications, group.format)
         start = 0
         for writes in _slices(group.writes):
             connections = group.connections[start : start + len(writes)]
             start += len(writes)
             if joined is None:
-                yield self._write_singly(channel, batch, connections)
-                continue
-            if self._plans.get(channel) is not plan:
-                # Somebody joined, left or fell behind since the plan was made.
-                writes = self._still_fast(channel, batch, connections)
-            _write_each(writes, joined)
-            self.delivered += len(batch) * len(writes)
+                self._write_singly(batch, connections)
+            elif self._ahead or self._plans.get(batch.channel) is not plan:
+                # Somebody joined, left, fell behind or went ahead since the plan was made.
+                self._write_joined(batch, self._still_fast(batch, connections), joined)
+            else:
+                self._write_joined(batch, writes, joined)
+            if len(group.writes) > TURN_WRITES:
+                batch.done.update(connections)
             yield len(connections)
 
-    def _still_fast(
-        self, channel: str, batch: list[Shared], connections: Sequence[Connection]
-    ) -> tuple[Callable[[bytes], None], ...]:
+    def _write_joined(self, batch: Batch, writes: Sequence[Write], joined: bytes) -> None:
+        _write_each(writes, joined)
+        self.delivered += len(batch.publications) * len(writes)
+
+    def _still_fast(self, batch: Batch, connections: Sequence[Connection]) -> list[Write]:
         """Sort out again who can be handed the joined bytes; the others are written to."""
-        writes: list[Callable[[bytes], None]] = []
+        members = self.members.get(batch.channel, {})
+        writes: list[Write] = []
         for connection in connections:
-            member = self.members.get(channel, {}).get(connection)
+            member = members.get(connection)
             write = connection.fast if member is not None and member.live else None
-            if write is None:
-                self._write_singly(channel, batch, (connection,))
+            if write is None or connection in self._ahead:
+                self._write_singly(batch, (connection,))
             else:
                 writes.append(write)
-        return tuple(writes)
+        return writes
 
-    def _write_singly(
-        self, channel: str, batch: list[Shared], connections: Sequence[Connection]
-    ) -> int:
+    def _write_singly(self, batch: Batch, connections: Sequence[Connection]) -> int:
         """Write frame by frame to those who are still in the channel."""
         for connection in connections:
-            for shared in batch:
-                member = self.members.get(channel, {}).get(connection)
-                if member is not None and self._admits(member, connection, shared):
-                    self._write_frame(connection, shared)
-        return len(connections) * len(batch)
+            publications = batch.publications
+            if connection in self._ahead:
+                publications = batch.since(self._ahead[connection])
+            for shared in publications:
+                self._write_one(connection, shared)
+        return len(connections) * len(batch.publications)
 
-    def _admits(self, member: Member, connection: Connection, shared: Shared) -> bool:
-        if member.live:
-            return True
-        if member.admits(shared.publication):
+    def _write_one(self, connection: Connection, shared: Shared) -> None:
+        member = self.members.get(shared.publication.channel, {}).get(connection)
+        if member is None:
+            return
+        if not member.live:
+            if not member.admits(shared.publication):
+                return
             self._replan(connection)
-        return member.live
-
-    def _write_frame(self, connection: Connection, shared: Shared) -> None:
         frame = shared.frame(connection.encoder)
         if frame is None:
+            connection.before_send = None  # nothing comes behind the gap
             connection.close(1011, "a publication could not be encoded")
         else:
             connection.write(frame)
             self.delivered += 1
+
+    def catch_up(self, connection: Connection) -> None:
+        """Write to one member what was published up to now, before it is sent something else.
+
+        So whoever publishes and then sends has both arrive in that order, and needs not wait
+        until all others have been written to.
+        """
+        if not self._inbox and not self._pending:
+            return
+        self._pull()
+        missed = self._missed(connection)
+        if any(number >= member.live_from for number, member, _ in missed):
+            self._ahead[connection] = self._taken + len(self._pending)
+            fast = connection.fast if all(member.live for _, member, _ in missed) else None
+            joined = _join([shared for _, _, shared in missed], connection.format) if fast else None
+            if fast is not None and joined is not None:
+                fast(joined)
+                self.delivered += len(missed)
+            else:
+                for _, _, shared in missed:
+                    self._write_one(connection, shared)
+
+    def _missed(self, connection: Connection) -> list[tuple[int, Member, Shared]]:
+        """The publications that a member is still to get, with their numbers, in order."""
+        first = self._ahead.get(connection, self._taken)
+        numbers: list[tuple[int, Shared]] = []
+        for batch in self._batches:
+            if not batch.finished and connection not in batch.done:
+                numbers += zip(batch.numbers, batch.publications, strict=True)
+        waiting = max(first - self._taken, self._working)
+        numbers += enumerate(self._pending[waiting:], self._taken + waiting)
+        return [
+            (number, self.members[channel][connection], shared)
+            for number, shared in numbers
+            if number >= first and (channel := shared.publication.channel) in connection.channels
+        ]
 
     # The plans
 
@@ -324,7 +436,7 @@ class Fanout:
 
 def _make_plan(members: dict[Connection, Member]) -> Plan:
     others: list[Connection] = []
-    groups: dict[Format, tuple[list[Connection], list[Callable[[bytes], None]]]] = {}
+    groups: dict[Format, tuple[list[Connection], list[Write]]] = {}
     exclusive = True
     for connection, member in members.items():
         exclusive = exclusive and len(connection.channels) == 1
@@ -352,7 +464,7 @@ def _join(batch: list[Shared], format: Format) -> bytes | None:
     return b"".join(wires) if len(wires) == len(batch) else None
 
 
-def _write_each(writes: Sequence[Callable[[bytes], None]], data: bytes) -> None:
+def _write_each(writes: Sequence[Write], data: bytes) -> None:
     """The hot loop of the whole package. One socket's failure is none of the others' business."""
     rest = iter(writes)
     while True:

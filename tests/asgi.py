@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from starlette.types import Message
 
-from chatserver.connection import QueuedConnection
+from chatserver.connection import DirectConnection, QueuedConnection
 from chatserver.limits import Limits
 from chatserver.publication import PLAIN, Encoder, Frame
 from chatserver.testing import LiveServer
@@ -122,6 +122,60 @@ async def accepted(
     await connection.send({"type": "websocket.accept"})
     server.sent.clear()
     return server, connection
+
+
+class MemoryWriter:
+    """A server's `Writer`, and its transport, in memory.
+
+    Attributes:
+        written: What was written, in pieces.
+        queued: How many of these came by `write` while it was full.
+        failure: Raised by the transport when set.
+        closed: The close code.
+    """
+
+    def __init__(self, window_bits: int = 0) -> None:
+        self.limits = Limits()
+        self.window_bits = window_bits
+        self.on_gone: Callable[[int, str], None] | None = None
+        self.on_pace: Callable[[], None] | None = None
+        self.transport: Any = self
+        self.full = False
+        self.slow = False
+        self.written: list[bytes] = []
+        self.queued = 0
+        self.failure: Exception | None = None
+        self.closed: int | None = None
+
+    def write(self, wire: bytes) -> None:
+        if self.failure is not None:
+            raise self.failure
+        if self.closed is None:
+            self.queued += self.full
+            self.written.append(wire)
+
+    async def send_wire(self, wire: bytes) -> None:
+        self.write(wire)
+
+    def close(self, code: int, reason: str) -> None:
+        if self.closed is None:
+            self.closed = code
+            if self.on_gone is not None:
+                self.on_gone(code, reason)
+
+    def abort(self) -> None:
+        raise AssertionError("nothing is to be aborted here")
+
+
+def direct(
+    encoder: Encoder = PLAIN["text"], *, window_bits: int = 0
+) -> tuple[MemoryWriter, DirectConnection]:
+    """A connection of a server of ours, after its handshake, and the server's end of it."""
+    writer, server = MemoryWriter(window_bits), MemoryServer()
+    connection = DirectConnection(writer, server.receive, server.send, encoder, writer.limits)
+    connection.start()
+    connection.accepted = True
+    return writer, connection
 
 
 def text(data: str) -> Frame:

@@ -6,10 +6,18 @@ import threading
 
 import pytest
 
-from chatserver.fanout import INBOX_SIZE, TURN_BYTES, Fanout, Member, Shared
+from chatserver.fanout import (
+    INBOX_SIZE,
+    TURN_BYTES,
+    TURN_PUBLICATIONS,
+    TURN_WRITES,
+    Fanout,
+    Member,
+    Shared,
+)
 from chatserver.limits import Limits
 from chatserver.publication import PLAIN, Frame, Position, Publication
-from tests.asgi import accepted, until
+from tests.asgi import MemoryWriter, accepted, direct, text, until
 
 pytestmark = pytest.mark.anyio
 
@@ -25,6 +33,10 @@ def publication(offset: int = 1, data: str = "x", epoch: str = "e") -> Publicati
 
 def fanout() -> Fanout:
     return Fanout(asyncio.get_running_loop())
+
+
+def idle(fanout: Fanout) -> bool:
+    return not fanout._inbox and not fanout._pending
 
 
 def live(fanout: Fanout, member: Member) -> None:
@@ -136,7 +148,7 @@ async def test_a_failing_encoder_closes_its_own_clients_only(
     assert caplog.records[0].exc_info
     assert [connection.close_code for connection in connections] == [1011] * 3 + [None] * 3
     assert out.delivered == 9
-    assert not out._inbox
+    assert idle(out)
     for connection in connections:
         await connection.finish()
 
@@ -152,7 +164,7 @@ async def test_the_writers_get_their_turn_before_more_than_the_budget_is_written
     most = 0
     for offset in range(1, 201):
         out.deliver(Shared(publication(offset, "x" * size)))
-    while out._inbox:
+    while not idle(out):
         await asyncio.sleep(0)
         most = max(most, connection._buffered)
     await until(lambda: len(server.sent) == 200)
@@ -169,7 +181,7 @@ async def test_a_burst_does_not_fill_a_small_buffer_by_itself(max_buffer: int, s
     live(out, out.join("a", connection))
     for offset in range(1, 301):
         out.deliver(Shared(publication(offset, "x" * size)))
-    await until(lambda: not out._inbox)
+    await until(lambda: idle(out))
     await until(lambda: len(server.sent) == 300 or connection.slow)
     assert not connection.slow
     await connection.finish()
@@ -181,22 +193,27 @@ async def test_many_empty_messages_are_a_turn_too() -> None:
     live(out, out.join("a", connection))
     for offset in range(1, 50_001):
         out.deliver(Shared(publication(offset, "")))
-    await until(lambda: not out._inbox)
+    await until(lambda: idle(out))
     await until(lambda: len(server.sent) == 50_000 or connection.slow)
     assert not connection.slow
     await connection.finish()
 
 
-async def test_a_publisher_waits_for_its_own_loop_and_for_no_later_publication() -> None:
+@pytest.mark.parametrize(
+    ("count", "size"), [(TURN_PUBLICATIONS, 1), (5, TURN_BYTES // 5)], ids=["many", "large"]
+)
+async def test_a_publisher_waits_when_its_own_loop_has_enough_to_do(count: int, size: int) -> None:
     out = fanout()
-    out.deliver(Shared(publication(1)))
+    for offset in range(count - 1):
+        out.deliver(Shared(publication(offset, "x" * size)))
+        assert not out.behind(out.mark(out.loop))
+    for offset in range(2):
+        out.deliver(Shared(publication(offset, "x" * size)))
     mark = out.mark(out.loop)
-    out.deliver(Shared(publication(2)))
     assert out.behind(mark)
-    await asyncio.sleep(0)
-    assert not out.behind(mark)
-    out.deliver(Shared(publication(3)))
-    assert not out.behind(mark)
+    # What others publish later is none of its business.
+    out.deliver(Shared(publication(count + 1)))
+    await until(lambda: not out.behind(mark))
 
 
 async def test_a_publisher_on_another_loop_waits_for_a_full_inbox_only() -> None:
@@ -231,7 +248,7 @@ async def test_a_loop_closed_before_anything_was_delivered_is_nobody() -> None:
     for offset in range(INBOX_SIZE * 2):
         out.deliver(Shared(publication(offset)))
     assert not out.behind(out.mark(asyncio.get_running_loop()))
-    assert not out._inbox
+    assert idle(out)
 
 
 async def test_nothing_delivered_by_threads_is_forgotten_in_the_inbox() -> None:
@@ -253,3 +270,191 @@ async def test_nothing_delivered_by_threads_is_forgotten_in_the_inbox() -> None:
     await until(lambda: len(server.sent) == 4000)
     assert server.texts == [str(offset) for offset in range(1, 4001)]
     await connection.finish()
+
+
+# Batches, on a server of ours
+
+
+def said(writer: MemoryWriter) -> list[str]:
+    """The short text messages that a client was sent, taken from the bytes."""
+    data, texts = b"".join(writer.written), []
+    while data:
+        assert data[0] == 0x81
+        texts.append(data[2 : 2 + data[1]].decode())
+        data = data[2 + data[1] :]
+    return texts
+
+
+async def turn() -> None:
+    await asyncio.sleep(0)
+
+
+async def test_what_is_published_in_one_turn_is_one_write() -> None:
+    writers = [direct() for _ in range(3)]
+    out = fanout()
+    for _, connection in writers:
+        live(out, out.join("a", connection))
+    out.deliver(Shared(publication(1, "first")))
+    await turn()
+    for offset in range(2, 10):
+        out.deliver(Shared(publication(offset, str(offset))))
+    await turn()
+    for writer, _ in writers:
+        assert said(writer) == ["first", *map(str, range(2, 10))]
+        assert len(writer.written) == 2
+    assert out.delivered == 27
+    assert writers[0][0].written[1] is writers[1][0].written[1]
+
+
+async def test_members_with_another_format_get_their_own_bytes() -> None:
+    plain, compressed, binary = direct(), direct(window_bits=15), direct(PLAIN["bytes"])
+    out = fanout()
+    for _, connection in (plain, compressed, binary):
+        live(out, out.join("a", connection))
+    for offset in range(1, 5):
+        out.deliver(Shared(publication(offset, "x" * 300)))
+        await turn()
+    assert [writer.written[-1][0] for writer, _ in (plain, compressed, binary)] == [
+        0x81,
+        0xC1,
+        0x82,
+    ]
+
+
+async def test_a_full_member_is_written_to_by_itself_and_comes_back() -> None:
+    (full, connection), (other, its_connection) = direct(), direct()
+    out = fanout()
+    for each in (connection, its_connection):
+        out.add(each)
+        live(out, out.join("a", each))
+    for offset in range(1, 7):
+        if offset in (3, 5):
+            full.full = offset == 3
+            assert full.on_pace is not None
+            full.on_pace()
+        out.deliver(Shared(publication(offset, str(offset))))
+        await turn()
+    assert said(full) == said(other) == list("123456")
+    assert full.queued == 2
+
+
+async def test_what_is_sent_to_one_comes_behind_what_was_published_before() -> None:
+    (mine, connection), (other, its_connection) = direct(), direct()
+    out = fanout()
+    for each in (connection, its_connection):
+        out.add(each)
+        live(out, out.join("a", each))
+    out.deliver(Shared(publication(1, "all 1")))
+    await turn()
+    for number in range(2, 5):
+        await connection.push(text(f"mine {number}"))
+        out.deliver(Shared(publication(number, f"all {number}")))
+    await turn()
+    assert said(mine) == ["all 1", "mine 2", "all 2", "mine 3", "all 3", "mine 4", "all 4"]
+    assert said(other) == ["all 1", "all 2", "all 3", "all 4"]
+    assert len(other.written) == 2
+    assert (out.delivered, out._ahead) == (8, {})
+
+
+async def test_a_close_comes_behind_what_was_published_before() -> None:
+    writer, connection = direct()
+    out = fanout()
+    out.add(connection)
+    live(out, out.join("a", connection))
+    out.deliver(Shared(publication(1, "bye")))
+    connection.close(1000)
+    assert said(writer) == ["bye"]
+    assert writer.closed == 1000
+    await turn()
+    assert said(writer) == ["bye"]
+
+
+async def test_the_answer_to_a_subscription_comes_before_what_is_live() -> None:
+    writer, connection = direct()
+    out = fanout()
+    out.add(connection)
+    member = out.join("a", connection)
+    out.deliver(Shared(publication(6, "6")))
+    out.go_live(member, Position(5, "e"))
+    await connection.push(text("answer"))
+    out.deliver(Shared(publication(7, "7")))
+    await connection.push(text("mine"))
+    await turn()
+    assert said(writer) == ["answer", "6", "7", "mine"]
+
+
+async def test_one_in_two_channels_sees_them_in_the_order_of_publishing() -> None:
+    both, only_a = direct(), direct()
+    out = fanout()
+    live(out, out.join("a", both[1]))
+    live(out, out.join("b", both[1]))
+    live(out, out.join("a", only_a[1]))
+    for offset in range(1, 5):
+        for channel in "ab":
+            out.deliver(Shared(Publication(channel, f"{channel}{offset}", offset, "e")))
+    await turn()
+    assert said(both[0]) == ["a1", "b1", "a2", "b2", "a3", "b3", "a4", "b4"]
+    assert said(only_a[0]) == ["a1", "a2", "a3", "a4"]
+
+
+async def test_channels_without_a_common_member_are_batched_nevertheless() -> None:
+    one, two = direct(), direct()
+    out = fanout()
+    live(out, out.join("a", one[1]))
+    live(out, out.join("b", two[1]))
+    for warm_up in (True, False):
+        for offset in range(1, 5):
+            for channel in "ab":
+                number = offset if warm_up else offset + 4
+                out.deliver(Shared(Publication(channel, f"{channel}{number}", number, "e")))
+        await turn()
+    assert said(one[0]) == [f"a{number}" for number in range(1, 9)]
+    assert len(one[0].written[4:]) == 1
+
+
+async def test_a_large_room_takes_several_turns_and_nobody_misses_or_repeats() -> None:
+    """While it is written to, members join, leave, fill up and send."""
+    room = [direct() for _ in range(3 * TURN_WRITES)]
+    out = fanout()
+    for _, connection in room:
+        out.add(connection)
+        live(out, out.join("a", connection))
+    out.deliver(Shared(publication(1, "1")))
+    await until(lambda: idle(out))
+    out.deliver(Shared(publication(2, "2")))
+    out.deliver(Shared(publication(3, "3")))
+    await turn()
+    first, early, late, leaver, full = room[0], room[1], room[-1], room[-2], room[-3]
+    assert (said(first[0]), said(late[0])) == (["1", "2", "3"], ["1"])
+    out.deliver(Shared(publication(4, "4")))
+    await late[1].push(text("late"))
+    await early[1].push(text("early"))
+    out.leave("a", leaver[1])
+    full[0].full = True
+    assert full[0].on_pace is not None
+    full[0].on_pace()
+    joined = direct()
+    out.add(joined[1])
+    out.go_live(out.join("a", joined[1]), Position(4, "e"))
+    out.deliver(Shared(publication(5, "5")))
+    await until(lambda: idle(out))
+    assert said(late[0]) == ["1", "2", "3", "4", "late", "5"]
+    assert said(early[0]) == ["1", "2", "3", "4", "early", "5"]
+    assert said(leaver[0]) == ["1"]
+    assert said(full[0]) == said(first[0]) == ["1", "2", "3", "4", "5"]
+    assert said(joined[0]) == ["5"]
+    everyone = [said(writer) for writer, _ in room[2:-3]]
+    assert everyone == [["1", "2", "3", "4", "5"]] * len(everyone)
+
+
+async def test_a_transport_that_fails_is_nobody_elses_business() -> None:
+    room = [direct() for _ in range(5)]
+    out = fanout()
+    for _, connection in room:
+        live(out, out.join("a", connection))
+    out.deliver(Shared(publication(1, "1")))
+    await turn()
+    room[2][0].failure = RuntimeError("the handler is closed")
+    out.deliver(Shared(publication(2, "2")))
+    await turn()
+    assert [len(said(writer)) for writer, _ in room] == [2, 2, 1, 2, 2]

@@ -1010,6 +1010,7 @@ async def test_statistics() -> None:
     await hub.publish("a", "hi")
     await hub.publish("b", "hi")
     await hub.publish("nobody", "hi")
+    await asyncio.sleep(0)
     expected = Statistics(connections=3, channels=2, subscriptions=3, published=3, delivered=3)
     assert hub.statistics() == expected
     await gone(hub, one, two, idle)

@@ -42,10 +42,13 @@ class Connection(ABC):
         slow: Whether it ended as a slow consumer.
         on_gone: Called once, with the close code, when it has ended for whatever reason.
         on_pace: Called with the connection whenever `fast` has changed.
+        before_send: Called with the connection before it is sent something by itself, for what
+            was published before to be written first.
     """
 
     __slots__ = (
         "accepted",
+        "before_send",
         "channels",
         "close_code",
         "encoder",
@@ -66,6 +69,7 @@ class Connection(ABC):
         self.slow = False
         self.on_gone: Callable[[int], None] | None = None
         self.on_pace: Callable[[Connection], None] | None = None
+        self.before_send: Callable[[Connection], None] | None = None
 
     def __repr__(self) -> str:
         state = "open" if self.close_code is None else f"closed {self.close_code}"
@@ -143,6 +147,10 @@ class Connection(ABC):
             self.on_pace(self)
         if self.on_gone is not None:
             self.on_gone(code)
+
+    def _catch_up(self) -> None:
+        if self.before_send is not None:
+            self.before_send(self)
 
     def _check_accepted(self) -> None:
         if not self.accepted:

@@ -100,6 +100,7 @@ class DirectConnection(Connection):
             return
         if kind == "websocket.send":
             self._check_accepted()
+            self._catch_up()
         await self._send(message)
         if kind == "websocket.accept":
             self.accepted = True
@@ -107,6 +108,7 @@ class DirectConnection(Connection):
     async def push(self, frame: Frame) -> None:
         """See `Connection`."""
         self._check_accepted()
+        self._catch_up()
         try:
             await self._writer.send_wire(frame.wire(self._writer.window_bits))
         except OSError:
@@ -119,6 +121,7 @@ class DirectConnection(Connection):
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """See `Connection`."""
+        self._catch_up()
         self._writer.close(code, reason)
 
     def abort(self) -> None:

@@ -165,6 +165,10 @@ class QueuedConnection(Connection):
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """See `Connection`."""
+        self._catch_up()
+        self._close(code, reason)
+
+    def _close(self, code: int, reason: str) -> None:
         if self.close_code is not None:
             return
         if not can_be_sent(code):
@@ -216,6 +220,7 @@ class QueuedConnection(Connection):
 
     async def _write_and_wait(self, frame: Frame) -> None:
         self._check_accepted()
+        self._catch_up()
         if self.close_code is not None:
             raise ConnectionResetError(f"the connection is closed ({self.close_code})")
         if not self._idle.is_set():
@@ -297,7 +302,7 @@ class QueuedConnection(Connection):
         elif self.close_code is None:
             self.slow = True
             self._discard()
-            self.close(1013, f"slow consumer: {reason}")
+            self._close(1013, f"slow consumer: {reason}")
 
     def _discard(self) -> None:
         """Drop what is queued; whoever waits for it learns that the client is gone."""

@@ -123,6 +123,7 @@ class WebSocketProtocol(asyncio.Protocol):
         "_throttled",
         "_timer",
         "_transport_full",
+        "_violated_at",
         "_violation",
         "_waiter",
         "app_state",
@@ -174,6 +175,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._flooding = 0
         self._begun: float | None = None
         self._violation: InvalidFrame | None = None
+        self._violated_at = 0.0
 
         self._transport_full = False
         self._backlog: deque[_Waiting] | None = None
@@ -503,9 +505,9 @@ class WebSocketProtocol(asyncio.Protocol):
             self._begun = self._loop.time()
 
     def _fail_in_turn(self, error: InvalidFrame) -> None:
-        """Fail when the application has answered what came before, or at the next sweep."""
+        """Fail when the application has answered what came before; soon, if it doesn't."""
         if self._state == OPEN and (self._inbox or self._waiter is None or self._waiter.done()):
-            self._violation = error
+            self._violation, self._violated_at = error, self._loop.time()
             self._parser = None
             self._pause_reading()
         else:
@@ -668,10 +670,13 @@ class WebSocketProtocol(asyncio.Protocol):
             return
         self._resume_reading()
         self._abort_after(self.limits.close_timeout)
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
-        else:
+        if not self.transport.can_write_eof():
             self.transport.close()
+            return
+        try:
+            self.transport.write_eof()
+        except OSError:  # the client was quicker, and has reset the connection
+            self.abort()
 
     def _abort_after(self, seconds: float) -> None:
         if self._timer is not None:
@@ -691,7 +696,8 @@ class WebSocketProtocol(asyncio.Protocol):
                 self._edge.counts.bad_requests += 1
                 self._refuse(408, "The request took too long.")
         elif self._state == OPEN and self._violation is not None:
-            self._fail(self._violation)
+            if now - self._violated_at >= self._edge.interval:
+                self._fail(self._violation)
         elif self._state == OPEN:
             self._check_message(now)
             self._check_socket(now)
