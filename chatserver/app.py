@@ -6,7 +6,7 @@
 """
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
@@ -137,7 +137,11 @@ class SecurityHeaders:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Serve the application behind; a WebSocket's answer shows nothing that could run."""
+        if scope["type"] != "http":
+            return self.app(scope, receive, send)
+
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
@@ -145,8 +149,7 @@ class SecurityHeaders:
                     headers.setdefault(name, value)
             await send(message)
 
-        is_http = scope["type"] == "http"
-        await self.app(scope, receive, send_with_headers if is_http else send)
+        return self.app(scope, receive, send_with_headers)
 
 
 @asynccontextmanager

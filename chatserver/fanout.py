@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple, TypeAlias, TypeVar
 
-from chatserver.connection import MESSAGE_OVERHEAD, Connection, Format
+from chatserver.connection import MESSAGE_OVERHEAD, NO_CHANNELS, Connection, Format
 from chatserver.limits import Limits
 from chatserver.publication import Encoder, Frame, Position, Publication, payload_size
 
@@ -205,7 +205,7 @@ class Fanout:
         """Put a connection into a channel; what is published is held until it is live."""
         member = Member()
         self.members.setdefault(channel, {})[connection] = member
-        connection.channels.add(channel)
+        connection.channels |= {channel}
         self._replan(connection)
         return member
 
@@ -218,7 +218,7 @@ class Fanout:
         member = self.members.get(channel, {}).pop(connection, None)
         if member is not None:
             self._replan(connection)
-            connection.channels.discard(channel)
+            connection.channels = connection.channels - {channel} or NO_CHANNELS
             if not self.members[channel]:
                 del self.members[channel]
         return member

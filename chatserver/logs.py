@@ -76,7 +76,8 @@ def remember(*secrets: str) -> None:
     forms = (
         form for secret in secrets if len(secret) >= SHORTEST_SECRET for form in _forms(secret)
     )
-    _remembered.set(_remembered.get().union(forms))
+    if known := frozenset(forms):
+        _remembered.set(_remembered.get() | known)
 
 
 def _forms(secret: str) -> set[str]:

@@ -6,7 +6,7 @@
 
 from starlette.types import Receive, Scope, Send
 
-from chatserver.connection.base import MESSAGE_OVERHEAD, Connection, Format
+from chatserver.connection.base import MESSAGE_OVERHEAD, NO_CHANNELS, Connection, Format
 from chatserver.connection.direct import WRITER, DirectConnection
 from chatserver.connection.queued import QueuedConnection
 from chatserver.limits import Limits
@@ -14,6 +14,7 @@ from chatserver.publication import Encoder
 
 __all__ = [
     "MESSAGE_OVERHEAD",
+    "NO_CHANNELS",
     "Connection",
     "DirectConnection",
     "Format",

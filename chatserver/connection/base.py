@@ -6,8 +6,9 @@ and stays.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import TypeAlias
+from collections.abc import Awaitable, Callable
+from collections.abc import Set as AbstractSet
+from typing import ClassVar, TypeAlias
 from uuid import uuid4
 
 from starlette.types import Message
@@ -15,10 +16,13 @@ from starlette.types import Message
 from chatserver.limits import Limits
 from chatserver.publication import Encoder, Frame
 
-__all__ = ["MESSAGE_OVERHEAD", "Connection", "Format"]
+__all__ = ["MESSAGE_OVERHEAD", "NO_CHANNELS", "Connection", "Format"]
 
 #: Bytes for which a waiting message counts besides its payload, so that empty ones count too.
 MESSAGE_OVERHEAD = 64
+
+#: One for all who are in none yet: an empty set takes 216 bytes.
+NO_CHANNELS: frozenset[str] = frozenset()
 
 #: What decides a publication's bytes for a client: the encoder, and the window for compressed
 #: messages, 9 to 15, or 0 without compression.
@@ -59,11 +63,14 @@ class Connection(ABC):
         "slow",
     )
 
+    #: Whether the server may be one that cancels by anyio's scopes, as Starlette's TestClient.
+    in_scopes: ClassVar[bool] = True
+
     def __init__(self, encoder: Encoder, limits: Limits) -> None:
         self.id = uuid4().hex
         self.encoder = encoder
         self.limits = limits
-        self.channels: set[str] = set()
+        self.channels: AbstractSet[str] = NO_CHANNELS
         self.accepted = False
         self.close_code: int | None = None
         self.slow = False
@@ -90,7 +97,7 @@ class Connection(ABC):
         """Begin to listen; from here on the end of the connection is noticed."""
 
     @abstractmethod
-    async def receive(self) -> Message:
+    def receive(self) -> Awaitable[Message]:
         """The next ASGI event for the application, in order; the last one is the disconnect."""
 
     @abstractmethod

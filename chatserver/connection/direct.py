@@ -6,7 +6,7 @@ around; only what is written to many passes it by.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from starlette.types import Message, Receive, Send
@@ -64,6 +64,8 @@ class DirectConnection(Connection):
 
     __slots__ = ("_receive", "_send", "_writer")
 
+    in_scopes = False
+
     def __init__(
         self, writer: Writer, receive: Receive, send: Send, encoder: Encoder, limits: Limits
     ) -> None:
@@ -88,9 +90,9 @@ class DirectConnection(Connection):
         self._writer.on_gone = self._on_gone
         self._writer.on_pace = self._on_pace
 
-    async def receive(self) -> Message:
+    def receive(self) -> Awaitable[Message]:
         """See `Connection`."""
-        return await self._receive()
+        return self._receive()
 
     async def send(self, message: Message) -> None:
         """See `Connection`."""

@@ -15,6 +15,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import anyio
@@ -250,21 +252,14 @@ class Endpoint(WebSocketEndpoint):
 
     async def _serve(self, websocket: WebSocket) -> None:
         """Handshake, accept and messages, up to an end from whatever side."""
-        loop, host = asyncio.get_running_loop(), asyncio.current_task()
         limit = asyncio.timeout(None)
-        with anyio.CancelScope() as scope:
-
-            def on_gone(_: int) -> None:
-                # What came before the end is still to be handled, even if the task is cancelled
-                # just now: TestClient does that as soon as it has said goodbye.
-                scope.shield = True
-                # A handler that closed its connection itself has something left to do.
-                own = self._said_goodbye and asyncio.current_task() is host
-                limit.reschedule(loop.time() + (self.disconnect_timeout if own else self.linger))
-
+        scope = anyio.CancelScope() if self.connection.in_scopes else None
+        with scope or nullcontext():
             try:
                 async with limit:
-                    self.connection.on_gone = on_gone
+                    self.connection.on_gone = partial(
+                        self._on_gone, scope, limit, asyncio.current_task()
+                    )
                     self.connection.start()
                     await self._handshake(websocket)
                     if self.connection.accepted:
@@ -275,6 +270,22 @@ class Endpoint(WebSocketEndpoint):
                     raise
             finally:
                 self.connection.on_gone = None
+
+    def _on_gone(
+        self,
+        scope: anyio.CancelScope | None,
+        limit: asyncio.Timeout,
+        host: asyncio.Task[None] | None,
+        _: int,
+    ) -> None:
+        """Leave the handler a moment for what came before the end."""
+        if scope is not None:
+            # Though the task be cancelled: TestClient does that as soon as it has said goodbye.
+            scope.shield = True
+        # A handler that closed its connection itself has something left to do.
+        own = self._said_goodbye and asyncio.current_task() is host
+        now = asyncio.get_running_loop().time()
+        limit.reschedule(now + (self.disconnect_timeout if own else self.linger))
 
     async def _handshake(self, websocket: WebSocket) -> None:
         self._keep_secrets(websocket)

@@ -27,9 +27,12 @@ class TaskGroup:
         on_error: Called with the exception of a task that failed.
     """
 
+    __slots__ = ("_ended", "_on_error", "_tasks")
+
     def __init__(self, on_error: Callable[[BaseException], None]) -> None:
         self._on_error = on_error
-        self._tasks: set[asyncio.Task[Any]] = set()
+        # Made for the first one; most connections have none.
+        self._tasks: set[asyncio.Task[Any]] | None = None
         self._ended = False
 
     def start_soon(
@@ -46,13 +49,15 @@ class TaskGroup:
         if self._ended:
             raise RuntimeError("this connection has ended, it can start no more tasks")
         task = asyncio.get_running_loop().create_task(func(*args), name=name)
+        if self._tasks is None:
+            self._tasks = set()
         self._tasks.add(task)
         task.add_done_callback(self._done)
 
     async def end(self) -> None:
         """Cancel all tasks and wait until they are done, two seconds at most."""
         self._ended = True
-        tasks = set(self._tasks)
+        tasks = set(self._tasks or ())
         for task in tasks:
             task.cancel()
         if tasks:
@@ -61,7 +66,8 @@ class TaskGroup:
                 logger.error("A connection's task doesn't end when cancelled: %r", task)
 
     def _done(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
+        if self._tasks is not None:
+            self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._on_error(error)
 
