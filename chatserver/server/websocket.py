@@ -633,9 +633,16 @@ class WebSocketProtocol(asyncio.Protocol):
         self.transport.abort()
 
     def _too_slow(self, reason: str) -> None:
+        if self._state != OPEN:
+            return
         self.slow = True
         self._discard()
-        self.close(1013, f"slow consumer: {reason}")
+        self._say_why(1013, f"slow consumer: {reason}")
+
+    def _say_why(self, code: int, reason: str) -> None:
+        """Close a client that is at fault, and leave a line about it."""
+        logger.info("%s - closed with %d: %s", self._address, code, reason)
+        self.close(code, reason)
 
     def _discard(self) -> None:
         """Drop the backlog; whoever waits for it learns that the client is gone."""
@@ -728,7 +735,7 @@ class WebSocketProtocol(asyncio.Protocol):
                 self.write(PING)
         elif now - self._pinged > self._edge.ping_timeout:
             self._edge.counts.dead_peers += 1
-            self.close(1011, "no answer to a ping")
+            self._say_why(1011, "no answer to a ping")
             self._abort_after(LAST_CHANCE)
 
     def _per_sweep(self) -> float:
