@@ -7,6 +7,7 @@
  *   drive    publishes and counts: closed loop (`inflight`) or at a rate (`rate`)
  *   echo     opens connections of its own, each with one message on its way, and closes them
  *   close    drops all members
+ *   words    says what messages are filled with
  *
  * Rules of this file:
  * - A message is *done* when the last member of its group has got it, and only then makes room for
@@ -130,7 +131,11 @@ static void give_up(struct conn *c, const char *why) {
         lost++;
     else
         failed++;
-    if (!failure[0]) snprintf(failure, sizeof failure, "%s", why);
+    if (!failure[0]) {
+        snprintf(failure, sizeof failure, "%s", why);
+        for (char *p = failure; *p; p++) /* it will stand in JSON */
+            if (*p == '"' || *p == '\\' || *p < ' ') *p = '?';
+    }
     c->state = LOST;
     close(c->fd);
     c->fd = -1;
@@ -767,6 +772,8 @@ int main(void) {
             do_echo(line);
         else if (!strncmp(line, "close", 5))
             do_close();
+        else if (!strncmp(line, "words", 5))
+            say("{\"words\": \"%s\"}", WORDS);
         else
             say("{\"failure\": \"unknown command\"}");
     }

@@ -1,6 +1,6 @@
-"""Litestar's channels plugin, in memory: a subscription that runs in the background of a handler."""
+"""Litestar's channels plugin, in memory: a subscription in the background of a handler."""
 
-# mypy: disable-error-code="import-not-found, misc"
+# mypy: disable-error-code="import-not-found, untyped-decorator"
 
 from litestar import Litestar, WebSocket, websocket
 from litestar.channels import ChannelsPlugin
@@ -22,6 +22,4 @@ async def chat(socket: WebSocket, client_id: int, channels: ChannelsPlugin) -> N
             return
 
 
-app = Litestar(
-    [chat], plugins=[ChannelsPlugin(backend=MemoryChannelsBackend(), channels=["chat"])]
-)
+app = Litestar([chat], plugins=[ChannelsPlugin(backend=MemoryChannelsBackend(), channels=["chat"])])

@@ -1,4 +1,4 @@
-"""Our rooms, for the plot of growth over channels; what `fastapi_rooms.py` does, with our classes."""
+"""Our rooms, for the growth over channels: what `fastapi_rooms.py` does, with our classes."""
 
 from typing import Any
 

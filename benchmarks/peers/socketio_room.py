@@ -1,6 +1,6 @@
 """python-socketio as an ASGI application: an event is emitted to everyone in a room."""
 
-# mypy: disable-error-code="import-not-found, import-untyped, misc"
+# mypy: disable-error-code="import-not-found, import-untyped, untyped-decorator"
 
 from typing import Any
 
