@@ -70,7 +70,7 @@ def _measure(
         ):
             before = table.process.memory()
             table.connect(clients, groups=channels)
-            measurement = measure_drive(table, EIGHT, form.seconds, form.warmup)
+            measurement = measure_drive(table, EIGHT, form)
             grown = (table.process.memory() - before) / clients / 1000
     except NotServing as error:
         return Measurement(server.name, name, 0, None, problems=[str(error)])

@@ -640,9 +640,20 @@ static int write_records(const char *name) {
     return at == recorded;
 }
 
-/* Run until `until`, or until nothing has been delivered for `patience` seconds. */
-static int run_until(uint64_t until, double patience) {
-    while (now() < until) {
+static uint64_t messages_done(void) {
+    uint64_t sum = 0;
+    for (int g = 0; g < group_count; g++) sum += groups[g].done;
+    return sum;
+}
+
+/* Run until `until`, or until nothing has been delivered for `patience` seconds.
+ *
+ * In a closed loop at least until `messages` are done, for as long as `longer` seconds more: in less
+ * than one cycle, a slow server shows either what it computes or what it sends, but no rate.
+ */
+static int run_until(uint64_t until, double patience, uint64_t messages, double longer) {
+    uint64_t latest = until + (uint64_t)(longer * 1e9), time;
+    while ((time = now()) < until || (time < latest && rate == 0 && messages_done() < messages)) {
         turn(20);
         if (rate == 0 && now() - last_delivery > (uint64_t)(patience * 1e9)) return 0;
     }
@@ -652,6 +663,7 @@ static int run_until(uint64_t until, double patience) {
 static void do_drive(const char *line) {
     double warmup = number(line, "warmup", 0.3), seconds = number(line, "seconds", 1);
     double grace = number(line, "grace", 0.1), patience = number(line, "patience", 2);
+    double drain = number(line, "drain", 5);
     publishers = (int)number(line, "publishers", 1);
     inflight = (int)number(line, "inflight", 1);
     rate = number(line, "rate", 0);
@@ -672,17 +684,22 @@ static void do_drive(const char *line) {
         pace();
     else
         for (int g = 0; g < group_count; g++) pump((uint32_t)g);
-    int alive = run_until(start + (uint64_t)(warmup * 1e9), patience);
+    int alive = run_until(start + (uint64_t)(warmup * 1e9), patience, 1, patience);
 
     uint64_t from = now(), counted = deliveries;
     double used = cpu();
-    if (alive) alive = run_until(from + (uint64_t)(seconds * 1e9), patience);
+    uint64_t cycle = messages_done() + (uint64_t)inflight * (uint64_t)group_count;
+    if (alive) alive = run_until(from + (uint64_t)(seconds * 1e9), patience, cycle, drain);
     uint64_t to = now();
     used = cpu() - used;
     counted = deliveries - counted;
     sending = 0;
-    uint64_t deadline = to + (uint64_t)((rate != 0 ? grace : patience) * 1e9);
-    while (outstanding() && now() < deadline) turn(10);
+    /* What is on its way belongs to this drive; after `drain` seconds we no longer wait for it. */
+    uint64_t deadline = to + (uint64_t)((rate != 0 ? grace : drain) * 1e9);
+    while (alive && outstanding() && now() < deadline) {
+        turn(10);
+        alive = rate != 0 || now() - last_delivery < (uint64_t)(patience * 1e9);
+    }
 
     uint64_t sent = 0, owed = 0;
     for (int g = 0; g < group_count; g++) {

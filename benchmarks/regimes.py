@@ -61,9 +61,10 @@ class Form:
     clients: int
     seconds: float  # of measuring, for each regime
     warmup: float
+    drain: float = 20  # at most, for what is on its way at the end; or if nothing comes at all
     echo_clients: int = 100
 
 
-QUICK = Form("quick", rounds=2, clients=1000, seconds=0.8, warmup=0.2)
+QUICK = Form("quick", rounds=2, clients=1000, seconds=0.7, warmup=0.2, drain=4)
 FULL = Form("full", rounds=5, clients=1000, seconds=3, warmup=0.7)
 SMOKE = Form("smoke", rounds=1, clients=10, seconds=0.1, warmup=0.02, echo_clients=5)

@@ -50,6 +50,19 @@ class Table:
         time.sleep(PAUSE)
         return done
 
+    def check(self, done: Drive, size: int) -> Checks:
+        """What the probes say of the drive that has just ended. None may be left out.
+
+        A compressed message may refer to all that came before it on its connection.
+        """
+        return self.checker.check(
+            self.load.record.read_bytes(),
+            size=size - self.server.prefix,
+            reply=self.server.reply,
+            groups=self.groups,
+            window=(done.begin, done.end),
+        )
+
 
 @contextmanager
 def serving(server: Server, load: Load, folder: Path, *, compression: bool) -> Iterator[Table]:
@@ -78,8 +91,8 @@ def sit(
 ) -> Iterator[Measurement]:
     """Measure the regimes, which all have compression or all have not; `told` hears what is next.
 
-    Where a message was lost the server is started anew for the regimes that are left. Who calls
-    numbers the rounds.
+    Where something stays on its way the server is started anew for the regimes that are left. Who
+    calls numbers the rounds.
     """
     left = list(regimes)
     while left:
@@ -89,7 +102,7 @@ def sit(
                 for measurement in _measure(table, left, form, told):
                     yield measurement
                     left = [regime for regime in left if regime.name != measurement.regime]
-                    if measurement.value is None:
+                    if not measurement.detail.get("drained", True):
                         break
         except NotServing as error:
             for regime in left:
@@ -122,7 +135,7 @@ def _measure(
     for regime in regimes:
         if regime.kind == "drive":
             told(regime)
-            yield measure_drive(table, regime, form.seconds, form.warmup)
+            yield measure_drive(table, regime, form)
 
 
 def _warm_up(table: Table, compression: bool) -> None:
@@ -165,36 +178,33 @@ def _idle(table: Table, regime: Regime, before: int) -> Measurement:
     """Memory right after connecting, and again when each has got some messages; that one counts."""
     fresh = (table.process.memory() - before) / table.clients / 1000
     drive = table.load.drive(table.server, seconds=0.1, warmup=0, size=64)
+    checks = table.check(drive, 64)
     time.sleep(PAUSE)
     used = (table.process.memory() - before) / table.clients / 1000
     measurement = Measurement(table.server.name, regime.name, 0, max(used, 0.0))
-    measurement.detail = {"fresh": fresh, "messages": drive.sent}
-    if drive.stalled:
-        measurement.problems.append("messages were lost before memory was measured")
+    measurement.detail = {"fresh": fresh, "messages": drive.sent, "drained": drive.complete}
+    measurement.problems += checks.problems()
+    if not drive.complete:
+        measurement.problems.append("not all had got their messages when memory was measured")
     return measurement
 
 
-def measure_drive(table: Table, regime: Regime, seconds: float, warmup: float) -> Measurement:
+def measure_drive(table: Table, regime: Regime, form: Form) -> Measurement:
     """Publish as the regime says, and check what the probes got."""
     used = table.process.cpu()
     start = time.monotonic()
     done = table.load.drive(
         table.server,
-        seconds=seconds,
-        warmup=warmup,
+        seconds=form.seconds,
+        warmup=form.warmup,
+        drain=form.drain,
         size=regime.size,
         publishers=min(regime.publishers, table.clients),
         inflight=regime.inflight,
         rate=regime.rate,
     )
     used = (table.process.cpu() - used) / (time.monotonic() - start)
-    checks = table.checker.check(
-        table.load.record.read_bytes(),
-        size=regime.size - table.server.prefix,
-        reply=table.server.reply,
-        groups=table.groups,
-        window=(done.begin, done.end),
-    )
+    checks = table.check(done, regime.size)
     value = done.deliveries / done.seconds
     if regime.rate:
         value = 100 * done.received / (done.offered * table.clients)
@@ -206,6 +216,7 @@ def measure_drive(table: Table, regime: Regime, seconds: float, warmup: float) -
         "messages": done.sent,
         "checked": checks.messages,
         "one_order": checks.one_order,
+        "drained": done.complete,
         "bytes_each": done.bytes / done.received if done.received else None,
     }
     _judge(measurement, regime, done, checks)
@@ -226,12 +237,13 @@ def _judge(measurement: Measurement, regime: Regime, done: Drive, checks: Checks
         problems.append(f"{done.odd} frames of an unexpected kind")
     if not done.quiet:
         problems.append("something was still on its way at the start")
-    if not regime.rate and (done.stalled or not done.complete):
-        problems.append(
-            f"stopped: {done.owed - done.received} of {done.owed} deliveries never came"
-        )
+    missing = f"{done.owed - done.received:,} of {done.owed:,} deliveries"
+    if not regime.rate and done.stalled:
+        problems.append(f"stopped: {missing} never came")
         measurement.value = None
-    if done.lost:
+    elif not regime.rate and not done.complete:
+        problems.append(f"too slow to wait for the last {missing}")
+    if done.lost or not done.deliveries:
         measurement.value = None
     _note_busy(measurement)
 

@@ -11,6 +11,19 @@ __all__ = ["Table", "markdown", "number", "plain", "tables"]
 
 GAP = "  "
 NONE = "–"
+USUAL = {
+    "p50": "p50 ms",
+    "p99": "p99 ms",
+    "server_cpu": "server CPU",
+    "generator_cpu": "generator CPU",
+}
+# Beside the value and the ratio, by the kind of the regime.
+COLUMNS = {
+    "drive": USUAL,
+    "echo": USUAL,
+    "idle": {"fresh": "before its first message"},
+    "accept": {"generator_cpu": "generator CPU"},
+}
 
 
 @dataclass
@@ -110,7 +123,7 @@ def _goal(results: Results, verdict: Verdict) -> list[str]:
 def _regime(results: Results, regime: regimes.Regime) -> Table:
     table = Table(
         f"{regime.label} [{regime.unit}]",
-        ["server", "value", "ours ÷ it", "p50 ms", "p99 ms", "server CPU", "generator CPU"],
+        ["server", "value", "ours ÷ it", *COLUMNS[regime.kind].values()],
     )
     for server in servers.SERVERS:
         if results.of(server.name, regime.name):
@@ -132,10 +145,11 @@ def _row(results: Results, server: servers.Server, regime: regimes.Regime) -> li
         server.label,
         _span(values("value")),
         _span(ratio),
-        *(number(found.median if (found := values(name)) else None) for name in ("p50", "p99")),
         *(
-            _share(found.median if (found := values(name)) else None)
-            for name in ("server_cpu", "generator_cpu")
+            (_share if name.endswith("cpu") else number)(
+                found.median if (found := values(name)) else None
+            )
+            for name in COLUMNS[regime.kind]
         ),
     ]
 
