@@ -12,7 +12,7 @@ from benchmarks.results import Measurement, Results
 from benchmarks.rounds import Progress, about, prepare_all
 from benchmarks.servers import BY_NAME as SERVERS
 from benchmarks.servers import ROOMS, Server
-from benchmarks.sitting import measure_drive, serving
+from benchmarks.sitting import measure_drive, serving, warm_up
 from benchmarks.tables import Table, number
 
 __all__ = ["CHANNELS", "CLIENTS", "FORM", "run", "sizes", "tables"]
@@ -68,14 +68,15 @@ def _measure(
             Load(core=cores()[1], folder=folder) as load,
             serving(server, load, folder, compression=False) as table,
         ):
+            warm_up(table)
             before = table.process.memory()
             table.connect(clients, groups=channels)
             measurement = measure_drive(table, EIGHT, form)
-            grown = (table.process.memory() - before) / clients / 1000
+            grown = (table.process.memory() - before) / 1000
     except NotServing as error:
         return Measurement(server.name, name, 0, None, problems=[str(error)])
     measurement.regime = name
-    measurement.detail |= {"kb_each": grown, "clients": clients, "channels": channels}
+    measurement.detail |= {"kb_each": grown / clients, "mb_all": grown / 1000}
     return measurement
 
 

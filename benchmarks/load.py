@@ -47,7 +47,7 @@ class Drive:
     offered: int  # messages that were due, sent or not
     unsent: int
     complete: bool  # everybody got everything
-    stalled: bool  # nothing came for as long as `drain`, though something was due
+    stalled: bool  # nothing came for `patience` seconds, though something was due
     quiet: bool  # nothing was on its way any more when it began
     lost: int  # connections
     odd: int  # frames of a kind that is not expected
@@ -145,6 +145,7 @@ class Load:
         inflight: int = 1,
         rate: float = 0,
         drain: float = 5,
+        patience: float = 5,
     ) -> Drive:
         """Publish and count. `size` is that of the delivered text, the server's prefix included."""
         options = {
@@ -155,13 +156,15 @@ class Load:
             "inflight": inflight,
             "rate": rate,
             "drain": drain,
-            "patience": max(drain, 2),
+            "patience": patience,
             "reply": server.reply,
             "before": server.before,
             "after": server.after,
             "record": self.record,
         }
-        return Drive(**self._ask("drive", seconds + warmup + 4 * drain + MARGIN, **options))
+        return Drive(
+            **self._ask("drive", seconds + warmup + 2 * (drain + patience) + MARGIN, **options)
+        )
 
     def echo(
         self, server: Server, port: int, *, clients: int, seconds: float, warmup: float

@@ -13,7 +13,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib import pyplot as plt
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from benchmarks.growth import sizes
 from benchmarks.regimes import BY_NAME as REGIMES
@@ -69,7 +69,7 @@ def growth(results: Results, folder: Path) -> list[Path]:
     rows = (
         ("value", "deliveries a second"),
         ("p99", "latency at p99, ms"),
-        ("kb_each", "KB a client"),
+        ("mb_all", "memory for all clients, MB"),
     )
     with mpl.rc_context(STYLE):
         figure, axes = plt.subplots(len(rows), 2, figsize=(11, 9.5), sharey="row")
@@ -169,7 +169,10 @@ def _lines(axis: Any, results: Results, kind: str, name: str) -> None:
     axis.set_xticks(counts, [f"{count:,}" for count in counts])
     axis.xaxis.set_minor_formatter(NullFormatter())
     axis.minorticks_off()
-    axis.yaxis.set_major_formatter(FuncFormatter(_short))
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter(
+        FuncFormatter(_short if name == "value" else lambda value, _: f"{value:,g}")
+    )
     axis.grid(color=LINES)
 
 

@@ -14,7 +14,7 @@ from benchmarks.regimes import Form, Regime
 from benchmarks.results import Measurement
 from benchmarks.servers import Server
 
-__all__ = ["Table", "measure_drive", "serving", "sit"]
+__all__ = ["Table", "measure_drive", "serving", "sit", "warm_up"]
 
 PAUSE = 0.2  # seconds for a server to finish what it does after a connection comes or goes
 WARM = 20  # connections that come and go before memory is measured for the first time
@@ -122,7 +122,7 @@ def _measure(
     if not wanted.keys() - {"echo"}:
         return
     compression = regimes[0].compression
-    _warm_up(table, compression)
+    warm_up(table, compression)
     before = table.process.memory()
     if "accept" in wanted:
         told(wanted["accept"])
@@ -138,7 +138,7 @@ def _measure(
             yield measure_drive(table, regime, form)
 
 
-def _warm_up(table: Table, compression: bool) -> None:
+def warm_up(table: Table, compression: bool = False) -> None:
     """What a server sets up for its first clients is no memory of the later ones."""
     table.connect(WARM, compression=compression)
     table.load.drive(table.server, seconds=0.02, warmup=0, size=64)
@@ -198,6 +198,7 @@ def measure_drive(table: Table, regime: Regime, form: Form) -> Measurement:
         seconds=form.seconds,
         warmup=form.warmup,
         drain=form.drain,
+        patience=form.patience,
         size=regime.size,
         publishers=min(regime.publishers, table.clients),
         inflight=regime.inflight,
