@@ -26,6 +26,11 @@ __all__ = ["growth", "throughput"]
 BLUE, ORANGE, GREY, PALE = "#0072B2", "#D55E00", "#7F8C96", "#B9C2C9"
 INK, PAPER, LINES = "#1B2733", "#FFFFFF", "#E3E8EC"
 YARDSTICKS = ("c-single", "c-batched")  # what a machine allows, and no server for anybody
+UNITS = {
+    "deliveries/s": "deliveries a second",
+    "echoes/s": "echoes a second",
+    "KB": "KB; less is better",
+}
 SHOWN = ("one", "eight", "publishers", "deflate", "echo", "idle")
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
@@ -92,7 +97,7 @@ def _title(results: Results) -> str:
     about = results.about
     return (
         f"{about['clients']:,} clients, 64-byte messages, one core for the server; "
-        f"median and range of {about['rounds']} rounds. Logarithmic."
+        f"median and range of {about['rounds']} rounds. Scales are logarithmic, but for memory."
     )
 
 
@@ -104,34 +109,32 @@ def _bars(axis: Any, results: Results, regime: str) -> None:
     axis.barh(range(len(rows)), medians, color=[_colour(name) for name, _ in rows], height=0.72)
     for at, (_, value) in enumerate(rows):
         axis.plot([value.low, value.high], [at, at], color=INK, linewidth=1.4, alpha=0.65)
-        text = f"{value.median:.1f}" if value.median < 100 else f"{value.median:,.0f}"
+        text = _short(float(f"{value.median:.3g}"))
         axis.annotate(
             text, (value.high, at), xytext=(5, 0), textcoords="offset points", va="center", size=9
         )
     axis.set_yticks(range(len(rows)), [SERVERS[name].label for name, _ in rows])
     for tick, (name, _) in zip(axis.get_yticklabels(), rows, strict=True):
         tick.set_fontweight("bold" if name == OURS.name else "normal")
-    _scale(axis, medians)
+    _scale(axis, medians, linear=REGIMES[regime].kind == "idle")
     axis.invert_yaxis()
     axis.tick_params(axis="y", length=0)
-    axis.set_title(_heading(regime))
-
-
-def _heading(regime: str) -> str:
-    shown = REGIMES[regime]
-    unit = {"deliveries/s": "deliveries a second", "echoes/s": "echoes a second"}
-    less = ", less is better" if shown.lower_is_better else ""
-    return f"{shown.label[0].upper()}{shown.label[1:]}: {unit.get(shown.unit, shown.unit)}{less}"
+    label = REGIMES[regime].label
+    axis.set_title(f"{label[0].upper()}{label[1:]}")
+    axis.set_xlabel(UNITS.get(REGIMES[regime].unit, REGIMES[regime].unit), fontsize=9, loc="left")
 
 
 def _colour(server: str) -> str:
     return BLUE if server == OURS.name else PALE if server in YARDSTICKS else GREY
 
 
-def _scale(axis: Any, values: Sequence[float]) -> None:
-    """Logarithmic, from a power of ten below the least, with room for the numbers at the right."""
-    axis.set_xscale("log")
-    axis.set_xlim(10 ** (len(str(int(min(values)))) - 1) / 2, max(values) * 4)
+def _scale(axis: Any, values: Sequence[float], *, linear: bool) -> None:
+    """With room for the numbers at the right; logarithmic ones begin below the least value."""
+    if linear:
+        axis.set_xlim(0, max(values) * 1.15)
+    else:
+        axis.set_xscale("log")
+        axis.set_xlim(10 ** (len(str(int(min(values)))) - 1) / 2, max(values) * 4)
     axis.xaxis.set_major_formatter(FuncFormatter(_short))
     axis.xaxis.set_minor_formatter(NullFormatter())
     axis.grid(axis="x", color=LINES)

@@ -39,7 +39,13 @@ REGIMES = (
     Regime("publishers", "100 publishers", "drive", inflight=100, publishers=100),
     # The last of its sitting, as it leaves slow servers with work that is not done.
     Regime("offered", "1,000 messages a second offered", "drive", "% delivered", rate=1000),
-    Regime("idle-deflate", "the same, compression negotiated", "idle", "KB", compression=True),
+    Regime(
+        "idle-deflate",
+        "memory of an idle connection, compression negotiated",
+        "idle",
+        "KB",
+        compression=True,
+    ),
     Regime("deflate", "8 in flight, compression negotiated", "drive", inflight=8, compression=True),
     Regime(
         *("deflate-1k", "8 in flight, 1 KiB, compression negotiated", "drive"),
