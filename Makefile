@@ -180,7 +180,7 @@ $(DEV_READY): $(VENV)/.made-for $(INSTALLS_FROM)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $(RUN_READY) $(TEST_READY) $@
 
-$(BENCH_READY): $(RUN_READY) Makefile
+$(BENCH_READY): Makefile | $(RUN_READY)
 	@rm -rf $(BENCH)/runner
 	$(BIN)/python -m venv $(BENCH)/runner
 	$(BENCH_PYTHON) -m pip install --quiet rich matplotlib

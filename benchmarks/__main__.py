@@ -29,7 +29,8 @@ DOCS = REPOSITORY / "docs"
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the arguments say (those of the process if None), and return the exit status."""
     arguments = _parser().parse_args(argv)
-    # So that what was started is ended too.
+    # So that what was started is ended too; a shell's background job would not hear of Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         return int(arguments.command(arguments))

@@ -172,7 +172,7 @@ def _lines(axis: Any, results: Results, kind: str, name: str) -> None:
     axis.set_xticks(counts, [f"{count:,}" for count in counts])
     axis.xaxis.set_minor_formatter(NullFormatter())
     axis.minorticks_off()
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_locator(LogLocator(subs=(1,) if name == "p99" else (1, 2, 5)))
     axis.yaxis.set_major_formatter(
         FuncFormatter(_short if name == "value" else lambda value, _: f"{value:,g}")
     )

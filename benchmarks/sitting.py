@@ -14,7 +14,7 @@ from benchmarks.regimes import Form, Regime
 from benchmarks.results import Measurement
 from benchmarks.servers import Server
 
-__all__ = ["Table", "measure_drive", "serving", "sit", "warm_up"]
+__all__ = ["WARM", "Table", "measure_drive", "serving", "sit", "warm_up"]
 
 PAUSE = 0.2  # seconds for a server to finish what it does after a connection comes or goes
 WARM = 20  # connections that come and go before memory is measured for the first time
