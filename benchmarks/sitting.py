@@ -228,6 +228,8 @@ def _judge(measurement: Measurement, regime: Regime, done: Drive, checks: Checks
     """A value that does not mean what the others mean is none."""
     problems = measurement.problems
     problems += checks.problems()
+    if not checks.one_order:
+        problems.append("the probes saw different orders")
     if done.lost:
         problems.append(f"{done.lost} connections lost ({done.failure})")
     if not done.recorded:
