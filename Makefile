@@ -17,6 +17,10 @@ BIN := $(VENV)/bin
 RUN_READY := $(VENV)/.ready-to-run
 TEST_READY := $(VENV)/.ready-to-test
 DEV_READY := $(VENV)/.ready-to-develop
+# Each server of the benchmark has an environment in here, and so has what runs it.
+BENCH := .venv-bench
+BENCH_PYTHON := $(BENCH)/runner/bin/python
+BENCH_READY := $(BENCH)/runner/.ready
 INSTALLS_FROM := setup.cfg pyproject.toml Makefile
 VERSIONS := 3.11 3.12 3.13
 
@@ -111,6 +115,20 @@ format: $(DEV_READY) ## Format the code, and mend what can be mended by machine
 screenshots: $(DEV_READY) chromium ## Take the README's pictures of the page
 	$(BIN)/python tools/screenshots.py
 
+.PHONY: bench
+bench: $(BENCH_READY) ## Measure us beside others, in under five minutes; ARGS="--only ours,ws"
+	@$(BENCH_PYTHON) -m benchmarks run --quick $(ARGS)
+
+.PHONY: bench-full
+bench-full: $(BENCH_READY) ## The same with more rounds and regimes, and the plot in docs/
+	@$(BENCH_PYTHON) -m benchmarks run --full $(ARGS)
+	@$(BENCH_PYTHON) -m benchmarks plot benchmarks/results/full.json
+
+.PHONY: bench-growth
+bench-growth: $(BENCH_READY) ## Measure up to 10,000 clients and 1,000 channels, with its plot
+	@$(BENCH_PYTHON) -m benchmarks growth $(ARGS)
+	@$(BENCH_PYTHON) -m benchmarks plot benchmarks/results/growth.json
+
 .PHONY: dist
 dist: $(DEV_READY) ## Build wheel and sdist into dist/
 	rm -rf build dist *.egg-info
@@ -161,3 +179,9 @@ $(DEV_READY): $(VENV)/.made-for $(INSTALLS_FROM)
 	@rm -f $@
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $(RUN_READY) $(TEST_READY) $@
+
+$(BENCH_READY): Makefile | $(RUN_READY)
+	@rm -rf $(BENCH)/runner
+	$(BIN)/python -m venv $(BENCH)/runner
+	$(BENCH_PYTHON) -m pip install --quiet rich matplotlib
+	@touch $@

@@ -1,0 +1,192 @@
+"""The command line of the benchmark: `python -m benchmarks --help`.
+
+Exit status: 0 done, also if some servers could not be had; 1 nothing could be measured; 2 a flag
+won't do; 130 Ctrl-C.
+"""
+
+import argparse
+import resource
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks import growth, regimes, rounds, servers
+from benchmarks.environments import REPOSITORY, Unavailable
+from benchmarks.load import GeneratorFailed
+from benchmarks.process import cores
+from benchmarks.progress import progress
+from benchmarks.results import Results
+from benchmarks.tables import markdown, plain, tables
+
+__all__ = ["main"]
+
+RESULTS = REPOSITORY / "benchmarks" / "results"
+DOCS = REPOSITORY / "docs"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what the arguments say (those of the process if None), and return the exit status."""
+    arguments = _parser().parse_args(argv)
+    # So that what was started is ended too; a shell's background job would not hear of Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        return int(arguments.command(arguments))
+    except (Unavailable, GeneratorFailed, OSError) as error:
+        print(f"benchmarks: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="How fast are we beside others? benchmarks/README.md tells the method.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="run | growth | table | plot")
+    _add_run(commands.add_parser("run", help="measure all servers in all regimes"))
+
+    grow = commands.add_parser("growth", help="more and more clients, and channels")
+    grow.set_defaults(command=_growth)
+    grow.add_argument("--rounds", type=_positive, default=growth.FORM.rounds)
+    grow.add_argument("--seconds", type=float, default=growth.FORM.seconds)
+    grow.add_argument("--out", type=Path, default=RESULTS / "growth.json")
+
+    table = commands.add_parser("table", help="print the tables of a run that was kept")
+    table.set_defaults(command=_table)
+    table.add_argument("file", type=Path)
+    table.add_argument("--markdown", action="store_true")
+
+    plot = commands.add_parser("plot", help="draw the plots of runs that were kept")
+    plot.set_defaults(command=_plot)
+    plot.add_argument("file", type=Path, nargs="+")
+    plot.add_argument("--folder", type=Path, default=DOCS, help="default: docs/")
+    return parser
+
+
+def _add_run(run: argparse.ArgumentParser) -> None:
+    run.set_defaults(command=_run)
+    form = run.add_mutually_exclusive_group()
+    form.add_argument(
+        "--quick",
+        dest="form",
+        action="store_const",
+        const=regimes.QUICK,
+        default=regimes.QUICK,
+        help="two rounds, under five minutes (the default)",
+    )
+    form.add_argument(
+        "--full",
+        dest="form",
+        action="store_const",
+        const=regimes.FULL,
+        help="five longer rounds, and 1 KiB messages too",
+    )
+    run.add_argument(
+        "--only",
+        type=_servers,
+        default=list(servers.SERVERS),
+        metavar="SERVER,…",
+        help=f"of {', '.join(servers.BY_NAME)}; ratios need ours",
+    )
+    run.add_argument(
+        "--regimes",
+        type=_regimes,
+        default=None,
+        metavar="REGIME,…",
+        help=f"of {', '.join(regimes.BY_NAME)}",
+    )
+    run.add_argument("--rounds", type=_positive, help="instead of the form's")
+    run.add_argument("--clients", type=_positive, help="instead of 1000")
+    run.add_argument("--seconds", type=float, help="of measuring in each regime")
+    run.add_argument("--out", type=Path, help="default: benchmarks/results/<form>.json")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, but got {text!r}")
+    return int(text)
+
+
+def _servers(text: str) -> list[servers.Server]:
+    unknown = set(text.split(",")) - servers.BY_NAME.keys()
+    if unknown:
+        raise argparse.ArgumentTypeError(f"no such server: {', '.join(sorted(unknown))}")
+    return [server for server in servers.SERVERS if server.name in text.split(",")]
+
+
+def _regimes(text: str) -> list[regimes.Regime]:
+    unknown = set(text.split(",")) - regimes.BY_NAME.keys()
+    if unknown:
+        raise argparse.ArgumentTypeError(f"no such regime: {', '.join(sorted(unknown))}")
+    return [regime for regime in regimes.REGIMES if regime.name in text.split(",")]
+
+
+def _files() -> int:
+    """Raise the number of files that a process may open, and say what it is."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return sys.maxsize if hard == resource.RLIM_INFINITY else hard
+
+
+def _warn() -> None:
+    if cores()[0] == cores()[1]:
+        print("Only one core here: server and generator share it.", file=sys.stderr)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    form: regimes.Form = arguments.form
+    chosen = arguments.regimes or [
+        regime for regime in regimes.REGIMES if form is regimes.FULL or not regime.full_only
+    ]
+    changes = {name: getattr(arguments, name) for name in ("rounds", "clients", "seconds")}
+    form = replace(form, **{name: value for name, value in changes.items() if value})
+    spare = _files() - growth.SPARE_FILES
+    if form.clients > spare:
+        print(f"No more than {spare} clients fit here: too few files may be open.", file=sys.stderr)
+        form = replace(form, clients=spare)
+    out: Path = arguments.out or RESULTS / f"{form.name}.json"
+    _warn()
+    with progress() as shown:
+        results = rounds.run(arguments.only, chosen, form, shown, lambda found: found.save(out))
+    print("\n\n".join(plain(table) for table in tables(results)))
+    print(f"\nKept in {out}.")
+    return 0 if results.measurements else 1
+
+
+def _growth(arguments: argparse.Namespace) -> int:
+    form = replace(growth.FORM, rounds=arguments.rounds, seconds=arguments.seconds)
+    files = _files()
+    _warn()
+    with progress() as shown:
+        results = growth.run(form, shown, files)
+    results.save(arguments.out)
+    print("\n\n".join(plain(table) for table in growth.tables(results)))
+    print(f"\nKept in {arguments.out}.")
+    return 0 if results.measurements else 1
+
+
+def _table(arguments: argparse.Namespace) -> int:
+    results = Results.load(arguments.file)
+    show = markdown if arguments.markdown else plain
+    found = growth.tables(results) if results.about["form"] == "growth" else tables(results)
+    print("\n\n".join(map(show, found)))
+    return 0
+
+
+def _plot(arguments: argparse.Namespace) -> int:
+    from benchmarks import plots  # matplotlib takes its time
+
+    for file in arguments.file:
+        results = Results.load(file)
+        draw = plots.growth if results.about["form"] == "growth" else plots.throughput
+        for path in draw(results, arguments.folder):
+            print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,248 @@
+"""What each server needs, made once: virtual environments, node modules, compiled C, nginx.
+
+Everything goes into `.venv-bench/` in the repository (`make clean` removes it), each environment
+with a stamp that says for which packages it is ready; the stamp is written last.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+from benchmarks.servers import Server
+
+__all__ = ["HOME", "REPOSITORY", "Unavailable", "command", "compiled", "prepare", "version"]
+
+HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parent
+PEERS = HERE / "peers"
+HOME = REPOSITORY / ".venv-bench"
+INSTALL_DEADLINE = 600  # seconds for one environment
+NCHAN = ("nginx-light", "libnginx-mod-nchan")  # Debian's
+NGINX_MODULES = Path("/usr/lib/nginx/modules")
+QUIET = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"}
+
+
+class Unavailable(Exception):
+    """This server can't be had here; the message is one sentence that says why."""
+
+
+def prepare(server: Server) -> None:
+    """Make what the server needs, unless it is there.
+
+    Raises:
+        Unavailable: It can't be made here.
+    """
+    if server.kind == "ours":
+        if not ours_python().exists():
+            raise Unavailable("the repository has no .venv; `make bench` makes it")
+    elif server.kind in ("uvicorn", "python"):
+        _virtual_environment(server)
+    elif server.kind == "node":
+        _node_modules(server)
+    elif server.kind == "nginx":
+        _nginx()
+    else:
+        compiled(PEERS / server.program)
+
+
+def command(server: Server, port: int, *, compression: bool, folder: Path) -> list[str]:
+    """The command that starts the server, which has been prepared; `folder` is for its files."""
+    if server.kind == "ours":
+        return _ours(server, port, compression)
+    if server.kind == "uvicorn":
+        return [str(_python(server)), *_uvicorn(server.program, port)]
+    if server.kind == "python":
+        return [str(_python(server)), str(PEERS / server.program), str(port)]
+    if server.kind == "node":
+        mode = ["compression"] if compression else []
+        return ["node", str(_node_program(server)), str(port), *mode]
+    if server.kind == "nginx":
+        return ["nginx", "-p", str(folder), "-c", str(_nginx_settings(server, port, folder))]
+    return [str(compiled(PEERS / server.program)), str(port), server.mode]
+
+
+def ours_python() -> Path:
+    """The interpreter of the repository's own environment, in which the package is installed."""
+    return REPOSITORY / ".venv" / "bin" / "python"
+
+
+def compiled(source: Path) -> Path:
+    """The program made of one file of C.
+
+    Raises:
+        Unavailable: There is no gcc, or it fails.
+    """
+    if shutil.which("gcc") is None:
+        raise Unavailable("gcc is missing (Debian: apt install gcc libc6-dev)")
+    program = HOME / "c" / source.stem
+    if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
+        program.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = program.with_suffix(f".{os.getpid()}")
+        _run(["gcc", "-O2", "-Wall", "-Wextra", "-o", str(unfinished), str(source)])
+        unfinished.replace(program)
+    return program
+
+
+def version(server: Server) -> str:
+    """What was measured, with the versions of what it is made of."""
+    if server.kind == "ours":
+        names = ["chatserver", "starlette", "uvicorn", "websockets", "uvloop"]
+        return _python_versions(ours_python(), *names)
+    if server.kind in ("uvicorn", "python"):
+        names = [re.sub(r"\[.*", "", name) for name in server.packages]
+        return _python_versions(_python(server), *names, "websockets", "uvloop")
+    if server.kind == "node":
+        package = HOME / server.name / "node_modules" / "ws" / "package.json"
+        return (
+            f"node {_line(['node', '--version'])}, ws {json.loads(package.read_text())['version']}"
+        )
+    if server.kind == "nginx":
+        return _line(["nginx", "-v"]).removeprefix("nginx version: ")
+    return _line(["gcc", "--version"])
+
+
+def _run(arguments: list[str], cwd: Path | None = None) -> str:
+    """Run to the end, and return what it printed.
+
+    Raises:
+        Unavailable: It failed, or took too long.
+    """
+    try:
+        done = subprocess.run(
+            arguments,
+            cwd=cwd,
+            env=os.environ | QUIET,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=INSTALL_DEADLINE,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Unavailable(f"{arguments[0]} could not be run: {error}") from None
+    if done.returncode:
+        last = (done.stdout.strip().splitlines() or ["it said nothing"])[-1]
+        raise Unavailable(f"`{' '.join(arguments[:4])} …` failed: {last}")
+    return done.stdout
+
+
+def _line(arguments: list[str]) -> str:
+    return (_run(arguments).splitlines() or [""])[0]
+
+
+@cache
+def _python_versions(python: Path, *names: str) -> str:
+    program = (
+        "import sys; from importlib.metadata import version\n"
+        "print(', '.join(f'{name} {version(name)}' for name in sys.argv[1:]))"
+    )
+    return _line([str(python), "-c", program, *dict.fromkeys(names)])
+
+
+def _python(server: Server) -> Path:
+    return HOME / server.name / "bin" / "python"
+
+
+def _virtual_environment(server: Server) -> None:
+    folder = HOME / server.name
+    stamp = folder / ".ready"
+    wanted = f"{sys.version}\n{folder}\n{' '.join(server.packages)}\n"
+    if stamp.exists() and stamp.read_text() == wanted:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(exist_ok=True)
+    _run([sys.executable, "-m", "venv", str(folder)])
+    _run([str(_python(server)), "-m", "pip", "install", "--quiet", *server.packages])
+    stamp.write_text(wanted)
+
+
+def _node_program(server: Server) -> Path:
+    """A copy beside `node_modules`, as node looks for modules where the program is."""
+    return HOME / server.name / server.program
+
+
+def _node_modules(server: Server) -> None:
+    for tool in ("node", "npm"):
+        if shutil.which(tool) is None:
+            raise Unavailable(f"{tool} is missing (Debian: apt install nodejs npm)")
+    folder = HOME / server.name
+    stamp = folder / ".ready"
+    wanted = f"{' '.join(server.packages)}\n"
+    if not stamp.exists() or stamp.read_text() != wanted:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        (folder / "package.json").write_text('{"private": true}\n')
+        _run(["npm", "install", "--no-audit", "--no-fund", *server.packages], cwd=folder)
+        stamp.write_text(wanted)
+    shutil.copy(PEERS / server.program, _node_program(server))
+
+
+def _nginx() -> None:
+    if (NGINX_MODULES / "ngx_nchan_module.so").exists() and shutil.which("nginx"):
+        return
+    if shutil.which("apt-get") is None or os.geteuid() != 0:
+        raise Unavailable(f"install it first (Debian: apt install {' '.join(NCHAN)})")
+    # In runlevel 1 the package does not start a server of its own on port 80.
+    quiet = ["env", "RUNLEVEL=1", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"]
+    _run([*quiet, "update"])
+    _run([*quiet, "install", "-y", "--no-install-recommends", *NCHAN])
+
+
+def _nginx_settings(server: Server, port: int, folder: Path) -> Path:
+    text = (PEERS / server.program).read_text()
+    values = {"modules": NGINX_MODULES, "folder": folder, "port": port}
+    for name, value in values.items():
+        text = text.replace(f"{{{name}}}", str(value))
+    settings = folder / "nginx.conf"
+    settings.write_text(text)
+    return settings
+
+
+def _uvicorn(application: str, port: int) -> list[str]:
+    return [
+        *("-m", "uvicorn", f"{application}:app", "--app-dir", str(PEERS)),
+        *("--host", "127.0.0.1", "--port", str(port)),
+        *("--log-level", "warning", "--no-access-log"),
+    ]
+
+
+def _ours(server: Server, port: int, compression: bool) -> list[str]:
+    python = str(ours_python())
+    if server.program:  # an application of one's own, under uvicorn
+        return [python, *_uvicorn(server.program, port), *_our_protocols()]
+    flags = ["--port", str(port), "--log-level", "warning"]
+    known = _our_flags()
+    if "--max-message-rate" in known:
+        flags += ["--max-message-rate", "0"]  # one client publishes for all of them
+    if compression and "--compression" in known:
+        # A switch, or a flag with a value.
+        flags += ["--compression"] if "--no-compression" in known else ["--compression", "on"]
+    return [python, "-m", "chatserver", "run", *flags]
+
+
+@cache
+def _our_flags() -> frozenset[str]:
+    text = _run([str(ours_python()), "-m", "chatserver", "run", "--help"], cwd=REPOSITORY)
+    return frozenset(re.findall(r"--[a-z][a-z-]+", text))
+
+
+@cache
+def _our_protocols() -> tuple[str, ...]:
+    """Our protocol classes for uvicorn, as far as this version of the package has them."""
+    names = {"--ws": "WebSocketProtocol", "--http": "HttpProtocol"}
+    program = (
+        "import sys\ntry:\n import chatserver.server as server\nexcept ImportError: sys.exit()\n"
+        "print(' '.join(name for name in sys.argv[1:] if hasattr(server, name)))"
+    )
+    printed = _run([str(ours_python()), "-c", program, *names.values()], cwd=REPOSITORY).split()
+    return tuple(
+        part
+        for flag, name in names.items()
+        if name in printed
+        for part in (flag, f"chatserver.server:{name}")
+    )

@@ -1,0 +1,205 @@
+"""The load generator: starts `load.c`, says what to do, and reads what it measured."""
+
+import json
+import os
+import select
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from benchmarks.environments import HERE, compiled
+from benchmarks.process import Process
+from benchmarks.servers import Server
+
+__all__ = ["Connected", "Drive", "Echo", "GeneratorFailed", "Load", "parse"]
+
+MARGIN = 30  # seconds that an answer may take beyond what was asked for
+
+
+class GeneratorFailed(Exception):
+    """The generator ended or did not answer; nothing that it says can be used any more."""
+
+
+@dataclass(frozen=True)
+class Connected:
+    """The answer to `connect`."""
+
+    connected: int
+    failed: int
+    seconds: float
+    cpu: float
+    extension: str  # what the server answered about compression
+    failure: str  # the first one; empty if there is none
+
+
+@dataclass(frozen=True)
+class Drive:
+    """The answer to `drive`. All counts are since its start, but for `deliveries`."""
+
+    seconds: float  # measured, after the warm-up
+    deliveries: int  # in that time
+    cpu: float  # share of a core that the generator used in that time
+    sent: int
+    received: int
+    owed: int  # deliveries that everything sent comes to
+    offered: int  # messages that were due, sent or not
+    unsent: int
+    complete: bool  # everybody got everything
+    stalled: bool  # nothing came for `patience` seconds, though something was due
+    quiet: bool  # nothing was on its way any more when it began
+    lost: int  # connections
+    odd: int  # frames of a kind that is not expected
+    recorded: bool  # what the probes got is there in full
+    # Nanoseconds of the monotonic clock between which it was measured.
+    begin: int
+    end: int
+    bytes: int
+    failure: str
+
+
+@dataclass(frozen=True)
+class Echo:
+    """The answer to `echo`; p50 and p99 in milliseconds."""
+
+    connected: int
+    seconds: float
+    echoes: int
+    cpu: float
+    lost: int
+    p50: float
+    p99: float
+    failure: str
+
+
+def parse(line: bytes) -> dict[str, Any]:
+    """One answer.
+
+    Raises:
+        GeneratorFailed: It is no JSON object.
+    """
+    try:
+        answer = json.loads(line)
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise GeneratorFailed(f"expected a JSON object from the generator, but got {line[:80]!r}")
+    if "from" in answer:
+        answer["begin"], answer["end"] = answer.pop("from"), answer.pop("to")
+    return answer
+
+
+class Load:
+    """A context in which the generator runs, on its own core.
+
+    Raises:
+        Unavailable: There is no gcc to compile it.
+    """
+
+    def __init__(self, *, core: int, folder: Path) -> None:
+        self.record = folder / "record"
+        self._process = Process(
+            [str(compiled(HERE / "load.c"))],
+            core=core,
+            log=folder / "load.log",
+            stdin=subprocess.PIPE,
+        )
+
+    def __enter__(self) -> Self:
+        self._process.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._process.__exit__(kind, error, traceback)
+
+    def words(self) -> str:
+        """The words that messages are filled with, from `number * 37` on, modulo their length."""
+        return str(self._ask("words", MARGIN)["words"])
+
+    def connect(
+        self, server: Server, port: int, clients: int, *, compression: bool, groups: int = 1
+    ) -> Connected:
+        """Open members; they stay until `close`."""
+        options = {
+            "n": clients,
+            "groups": groups,
+            "timeout": 60,
+            **_address(server, port, compression),
+        }
+        return Connected(**self._ask("connect", 60 + MARGIN, **options))
+
+    def drive(
+        self,
+        server: Server,
+        *,
+        seconds: float,
+        warmup: float,
+        size: int,
+        publishers: int = 1,
+        inflight: int = 1,
+        rate: float = 0,
+        drain: float = 5,
+        patience: float = 5,
+    ) -> Drive:
+        """Publish and count. `size` is that of the delivered text, the server's prefix included."""
+        options = {
+            "seconds": seconds,
+            "warmup": warmup,
+            "size": size - server.prefix,
+            "publishers": publishers,
+            "inflight": inflight,
+            "rate": rate,
+            "drain": drain,
+            "patience": patience,
+            "reply": server.reply,
+            "before": server.before,
+            "after": server.after,
+            "record": self.record,
+        }
+        return Drive(
+            **self._ask("drive", seconds + warmup + 2 * (drain + patience) + MARGIN, **options)
+        )
+
+    def echo(
+        self, server: Server, port: int, *, clients: int, seconds: float, warmup: float
+    ) -> Echo:
+        """Open connections that echo, measure, and close them."""
+        options = {"n": clients, "seconds": seconds, "warmup": warmup, "size": 64, "port": port}
+        return Echo(**self._ask("echo", seconds + warmup + 2 * MARGIN, path="/ws", **options))
+
+    def close(self) -> None:
+        """Drop all members."""
+        self._ask("close", MARGIN)
+
+    def _ask(self, verb: str, deadline: float, **options: Any) -> dict[str, Any]:
+        """Options that are empty are left out: the generator's defaults are the same."""
+        words = [f"{key}={value}" for key, value in options.items() if value != ""]
+        stdin, stdout = self._process.popen.stdin, self._process.popen.stdout
+        assert stdin is not None
+        assert stdout is not None
+        try:
+            os.write(stdin.fileno(), f"{verb} {' '.join(words)}\n".encode())
+        except OSError as error:
+            raise GeneratorFailed(f"the generator is gone: {error}") from None
+        if not select.select([stdout], [], [], deadline)[0]:
+            raise GeneratorFailed(f"no answer to {verb!r} within {deadline:g} seconds")
+        answer = parse(stdout.readline())
+        answer.pop("closed", None)
+        return answer
+
+
+def _address(server: Server, port: int, compression: bool) -> dict[str, Any]:
+    return {
+        "port": port,
+        "path": server.path,
+        "offer": int(compression),
+        "hello": server.hello,
+        "wait": server.greetings,
+        "pings": int(bool(server.hello)),
+    }

@@ -1,0 +1,188 @@
+"""The plots that the README shows, as PNG and SVG.
+
+Both have a background of their own, so that they can be read on a light and on a dark page. The
+colours are Okabe and Ito's, which are told apart with any kind of colour vision; ours is also the
+one with the bold label, and in the lines the one with filled marks.
+"""
+
+# mypy: disable-error-code="import-not-found, import-untyped"
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib import pyplot as plt
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from benchmarks.growth import sizes
+from benchmarks.regimes import BY_NAME as REGIMES
+from benchmarks.results import Results
+from benchmarks.servers import BY_NAME as SERVERS
+from benchmarks.servers import OURS
+
+__all__ = ["growth", "throughput"]
+
+BLUE, ORANGE, GREY, PALE = "#0072B2", "#D55E00", "#7F8C96", "#B9C2C9"
+INK, PAPER, LINES = "#1B2733", "#FFFFFF", "#E3E8EC"
+YARDSTICKS = ("c-single", "c-batched")  # what a machine allows, and no server for anybody
+UNITS = {
+    "deliveries/s": "deliveries a second",
+    "echoes/s": "echoes a second",
+    "KB": "KB; less is better",
+}
+SHOWN = ("one", "eight", "publishers", "deflate", "echo", "idle")
+STYLE: dict[str, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": LINES,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.titlesize": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "figure.facecolor": PAPER,
+    "axes.facecolor": PAPER,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "chatserver",  # the same data, the same file
+}
+mpl.use("Agg")
+
+
+def throughput(results: Results, folder: Path) -> list[Path]:
+    """Bars: a panel for each regime, a bar for each server."""
+    names = [name for name in SHOWN if results.values(OURS.name, name)]
+    with mpl.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            -(-len(names) // 2), 2, figsize=(12, 0.5 + 3.5 * -(-len(names) // 2)), squeeze=False
+        )
+        for axis, name in zip(axes.flat, names, strict=False):
+            _bars(axis, results, name)
+        for axis in axes.flat[len(names) :]:
+            axis.remove()
+        figure.suptitle(_title(results), x=0.01, ha="left", fontsize=12)
+        figure.tight_layout(h_pad=2.2, w_pad=2.5, rect=(0, 0, 1, 0.985))
+        return _save(figure, folder / "benchmark-throughput")
+
+
+def growth(results: Results, folder: Path) -> list[Path]:
+    """Lines: over the number of clients, and over the number of channels."""
+    rows = (
+        ("value", "deliveries a second"),
+        ("p99", "latency at p99, ms"),
+        ("mb_all", "memory for all clients, MB"),
+    )
+    with mpl.rc_context(STYLE):
+        figure, axes = plt.subplots(len(rows), 2, figsize=(11, 9.5), sharey="row")
+        for column, kind in enumerate(("clients", "channels")):
+            for row, (name, label) in enumerate(rows):
+                _lines(axes[row][column], results, kind, name)
+                axes[row][0].set_ylabel(label)
+            axes[-1][column].set_xlabel(f"number of {kind}")
+        axes[0][0].set_title("one channel, more and more clients")
+        axes[0][1].set_title("1,000 clients, more and more channels")
+        axes[0][0].legend(loc="best", frameon=False)
+        figure.suptitle(
+            "Growth: 64-byte messages, 8 in flight in each channel", x=0.01, ha="left", fontsize=12
+        )
+        figure.tight_layout(h_pad=1.5, w_pad=2, rect=(0, 0, 1, 0.985))
+        return _save(figure, folder / "benchmark-growth")
+
+
+def _title(results: Results) -> str:
+    about = results.about
+    return (
+        f"{about['clients']:,} clients, 64-byte messages, one core for the server; "
+        f"median and range of {about['rounds']} rounds. Scales are logarithmic, but for memory."
+    )
+
+
+def _bars(axis: Any, results: Results, regime: str) -> None:
+    found = [(name, results.values(name, regime)) for name in SERVERS]
+    rows = [(name, value) for name, value in found if value is not None and value.median > 0]
+    rows.sort(key=lambda row: row[1].median, reverse=not REGIMES[regime].lower_is_better)
+    medians = [value.median for _, value in rows]
+    axis.barh(range(len(rows)), medians, color=[_colour(name) for name, _ in rows], height=0.72)
+    for at, (_, value) in enumerate(rows):
+        axis.plot([value.low, value.high], [at, at], color=INK, linewidth=1.4, alpha=0.65)
+        text = _short(float(f"{value.median:.3g}"))
+        axis.annotate(
+            text, (value.high, at), xytext=(5, 0), textcoords="offset points", va="center", size=9
+        )
+    axis.set_yticks(range(len(rows)), [SERVERS[name].label for name, _ in rows])
+    for tick, (name, _) in zip(axis.get_yticklabels(), rows, strict=True):
+        tick.set_fontweight("bold" if name == OURS.name else "normal")
+    _scale(axis, medians, linear=REGIMES[regime].kind == "idle")
+    axis.invert_yaxis()
+    axis.tick_params(axis="y", length=0)
+    label = REGIMES[regime].label
+    axis.set_title(f"{label[0].upper()}{label[1:]}")
+    axis.set_xlabel(UNITS.get(REGIMES[regime].unit, REGIMES[regime].unit), fontsize=9, loc="left")
+
+
+def _colour(server: str) -> str:
+    return BLUE if server == OURS.name else PALE if server in YARDSTICKS else GREY
+
+
+def _scale(axis: Any, values: Sequence[float], *, linear: bool) -> None:
+    """With room for the numbers at the right; logarithmic ones begin below the least value."""
+    if linear:
+        axis.set_xlim(0, max(values) * 1.15)
+    else:
+        axis.set_xscale("log")
+        axis.set_xlim(10 ** (len(str(int(min(values)))) - 1) / 2, max(values) * 4)
+    axis.xaxis.set_major_formatter(FuncFormatter(_short))
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.grid(axis="x", color=LINES)
+    axis.set_axisbelow(True)
+
+
+def _short(value: float, _: object = None) -> str:
+    for size, letter in ((1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"
+
+
+def _lines(axis: Any, results: Results, kind: str, name: str) -> None:
+    counts = sizes(results, kind)
+    looks = {OURS.name: (BLUE, "o", BLUE), "fastapi": (ORANGE, "s", PAPER)}
+    for server, (colour, mark, inside) in looks.items():
+        found = [(n, results.values(server, f"{kind}-{n}", name)) for n in counts]
+        points = [(n, value) for n, value in found if value is not None]
+        if not points:
+            continue
+        x = [n for n, _ in points]
+        axis.fill_between(
+            x, [v.low for _, v in points], [v.high for _, v in points], color=colour, alpha=0.15
+        )
+        axis.plot(
+            *(x, [v.median for _, v in points]),
+            color=colour,
+            marker=mark,
+            markerfacecolor=inside,
+            label=SERVERS[server].label,
+        )
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+    axis.set_xticks(counts, [f"{count:,}" for count in counts])
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.minorticks_off()
+    axis.yaxis.set_major_locator(LogLocator(subs=(1,) if name == "p99" else (1, 2, 5)))
+    axis.yaxis.set_major_formatter(
+        FuncFormatter(_short if name == "value" else lambda value, _: f"{value:,g}")
+    )
+    axis.grid(color=LINES)
+
+
+def _save(figure: Any, stem: Path) -> list[Path]:
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    paths = [stem.with_suffix(".png"), stem.with_suffix(".svg")]
+    figure.savefig(paths[0], dpi=110)
+    figure.savefig(paths[1], metadata={"Date": None})
+    plt.close(figure)
+    return paths

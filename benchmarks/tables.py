@@ -1,0 +1,161 @@
+"""Results as tables: for the terminal, and as Markdown."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from benchmarks import regimes, servers
+from benchmarks.goals import Verdict, verdicts
+from benchmarks.results import Results, Spread
+
+__all__ = ["Table", "markdown", "number", "plain", "tables"]
+
+GAP = "  "
+NONE = "–"
+USUAL = {
+    "p50": "p50 ms",
+    "p99": "p99 ms",
+    "server_cpu": "server CPU",
+    "generator_cpu": "generator CPU",
+}
+# Beside the value and the ratio, by the kind of the regime.
+COLUMNS = {
+    "drive": USUAL,
+    "echo": USUAL,
+    "idle": {"fresh": "before its first message"},
+    "accept": {"generator_cpu": "generator CPU"},
+}
+
+
+@dataclass
+class Table:
+    """Rows of text below a head; the first column is to the left, the others to the right."""
+
+    title: str
+    head: Sequence[str]
+    rows: list[Sequence[str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def number(value: float | None) -> str:
+    """Three digits that count; a dash for None."""
+    if value is None:
+        return NONE
+    if value == 0 or abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def plain(table: Table) -> str:
+    """For the terminal."""
+    lines = [table.head, *table.rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(table.head))]
+
+    def laid(line: Sequence[str]) -> str:
+        first = line[0].ljust(widths[0])
+        rest = [text.rjust(width) for text, width in zip(line[1:], widths[1:], strict=True)]
+        return GAP.join([first, *rest]).rstrip()
+
+    body = [laid(table.head), "─" * len(laid(table.head)), *map(laid, table.rows)]
+    return "\n".join([table.title, *body, *table.notes])
+
+
+def markdown(table: Table) -> str:
+    """For a page."""
+    rule = ["---"] + ["---:"] * (len(table.head) - 1)
+    body = ["| " + " | ".join(line) + " |" for line in [table.head, rule, *table.rows]]
+    notes = [f"\n{note}" for note in table.notes]
+    return "\n".join([f"### {table.title}\n", *body, *notes])
+
+
+def tables(results: Results) -> list[Table]:
+    """The goals, then one table for each regime, then what was left out."""
+    found = [_goals(results)]
+    for regime in regimes.REGIMES:
+        table = _regime(results, regime)
+        if table.rows:
+            found.append(table)
+    if results.skipped:
+        found.append(_skipped(results))
+    return found
+
+
+def _span(found: Spread | None, show: Callable[[float | None], str] = number) -> str:
+    if found is None:
+        return NONE
+    if show(found.low) == show(found.high):
+        return show(found.median)
+    return f"{show(found.median)} ({show(found.low)}–{show(found.high)})"
+
+
+def _share(value: float | None) -> str:
+    return NONE if value is None else f"{value:.0%}"
+
+
+def _goals(results: Results) -> Table:
+    table = Table(
+        "Goals: ours as a multiple of the peer; median of the rounds (lowest–highest)",
+        ["regime", "beside", "goal", "reached", ""],
+    )
+    for verdict in verdicts(results):
+        if verdict.reached is not None:
+            table.rows.append(_goal(results, verdict))
+    return table
+
+
+def _goal(results: Results, verdict: Verdict) -> list[str]:
+    goal = verdict.goal
+    regime = regimes.BY_NAME[goal.regime]
+    unit = "ms at p99" if goal.value == "p99" else regime.unit
+    if goal.peer:
+        found = results.ratio(goal.regime, servers.OURS.name, goal.peer)
+        unit = "×"
+    else:
+        found = results.values(servers.OURS.name, goal.regime, goal.value)
+    return [
+        regime.label,
+        servers.BY_NAME[goal.peer].label if goal.peer else "",
+        f"{'≤' if goal.at_most else '≥'} {goal.bound:g} {unit}",
+        _span(found),
+        "met" if verdict.met else "MISSED",
+    ]
+
+
+def _regime(results: Results, regime: regimes.Regime) -> Table:
+    table = Table(
+        f"{regime.label} [{regime.unit}]",
+        ["server", "value", "ours ÷ it", *COLUMNS[regime.kind].values()],
+    )
+    for server in servers.SERVERS:
+        if results.of(server.name, regime.name):
+            table.rows.append(_row(results, server, regime))
+            problems = results.problems(server.name, regime.name)
+            if problems:
+                table.notes.append(f"{server.label}: {'; '.join(problems)}.")
+    return table
+
+
+def _row(results: Results, server: servers.Server, regime: regimes.Regime) -> list[str]:
+    def values(name: str) -> Spread | None:
+        return results.values(server.name, regime.name, name)
+
+    ratio = None
+    if server is not servers.OURS:
+        ratio = results.ratio(regime.name, servers.OURS.name, server.name)
+    return [
+        server.label,
+        _span(values("value")),
+        _span(ratio),
+        *(
+            (_share if name.endswith("cpu") else number)(
+                found.median if (found := values(name)) else None
+            )
+            for name in COLUMNS[regime.kind]
+        ),
+    ]
+
+
+def _skipped(results: Results) -> Table:
+    rows: list[Sequence[str]] = [
+        [servers.BY_NAME[name].label, why] for name, why in results.skipped.items()
+    ]
+    return Table("Not measured", ["server", "why"], rows)
