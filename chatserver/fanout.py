@@ -31,7 +31,7 @@ TURN_BYTES = 256 * 1024
 #: Members written to before others get a turn.
 TURN_WRITES = 1000
 #: Publications of one loop that may wait for its turn before their publishers do.
-TURN_PUBLICATIONS = 64
+TURN_PUBLICATIONS = 256
 #: Publications waiting for another thread's loop beyond which publishers are held back.
 INBOX_SIZE = 1024
 
@@ -357,16 +357,31 @@ class Fanout:
         return writes
 
     def _write_singly(self, batch: Batch, connections: Sequence[Connection]) -> int:
-        """Write frame by frame to those who are still in the channel."""
+        """Write to each by itself, if it is still in the channel, what it has not had."""
+        members = self.members.get(batch.channel, {})
         for connection in connections:
             publications = batch.publications
             if connection in self._ahead:
                 publications = batch.since(self._ahead[connection])
-            for shared in publications:
-                self._write_one(connection, shared)
+            member = members.get(connection)
+            if publications and member is not None:
+                joined = self._joined_or_written(connection, member.live, publications)
+                if joined and connection.fast is not None:
+                    connection.fast(joined)
         return len(connections) * len(batch.publications)
 
-    def _write_one(self, connection: Connection, shared: Shared) -> None:
+    def _joined_or_written(self, connection: Connection, live: bool, some: list[Shared]) -> bytes:
+        """What to write to a member that is live and takes it; to any other it is written here."""
+        if live and connection.fast is not None:
+            joined = _join(some, connection.format)
+            if joined is not None:
+                self.delivered += len(some)
+                return joined
+        for shared in some:
+            self._write_frame(connection, shared)
+        return b""
+
+    def _write_frame(self, connection: Connection, shared: Shared) -> None:
         member = self.members.get(shared.publication.channel, {}).get(connection)
         if member is None:
             return
@@ -382,26 +397,24 @@ class Fanout:
             connection.write(frame)
             self.delivered += 1
 
-    def catch_up(self, connection: Connection) -> None:
-        """Write to one member what was published up to now, before it is sent something else.
+    def catch_up(self, connection: Connection) -> bytes:
+        """Let one member have what was published up to now, before it is sent something else.
 
         So whoever publishes and then sends has both arrive in that order, and needs not wait
         until all others have been written to.
+
+        Returns:
+            What must be written to it first, by `fast`; the rest is written.
         """
         if not self._inbox and not self._pending:
-            return
+            return b""
         self._pull()
         missed = self._missed(connection)
-        if any(number >= member.live_from for number, member, _ in missed):
-            self._ahead[connection] = self._taken + len(self._pending)
-            fast = connection.fast if all(member.live for _, member, _ in missed) else None
-            joined = _join([shared for _, _, shared in missed], connection.format) if fast else None
-            if fast is not None and joined is not None:
-                fast(joined)
-                self.delivered += len(missed)
-            else:
-                for _, _, shared in missed:
-                    self._write_one(connection, shared)
+        if not any(number >= member.live_from for number, member, _ in missed):
+            return b""
+        self._ahead[connection] = self._taken + len(self._pending)
+        live = all(member.live for _, member, _ in missed)
+        return self._joined_or_written(connection, live, [shared for _, _, shared in missed])
 
     def _missed(self, connection: Connection) -> list[tuple[int, Member, Shared]]:
         """The publications that a member is still to get, with their numbers, in order."""

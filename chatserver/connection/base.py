@@ -46,8 +46,8 @@ class Connection(ABC):
         slow: Whether it ended as a slow consumer.
         on_gone: Called once, with the close code, when it has ended for whatever reason.
         on_pace: Called with the connection whenever `fast` has changed.
-        before_send: Called with the connection before it is sent something by itself, for what
-            was published before to be written first.
+        before_send: Called with the connection before it is sent something by itself; returns
+            the bytes of what was published before, which `fast` has to take first.
     """
 
     __slots__ = (
@@ -76,7 +76,7 @@ class Connection(ABC):
         self.slow = False
         self.on_gone: Callable[[int], None] | None = None
         self.on_pace: Callable[[Connection], None] | None = None
-        self.before_send: Callable[[Connection], None] | None = None
+        self.before_send: Callable[[Connection], bytes] | None = None
 
     def __repr__(self) -> str:
         state = "open" if self.close_code is None else f"closed {self.close_code}"
@@ -155,9 +155,12 @@ class Connection(ABC):
         if self.on_gone is not None:
             self.on_gone(code)
 
+    def _published_before(self) -> bytes:
+        return b"" if self.before_send is None else self.before_send(self)
+
     def _catch_up(self) -> None:
-        if self.before_send is not None:
-            self.before_send(self)
+        if (published := self._published_before()) and self.fast is not None:
+            self.fast(published)
 
     def _check_accepted(self) -> None:
         if not self.accepted:

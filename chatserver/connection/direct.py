@@ -110,9 +110,9 @@ class DirectConnection(Connection):
     async def push(self, frame: Frame) -> None:
         """See `Connection`."""
         self._check_accepted()
-        self._catch_up()
+        wire = self._published_before() + frame.wire(self._writer.window_bits)
         try:
-            await self._writer.send_wire(frame.wire(self._writer.window_bits))
+            await self._writer.send_wire(wire)
         except OSError:
             # Even so a loop that only pushes gives the event loop its turn.
             await asyncio.sleep(0)

@@ -247,7 +247,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._transport_full = True
         if self._backlog is None:
             self._backlog = deque()
-            self._stuck_at = self._loop.time()
+            self._stuck, self._stuck_at = self._unsent, self._loop.time()
             self._pace()
 
     def resume_writing(self) -> None:
@@ -599,7 +599,7 @@ class WebSocketProtocol(asyncio.Protocol):
             self.transport.write(wire)
             return
         size = len(wire) + OVERHEAD
-        waiting = self._backlogged + self.transport.get_write_buffer_size()
+        waiting = self._backlogged + self._unsent
         if waiting + size > self.limits.max_buffer:
             self._too_slow(f"more than {self.limits.max_buffer} bytes waiting")
             return
@@ -719,11 +719,18 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def _check_socket(self, now: float) -> None:
         """A full socket must take something in time."""
-        unsent = self.transport.get_write_buffer_size()
-        if self._backlog is None or unsent != self._stuck:
-            self._stuck, self._stuck_at = unsent, now
+        if self._backlog is None:
+            return
+        if self._unsent != self._stuck:
+            self._stuck, self._stuck_at = self._unsent, now
+            # A sign of life, too: our ping stands behind all that waits.
+            self._heard = True
         elif now - self._stuck_at > self.limits.send_timeout:
             self._too_slow(f"nothing taken for {self.limits.send_timeout:g} s")
+
+    @property
+    def _unsent(self) -> int:
+        return self.transport.get_write_buffer_size()
 
     def _check_life(self, now: float) -> None:
         """Whatever comes is a sign of life; when nothing does, a ping asks for one."""
