@@ -7,7 +7,7 @@ the connection is open.
 import email.utils
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from http import HTTPStatus
 from urllib.parse import unquote
 
@@ -20,13 +20,13 @@ from websockets.extensions.permessage_deflate import (
 from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 
-__all__ = ["Handshake", "response"]
+__all__ = ["Handshake", "InvalidRequest", "response"]
 
 # RFC 7692, section 7.1.1: each message by itself, so that one compressor can serve all clients.
 DEFLATE = ServerPerMessageDeflateFactory(
     server_no_context_takeover=True, client_no_context_takeover=True
 )
-RawHeaders = Iterable[tuple[bytes, bytes]]
+RawHeaders = Sequence[tuple[bytes, bytes]]
 # Section 4.2.1: path and query, maybe as part of an absolute URI.
 TARGET = re.compile(r"(?:https?://[^/?]*)?([^?]*)\??(.*)", re.IGNORECASE)
 # RFC 9110, sections 5.1 and 5.5: nothing in a header may begin another one.
@@ -34,33 +34,65 @@ NAME = re.compile(rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
 VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 
 
+class InvalidRequest(Exception):
+    """What came is no HTTP request; `answer` says so."""
+
+    def __init__(self, answer: bytes) -> None:
+        super().__init__(answer)
+        self.answer = answer
+
+
 class Handshake:
     """A client's request, and the ways to answer it.
 
     Args:
-        head: The request up to the empty line.
+        request: The request, parsed.
+        headers: Its headers as ASGI has them, with names in small letters.
         compression: Whether to agree on permessage-deflate.
 
     Attributes:
-        request: The request; None when it isn't HTTP.
         refusal: The answer to a request that is no valid handshake.
     """
 
-    def __init__(self, head: bytes, *, compression: bool) -> None:
-        self._protocol = ServerProtocol(
-            extensions=[DEFLATE] if compression else None,
-            logger=logging.getLogger("uvicorn.error"),
+    def __init__(self, request: Request, headers: RawHeaders, *, compression: bool) -> None:
+        self._request = request
+        self._headers = headers
+        self._protocol = _server_protocol(compression)
+        self._response = self._protocol.accept(request)
+        self.refusal = self._refusal(request.headers)
+
+    @classmethod
+    def parse(cls, head: bytes, *, compression: bool) -> "Handshake":
+        """Make it of a request's bytes, up to the empty line.
+
+        Raises:
+            InvalidRequest: They are none.
+        """
+        protocol = _server_protocol(compression)
+        protocol.receive_data(head)
+        request = next(iter(protocol.events_received()), None)
+        if not isinstance(request, Request):
+            answer = b"".join(protocol.data_to_send())
+            raise InvalidRequest(answer or response(400, [], b"This is no valid HTTP request.\n"))
+        headers = [
+            (name.lower().encode("ascii"), value.encode("latin-1", "surrogateescape"))
+            for name, value in request.headers.raw_items()
+        ]
+        return cls(request, headers, compression=compression)
+
+    @classmethod
+    def of(cls, target: bytes, headers: RawHeaders, *, compression: bool) -> "Handshake":
+        """Make it of a GET request of HTTP/1.1 that somebody else has parsed.
+
+        Raises:
+            InvalidRequest: The target is not ASCII.
+        """
+        if not target.isascii():
+            raise InvalidRequest(response(400, [], b"This is no valid HTTP request.\n"))
+        names = Headers(
+            (name.decode("latin-1"), value.decode("latin-1")) for name, value in headers
         )
-        self._protocol.receive_data(head)
-        event = next(iter(self._protocol.events_received()), None)
-        self.request = event if isinstance(event, Request) else None
-        self.refusal = b""
-        if self.request is None:
-            answered = b"".join(self._protocol.data_to_send())
-            self.refusal = answered or response(400, [], b"This is no valid HTTP request.\n")
-        else:
-            self._response = self._protocol.accept(self.request)
-            self.refusal = self._refusal(self.request.headers)
+        return cls(Request(target.decode(), names), headers, compression=compression)
 
     def _refusal(self, headers: Headers) -> bytes:
         """Section 4.2.2: first what `websockets` leaves to others, then what it found itself."""
@@ -85,30 +117,24 @@ class Handshake:
     @property
     def target(self) -> str:
         """Path and query as they were asked for: for the log, which strips them of secrets."""
-        return "" if self.request is None else self.request.path
+        return self._request.path
 
     def scope(self) -> Scope:
         """What the request says, as the part of an ASGI scope."""
-        assert self.request is not None, "there is no scope without a request"
-        headers = self.request.headers
-        target = TARGET.fullmatch(self.request.path)
+        target = TARGET.fullmatch(self._request.path)
         assert target is not None, "it matches whatever has no line break"
         path, query = target[1] or "/", target[2]
         return {
             "path": unquote(path),
             "raw_path": path.encode("ascii"),
             "query_string": query.encode("ascii"),
-            "headers": [
-                (name.lower().encode("ascii"), value.encode("latin-1", "surrogateescape"))
-                for name, value in headers.raw_items()
-            ],
+            "headers": self._headers,
             "subprotocols": self._subprotocols,
         }
 
     @property
     def _subprotocols(self) -> list[str]:
-        assert self.request is not None, "nothing is offered without a request"
-        offered = ",".join(self.request.headers.get_all("Sec-WebSocket-Protocol"))
+        offered = ",".join(self._request.headers.get_all("Sec-WebSocket-Protocol"))
         return [name for part in offered.split(",") if (name := part.strip())]
 
     def accept(self, subprotocol: str | None, headers: RawHeaders) -> bytes:
@@ -128,6 +154,12 @@ class Handshake:
         if subprotocol:
             response.headers["Sec-WebSocket-Protocol"] = subprotocol
         return response.serialize()
+
+
+def _server_protocol(compression: bool) -> ServerProtocol:
+    return ServerProtocol(
+        extensions=[DEFLATE] if compression else None, logger=logging.getLogger("uvicorn.error")
+    )
 
 
 def response(status: int, headers: RawHeaders, body: bytes) -> bytes:

@@ -13,11 +13,23 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from chatserver.server.edge import edge_of
-from chatserver.server.handshake import response
+from chatserver.server.handshake import Handshake, InvalidRequest, response
+from chatserver.server.websocket import WebSocketProtocol
 
 __all__ = ["HttpProtocol"]
 
 logger = logging.getLogger("uvicorn.error")
+
+#: The names that nearly every client sends, kept once for all of them.
+NAMES = {
+    name: name
+    for name in (
+        *(b"host", b"connection", b"upgrade", b"origin", b"user-agent", b"cookie"),
+        *(b"sec-websocket-key", b"sec-websocket-version", b"sec-websocket-extensions"),
+        *(b"sec-websocket-protocol", b"authorization", b"accept-encoding", b"accept-language"),
+        *(b"cache-control", b"pragma"),
+    )
+}
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -94,8 +106,24 @@ class HttpProtocol(HttpToolsProtocol):
     def _upgrade(self, rest: bytes) -> None:
         """Become a WebSocket; what came behind the request goes there."""
         self._edge.unwatch(self)
-        self.handle_websocket_upgrade()
-        if rest:
-            cast("asyncio.Protocol", self.transport.get_protocol()).data_received(rest)
+        if self.ws_protocol_class is WebSocketProtocol and self.parser.get_method() == b"GET":
+            self._become(WebSocketProtocol(self.config, self.server_state, self.app_state), rest)
+        else:
+            self.handle_websocket_upgrade()
+            if rest:
+                cast("asyncio.Protocol", self.transport.get_protocol()).data_received(rest)
         # The parser refers to us, and we to it.
         self.parser = cast("Any", None)
+
+    def _become(self, protocol: WebSocketProtocol, rest: bytes) -> None:
+        """Hand on what is parsed already, where uvicorn would have it parsed again."""
+        self.connections.discard(self)
+        protocol.connection_made(self.transport)
+        self.transport.set_protocol(protocol)
+        headers = [(NAMES.get(name, name), value) for name, value in self.headers]
+        try:
+            handshake = Handshake.of(self.url, headers, compression=self._edge.limits.compression)
+        except InvalidRequest as error:
+            protocol.reject(error.answer)
+        else:
+            protocol.begin(handshake, rest)

@@ -47,7 +47,7 @@ from chatserver.server.frames import (
     encode,
     pong_frame,
 )
-from chatserver.server.handshake import Handshake, response
+from chatserver.server.handshake import Handshake, InvalidRequest, response
 
 __all__ = ["WRITER", "WebSocketProtocol"]
 
@@ -227,7 +227,7 @@ class WebSocketProtocol(asyncio.Protocol):
         elif self._state == HANDSHAKE:
             self._early += data
             if self._handshake is None:
-                self._begin()
+                self._parse()
             elif len(self._early) > self._edge.limits.max_header_size:
                 # Before its handshake is answered a client has nothing to say.
                 self._pause_reading()
@@ -253,6 +253,7 @@ class WebSocketProtocol(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The transport takes bytes again: first those of the backlog, in their order."""
         self._transport_full = False
+        self._stuck = -1  # whatever waits next, something was taken
         while self._backlog and not self._transport_full:
             waiting = self._backlog.popleft()
             self._backlogged -= waiting.size
@@ -276,20 +277,31 @@ class WebSocketProtocol(asyncio.Protocol):
 
     # The handshake
 
-    def _begin(self) -> None:
-        """Hand the request to the application, once it is here."""
+    def _parse(self) -> None:
+        """Parse the request, once it is here."""
         head, end, rest = self._early.partition(END_OF_HEAD)
         if not end:
             if len(head) > self._edge.limits.max_header_size:
                 self._edge.counts.bad_requests += 1
                 self._refuse(431, "The request's headers are too large.")
             return
-        self._early = rest
-        handshake = Handshake(head + end, compression=self._edge.limits.compression)
-        self._handshake = handshake
+        try:
+            handshake = Handshake.parse(head + end, compression=self._edge.limits.compression)
+        except InvalidRequest as error:
+            self.reject(error.answer)
+        else:
+            self.begin(handshake, rest)
+
+    def begin(self, handshake: Handshake, early: bytes) -> None:
+        """Hand a request to the application.
+
+        Args:
+            handshake: The request.
+            early: What the client sent behind it.
+        """
+        self._handshake, self._early = handshake, early
         if handshake.refusal:
-            logger.info("%s - invalid WebSocket handshake", self.client and self.client[0])
-            self._respond(handshake.refusal)
+            self.reject(handshake.refusal)
             return
         if (refusal := self._edge.refusal(self._address)) is not None:
             self._edge.counts.refused += 1
@@ -301,6 +313,11 @@ class WebSocketProtocol(asyncio.Protocol):
         task = self._loop.create_task(self._run(self._scope(handshake)))
         self._server_state.tasks.add(task)
         task.add_done_callback(self._server_state.tasks.discard)
+
+    def reject(self, answer: bytes) -> None:
+        """Refuse what is no handshake."""
+        logger.info("%s - invalid WebSocket handshake", self._address)
+        self._respond(answer)
 
     @property
     def _address(self) -> str:
@@ -450,7 +467,7 @@ class WebSocketProtocol(asyncio.Protocol):
         if parser is None or self._state > CLOSING:
             return
         try:
-            while self._may_take_more():
+            while self._may_take_more(parser):
                 event = parser.next()
                 if event is None:
                     self._note_unfinished(parser)
@@ -464,9 +481,9 @@ class WebSocketProtocol(asyncio.Protocol):
         except InvalidFrame as error:
             self._fail_in_turn(error)
 
-    def _may_take_more(self) -> bool:
+    def _may_take_more(self, parser: Parser) -> bool:
         if self._allowance <= 0:
-            self._throttle()
+            self._throttle(parser)
             return False
         return len(self._inbox) < self.limits.max_unhandled
 
@@ -757,14 +774,15 @@ class WebSocketProtocol(asyncio.Protocol):
         else:
             self._flooding = 0
 
-    def _throttle(self) -> None:
+    def _throttle(self, parser: Parser) -> None:
         """Read no more until the next sweep; close a client that always sends far too much."""
         if self._throttled:
             return
         self._throttled = True
         if self._state == CLOSING:
             self.abort()
-        elif self._edge.elapsed() > self._edge.interval / 2:
+        elif self._edge.elapsed() > self._edge.interval / 2 or not parser.unfinished:
+            # It has taken its time, or has sent no more and may be waiting for an answer.
             self._flooding = 0
         else:
             self._flooding += 1
