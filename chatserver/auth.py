@@ -94,11 +94,15 @@ def credentials(connection: HTTPConnection) -> tuple[Credential, ...]:
     A query stands in histories and in other people's logs, so it is only used where nothing
     better came.
     """
+    scope = connection.scope
+    # Most come without any: what Starlette makes of headers and query would stay as long as they.
+    headers = [value for name, value in scope["headers"] if name == b"authorization"]
+    cookies = any(name == b"cookie" for name, _ in scope["headers"])
     candidates: tuple[tuple[Source, str], ...] = (
-        ("authorization", _bearer(connection.headers.get("authorization", ""))),
-        ("cookie", connection.cookies.get("session", "")),
-        ("subprotocol", _after_marker(connection.scope.get("subprotocols", ()))),
-        ("query", connection.query_params.get("token", "")),
+        ("authorization", _bearer(headers[0].decode("latin-1")) if headers else ""),
+        ("cookie", connection.cookies.get("session", "") if cookies else ""),
+        ("subprotocol", _after_marker(scope.get("subprotocols", ()))),
+        ("query", connection.query_params.get("token", "") if scope["query_string"] else ""),
     )
     return tuple(Credential(value, source) for source, value in candidates if value)
 

@@ -187,12 +187,14 @@ class Fanout:
         # Members who were written to before their turn, up to which number.
         self._ahead: dict[Connection, int] = {}
         self._scheduled = False
+        # Bound once: they would take 64 bytes each of every connection.
+        self._hooks = (self._replan, self.catch_up)
+        self._alone: dict[str, frozenset[str]] = {}
 
     def add(self, connection: Connection) -> None:
         """Count a connection, be told of its pace, and keep what it is sent in order."""
         self.connections.add(connection)
-        connection.on_pace = self._replan
-        connection.before_send = self.catch_up
+        connection.on_pace, connection.before_send = self._hooks
 
     def remove(self, connection: Connection) -> None:
         """Count a connection no more."""
@@ -205,7 +207,11 @@ class Fanout:
         """Put a connection into a channel; what is published is held until it is live."""
         member = Member()
         self.members.setdefault(channel, {})[connection] = member
-        connection.channels |= {channel}
+        if connection.channels:
+            connection.channels |= {channel}
+        else:
+            # One set for all who are in this channel only.
+            connection.channels = self._alone.setdefault(channel, frozenset({channel}))
         self._replan(connection)
         return member
 
@@ -221,6 +227,7 @@ class Fanout:
             connection.channels = connection.channels - {channel} or NO_CHANNELS
             if not self.members[channel]:
                 del self.members[channel]
+                self._alone.pop(channel, None)
         return member
 
     @property

@@ -16,7 +16,6 @@ import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
-from functools import partial
 from typing import Any, ClassVar, Literal
 
 import anyio
@@ -49,6 +48,8 @@ from chatserver.publication import PLAIN, ClientInfo, Encoding, Position, frame,
 __all__ = ["Endpoint"]
 
 logger = logging.getLogger("chatserver")
+
+UNSHIELDED: nullcontext[None] = nullcontext()
 
 # Before the first handshake, whose own lines are to be redacted.
 logs.install()
@@ -107,7 +108,11 @@ class Endpoint(WebSocketEndpoint):
     user: Any = None
     hub: Hub
     connection: Connection
-    task_group: TaskGroup
+
+    _host: asyncio.Task[None] | None
+    _limit: asyncio.Timeout
+    _shield: anyio.CancelScope | None
+    _tasks: TaskGroup | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -227,6 +232,13 @@ class Endpoint(WebSocketEndpoint):
             )
         return self._channels[0]
 
+    @property
+    def task_group(self) -> TaskGroup:
+        """Starts tasks that are cancelled with the connection."""
+        if self._tasks is None:
+            self._tasks = TaskGroup(self._fail)
+        return self._tasks
+
     # The lifecycle
 
     async def dispatch(self) -> None:
@@ -235,7 +247,6 @@ class Endpoint(WebSocketEndpoint):
         self.connection = connect(
             self.scope, self.receive, self.send, PLAIN[self.encoding], self.hub.limits
         )
-        self.task_group = TaskGroup(self._fail)
         websocket = WebSocket(self.scope, self.connection.receive, self._send)
         try:
             await self._serve(websocket)
@@ -252,14 +263,13 @@ class Endpoint(WebSocketEndpoint):
 
     async def _serve(self, websocket: WebSocket) -> None:
         """Handshake, accept and messages, up to an end from whatever side."""
-        limit = asyncio.timeout(None)
-        scope = anyio.CancelScope() if self.connection.in_scopes else None
-        with scope or nullcontext():
+        self._host = asyncio.current_task()
+        self._limit = limit = asyncio.timeout(None)
+        self._shield = anyio.CancelScope() if self.connection.in_scopes else None
+        with self._shield or UNSHIELDED:
             try:
                 async with limit:
-                    self.connection.on_gone = partial(
-                        self._on_gone, scope, limit, asyncio.current_task()
-                    )
+                    self.connection.on_gone = self._on_gone
                     self.connection.start()
                     await self._handshake(websocket)
                     if self.connection.accepted:
@@ -271,21 +281,15 @@ class Endpoint(WebSocketEndpoint):
             finally:
                 self.connection.on_gone = None
 
-    def _on_gone(
-        self,
-        scope: anyio.CancelScope | None,
-        limit: asyncio.Timeout,
-        host: asyncio.Task[None] | None,
-        _: int,
-    ) -> None:
+    def _on_gone(self, _: int) -> None:
         """Leave the handler a moment for what came before the end."""
-        if scope is not None:
+        if self._shield is not None:
             # Though the task be cancelled: TestClient does that as soon as it has said goodbye.
-            scope.shield = True
+            self._shield.shield = True
         # A handler that closed its connection itself has something left to do.
-        own = self._said_goodbye and asyncio.current_task() is host
+        own = self._said_goodbye and asyncio.current_task() is self._host
         now = asyncio.get_running_loop().time()
-        limit.reschedule(now + (self.disconnect_timeout if own else self.linger))
+        self._limit.reschedule(now + (self.disconnect_timeout if own else self.linger))
 
     async def _handshake(self, websocket: WebSocket) -> None:
         self._keep_secrets(websocket)
@@ -417,8 +421,11 @@ class Endpoint(WebSocketEndpoint):
         if self._error is not None and is_ours(self._error):
             raise self._error
 
-    async def _leave(self, websocket: WebSocket) -> None:
+    async def _end_tasks(self) -> None:
         await self.task_group.end()
+
+    async def _leave(self, websocket: WebSocket) -> None:
+        await self._end_tasks()
         try:
             async with asyncio.timeout(self.disconnect_timeout):
                 await self.hub.unregister(self.connection)
@@ -443,7 +450,7 @@ class Endpoint(WebSocketEndpoint):
     async def _refuse(self, websocket: WebSocket, error: BaseException | None) -> None:
         """Answer a handshake that is not accepted, in the manner of `reject_as`."""
         try:
-            await shielded(self.task_group.end())
+            await shielded(self._end_tasks())
             refusal = as_refusal(error)
             if error is not None and refusal is None:
                 raise error

@@ -7,7 +7,7 @@ whether one of its own has passed. So a connection needs no timer while nothing 
 import asyncio
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 from weakref import WeakKeyDictionary
 
 from uvicorn.config import Config
@@ -19,6 +19,10 @@ __all__ = ["Edge", "edge_of"]
 
 #: Seconds between two sweeps at most; a deadline is kept to a quarter of itself.
 INTERVAL = 1.0
+
+
+#: Where a client came to: host and port, or the path of a socket.
+Address: TypeAlias = tuple[str, int | None] | None
 
 
 class Watched(Protocol):
@@ -49,6 +53,7 @@ class Edge:
         self.interval = min(INTERVAL, self._shortest() / 4)
         self._addresses: Counter[str] = Counter()
         self._sockets = 0
+        self._servers: dict[Address, Address] = {}
         self._watched: set[Watched] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._swept_at = 0.0
@@ -57,6 +62,10 @@ class Edge:
         limits = self.limits
         deadlines = (limits.header_timeout, limits.message_timeout, limits.send_timeout)
         return min(*deadlines, self.ping_interval, self.ping_timeout)
+
+    def shared(self, server: Address) -> Address:
+        """The server's address, as one object for all who came to it."""
+        return self._servers.setdefault(server, server)
 
     # The sweep
 

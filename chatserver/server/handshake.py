@@ -27,8 +27,8 @@ DEFLATE = ServerPerMessageDeflateFactory(
     server_no_context_takeover=True, client_no_context_takeover=True
 )
 RawHeaders = Sequence[tuple[bytes, bytes]]
-# Section 4.2.1: path and query, maybe as part of an absolute URI.
-TARGET = re.compile(r"(?:https?://[^/?]*)?([^?]*)\??(.*)", re.IGNORECASE)
+# Section 4.2.1: path and query, maybe as part of an absolute URI, without a fragment (section 3).
+TARGET = re.compile(r"(?:https?://[^/?#]+|(?=/))(/[^?#]*)?(?:\?([^#]*))?", re.IGNORECASE)
 # RFC 9110, sections 5.1 and 5.5: nothing in a header may begin another one.
 NAME = re.compile(rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
 VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
@@ -102,6 +102,12 @@ class Handshake:
             return response(426, known, b"This is no version that is known here; 13 is.\n")
         if len(headers.get_all("Host")) != 1:
             return response(400, [], b"Expected one Host header.\n")
+        if TARGET.fullmatch(self._request.path) is None:
+            return response(400, [], b"Expected a path, and maybe a query.\n")
+        if "Transfer-Encoding" in headers or not {"0"}.issuperset(
+            headers.get_all("Content-Length")
+        ):
+            return response(400, [], b"A handshake has no body.\n")
         if self._response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
             return self._response.serialize()
         return b""
@@ -122,8 +128,8 @@ class Handshake:
     def scope(self) -> Scope:
         """What the request says, as the part of an ASGI scope."""
         target = TARGET.fullmatch(self._request.path)
-        assert target is not None, "it matches whatever has no line break"
-        path, query = target[1] or "/", target[2]
+        assert target is not None, "it would have been refused"
+        path, query = target[1] or "/", target[2] or ""
         return {
             "path": unquote(path),
             "raw_path": path.encode("ascii"),

@@ -118,7 +118,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _become(self, protocol: WebSocketProtocol, rest: bytes) -> None:
         """Hand on what is parsed already, where uvicorn would have it parsed again."""
         self.connections.discard(self)
-        protocol.connection_made(self.transport)
+        protocol.take(self.transport, self.client, self.server)
         self.transport.set_protocol(protocol)
         headers = [(NAMES.get(name, name), value) for name, value in self.headers]
         try:

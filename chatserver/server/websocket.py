@@ -115,6 +115,7 @@ class WebSocketProtocol(asyncio.Protocol):
         "_reading",
         "_scheduled",
         "_sends",
+        "_server",
         "_server_state",
         "_since",
         "_state",
@@ -157,6 +158,7 @@ class WebSocketProtocol(asyncio.Protocol):
 
         self.transport: asyncio.Transport
         self.client: tuple[str, int] | None = None
+        self._server: tuple[str, int | None] | None = None
         self._state = HANDSHAKE
         self._handshake: Handshake | None = None
         self._denial: tuple[int, list[tuple[bytes, bytes]], bytes] | None = None
@@ -197,9 +199,20 @@ class WebSocketProtocol(asyncio.Protocol):
     # The transport's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Called once, by uvicorn."""
-        self.transport = cast("asyncio.Transport", transport)
-        self.client = get_remote_addr(self.transport)
+        """Called once, by uvicorn's own HTTP protocols."""
+        taken = cast("asyncio.Transport", transport)
+        self.take(taken, get_remote_addr(taken), get_local_addr(taken))
+
+    def take(
+        self,
+        transport: asyncio.Transport,
+        client: tuple[str, int] | None,
+        server: tuple[str, int | None] | None,
+    ) -> None:
+        """Take over a transport between these two addresses."""
+        self.transport = transport
+        self.client = client
+        self._server = self._edge.shared(server)
         self._connections.add(self)
         self._edge.watch(self)
 
@@ -331,7 +344,7 @@ class WebSocketProtocol(asyncio.Protocol):
             "asgi": {"version": self.config.asgi_version, "spec_version": "2.4"},
             "http_version": "1.1",
             "scheme": "wss" if is_ssl(self.transport) else "ws",
-            "server": get_local_addr(self.transport),
+            "server": self._server,
             "client": self.client,
             "root_path": root,
             "state": self.app_state.copy(),
