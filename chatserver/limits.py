@@ -39,7 +39,7 @@ class Limits(Struct, frozen=True, kw_only=True):
         header_timeout: Seconds in which a request's headers must be complete; beyond, 408.
         message_timeout: Seconds in which a begun message must be complete; beyond, close 1008.
         max_fragments: Frames in one message; beyond, close 1008.
-        max_message_rate: Frames a second from one client, pings included. One that sends more
+        max_message_rate: Messages a second from one client, pings included. One that sends more
             is read no further until the second is over; one that sends twice as many for
             some seconds on end is closed with 1008. May be 0.
         compression: Whether to agree on permessage-deflate with clients that offer it.

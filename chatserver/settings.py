@@ -227,7 +227,7 @@ class Settings:
     )
     max_message_rate: int = setting(
         LIMITS.max_message_rate,
-        "most frames taken from one client, pings included; 0 is no limit",
+        "most messages taken from one client, pings included; 0 is no limit",
         NUMBER,
         unit="a second",
     )

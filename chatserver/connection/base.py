@@ -8,8 +8,8 @@ and stays.
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from collections.abc import Set as AbstractSet
+from secrets import token_hex
 from typing import ClassVar, TypeAlias
-from uuid import uuid4
 
 from starlette.types import Message
 
@@ -67,7 +67,7 @@ class Connection(ABC):
     in_scopes: ClassVar[bool] = True
 
     def __init__(self, encoder: Encoder, limits: Limits) -> None:
-        self.id = uuid4().hex
+        self.id = token_hex(16)
         self.encoder = encoder
         self.limits = limits
         self.channels: AbstractSet[str] = NO_CHANNELS
