@@ -36,7 +36,7 @@ from chatserver.auth import Identity, Verifier, mint
 from chatserver.endpoints.application import lifespan
 from chatserver.hub import Hub, Statistics
 from chatserver.limits import Limits
-from chatserver.server import edge, websocket
+from chatserver.server import edge, rate
 from chatserver.settings import Settings
 from chatserver.testing import LiveServer, live_server
 from tests.asgi import wait_until
@@ -152,12 +152,17 @@ class Site(NamedTuple):
     def unsent(self) -> int:
         """Bytes that wait for their clients, in the server's own memory."""
         return sum(
-            each.transport.get_write_buffer_size() + getattr(each, "_backlogged", 0)
+            each.transport.get_write_buffer_size() + _backlogged(each)
             for each in tuple(self.live.server.server_state.connections)
         )
 
     def peer(self, path: str | None = "/echo" + QUERY, **options: Any) -> Peer:
         return Peer(self.port, path, **options)
+
+
+def _backlogged(protocol: Any) -> int:
+    backlog = getattr(protocol, "_backlog", None)
+    return backlog.size if backlog is not None else 0
 
 
 @contextmanager
@@ -707,7 +712,7 @@ def flooding(peer: Peer, wire: bytes) -> Iterator[None]:
 @pytest.fixture
 def brief(monkeypatch: pytest.MonkeyPatch) -> float:
     """Seconds for which a client may flood: fewer than usual, for the test not to take long."""
-    monkeypatch.setattr(websocket, "FLOOD_SECONDS", 0.6)
+    monkeypatch.setattr(rate, "FLOOD_SECONDS", 0.6)
     return 0.6
 
 

@@ -2,8 +2,15 @@
 
     uvicorn app:app --ws chatserver.server:WebSocketProtocol --http chatserver.server:HttpProtocol
 
-`chatserver run` uses them. `frames` and `deflate` know the protocol's bytes and do no I/O;
-`websocket`, `handshake` and `http` serve a connection; `edge` is what a server's connections share.
+`chatserver run` uses them.
+
+    frames, deflate    the protocol's bytes, without I/O
+    http               a connection's first request, within its limits
+    websocket          from the handshake to the application: uvicorn's and ASGI's side
+    handshake          what the handshake asks, and the ways to answer it
+    socket             the open WebSocket: both directions, back-pressure, deadlines, the end
+    backlog, rate      what waits for a full socket; how fast a client may send
+    edge               what a server's connections share: limits, counts, one sweep over all
 """
 
 from typing import TYPE_CHECKING, Any

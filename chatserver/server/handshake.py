@@ -9,8 +9,10 @@ import logging
 import re
 from collections.abc import Sequence
 from http import HTTPStatus
+from typing import NamedTuple
 from urllib.parse import unquote
 
+from starlette.types import Message as Event
 from starlette.types import Scope
 from websockets.datastructures import Headers
 from websockets.extensions.permessage_deflate import (
@@ -20,7 +22,7 @@ from websockets.extensions.permessage_deflate import (
 from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 
-__all__ = ["Handshake", "InvalidRequest", "response"]
+__all__ = ["Answer", "Handshake", "InvalidRequest", "response"]
 
 # RFC 7692, section 7.1.1: each message by itself, so that one compressor can serve all clients.
 DEFLATE = ServerPerMessageDeflateFactory(
@@ -42,6 +44,13 @@ class InvalidRequest(Exception):
         self.answer = answer
 
 
+class Answer(NamedTuple):
+    """A response as it goes over the wire; only 101 opens the connection."""
+
+    status: int
+    wire: bytes
+
+
 class Handshake:
     """A client's request, and the ways to answer it.
 
@@ -59,6 +68,7 @@ class Handshake:
         self._headers = headers
         self._protocol = _server_protocol(compression)
         self._response = self._protocol.accept(request)
+        self._denial: tuple[int, RawHeaders, list[bytes]] | None = None
         self.refusal = self._refusal(request.headers)
 
     @classmethod
@@ -143,6 +153,34 @@ class Handshake:
         offered = ",".join(self._request.headers.get_all("Sec-WebSocket-Protocol"))
         return [name for part in offered.split(",") if (name := part.strip())]
 
+    def answer(self, event: Event, headers: RawHeaders) -> Answer | None:
+        """What the application says to it by an ASGI event; None when that goes on.
+
+        Args:
+            event: It accepts, closes, or denies by a response of its own.
+            headers: The server's, for every answer that accepts.
+
+        Raises:
+            RuntimeError: The event has no place here.
+            ValueError: As `accept` and `response` do.
+        """
+        kind = event["type"]
+        if self._denial is not None:
+            if kind == "websocket.http.response.body":
+                return self._deny(event)
+        elif kind == "websocket.accept":
+            headers = [*headers, *event.get("headers", [])]
+            return Answer(101, self.accept(event.get("subprotocol"), headers))
+        elif kind == "websocket.close":
+            return Answer(403, response(403, [], b""))
+        elif kind == "websocket.http.response.start":
+            status = event["status"]
+            if not 200 <= status < 600:
+                raise RuntimeError(f"Invalid HTTP status code '{status}' in response.")
+            self._denial = (status, list(event.get("headers", [])), [])
+            return None
+        raise RuntimeError(f"Unexpected ASGI message '{kind}' before the handshake's end.")
+
     def accept(self, subprotocol: str | None, headers: RawHeaders) -> bytes:
         """The answer that opens the connection.
 
@@ -160,6 +198,14 @@ class Handshake:
         if subprotocol:
             response.headers["Sec-WebSocket-Protocol"] = subprotocol
         return response.serialize()
+
+    def _deny(self, event: Event) -> Answer | None:
+        assert self._denial is not None, "the answer has begun"
+        status, headers, body = self._denial
+        body.append(event.get("body", b""))
+        if event.get("more_body", False):
+            return None
+        return Answer(status, response(status, headers, b"".join(body)))
 
 
 def _server_protocol(compression: bool) -> ServerProtocol:
