@@ -6,15 +6,8 @@ import threading
 
 import pytest
 
-from chatserver.fanout import (
-    INBOX_SIZE,
-    TURN_BYTES,
-    TURN_PUBLICATIONS,
-    TURN_WRITES,
-    Fanout,
-    Member,
-    Shared,
-)
+from chatserver.fanout import Fanout, Member, Shared
+from chatserver.fanout.loop import INBOX_SIZE, TURN_BYTES, TURN_PUBLICATIONS, TURN_WRITES
 from chatserver.limits import Limits
 from chatserver.publication import PLAIN, Frame, Position, Publication
 from tests.asgi import MemoryWriter, accepted, direct, text, until

@@ -19,7 +19,7 @@ from chatserver import Endpoint
 from chatserver.brokers import MemoryBroker
 from chatserver.connection import Connection
 from chatserver.errors import BrokerUnavailable
-from chatserver.fanout import INBOX_SIZE
+from chatserver.fanout.loop import INBOX_SIZE
 from chatserver.hub import Hub, Statistics, Subscribed
 from chatserver.limits import Limits
 from chatserver.publication import (

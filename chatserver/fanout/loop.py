@@ -11,18 +11,19 @@ Every member gets its channels' publications in the order in which they were pub
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import TypeVar
 
-from chatserver.connection import MESSAGE_OVERHEAD, NO_CHANNELS, Connection, Format
+from chatserver.connection import NO_CHANNELS, Connection
+from chatserver.fanout.batch import Batch, Shared, join
+from chatserver.fanout.member import Group, Member, Plan, Write, make_plan
 from chatserver.limits import Limits
-from chatserver.publication import Encoder, Frame, Position, Publication, payload_size
+from chatserver.publication import Position
 
-__all__ = ["TURN_PUBLICATIONS", "Fanout", "Member", "Shared", "running_loop"]
+__all__ = ["TURN_PUBLICATIONS", "Fanout", "running_loop"]
 
 T = TypeVar("T")
-Write: TypeAlias = Callable[[bytes], None]
 
 logger = logging.getLogger("chatserver")
 
@@ -34,126 +35,6 @@ TURN_WRITES = 1000
 TURN_PUBLICATIONS = 256
 #: Publications waiting for another thread's loop beyond which publishers are held back.
 INBOX_SIZE = 1024
-
-
-class Shared:
-    """A publication on its way to many: encoded once per wire format, when first needed.
-
-    Attributes:
-        size: Bytes of its payload, and what counts besides for each message.
-    """
-
-    __slots__ = ("_frames", "publication", "size")
-
-    def __init__(self, publication: Publication) -> None:
-        self.publication = publication
-        self.size = payload_size(publication.data) + MESSAGE_OVERHEAD
-        self._frames: dict[Encoder, Frame | None] = {}
-
-    def frame(self, encoder: Encoder) -> Frame | None:
-        """The publication in a wire format; None when its encoder failed, which is logged."""
-        # Should two loops come here at the same time, either one's frame will do.
-        if encoder not in self._frames:
-            self._frames[encoder] = self._encode(encoder)
-        return self._frames[encoder]
-
-    def _encode(self, encoder: Encoder) -> Frame | None:
-        try:
-            return encoder(self.publication)
-        except Exception:
-            logger.exception(
-                "The publication at offset %d of channel %r could not be encoded",
-                self.publication.offset,
-                self.publication.channel,
-            )
-            return None
-
-
-class Group(NamedTuple):
-    """Members of a channel who get the same bytes, and whose sockets take them."""
-
-    format: Format
-    connections: tuple[Connection, ...]
-    writes: tuple[Write, ...]
-
-
-class Plan(NamedTuple):
-    """How a channel's members are written to, until one joins, leaves, or changes its pace.
-
-    Attributes:
-        groups: Those to whom the joined bytes can be handed.
-        others: Those who are written to frame by frame: still subscribing, full, or on a
-            server that is not ours.
-        exclusive: Whether nobody among them is in another channel, too.
-    """
-
-    groups: tuple[Group, ...]
-    others: tuple[Connection, ...]
-    exclusive: bool
-
-
-class Batch:
-    """Publications of one channel on their way to its members, in one write each.
-
-    Attributes:
-        numbers: The number of each, on this loop.
-        done: Members who have them, where that takes more than one turn.
-        finished: Whether all have.
-    """
-
-    __slots__ = ("channel", "done", "finished", "numbers", "publications")
-
-    def __init__(self, channel: str) -> None:
-        self.channel = channel
-        self.publications: list[Shared] = []
-        self.numbers: list[int] = []
-        self.done: set[Connection] = set()
-        self.finished = False
-
-    def append(self, number: int, shared: Shared) -> None:
-        """Add a publication, and what is counted as its number on this loop."""
-        self.numbers.append(number)
-        self.publications.append(shared)
-
-    def since(self, number: int) -> list[Shared]:
-        """Those with this number and above."""
-        pairs = zip(self.numbers, self.publications, strict=True)
-        return [shared for each, shared in pairs if each >= number]
-
-
-class Member:
-    """A connection's place in a channel.
-
-    Attributes:
-        live: Whether every publication is simply written.
-        held: What was published while the connection was still subscribing.
-        present: Whether it was entered into the channel's presence.
-        live_from: The number of the first publication behind the answer to the subscription.
-    """
-
-    __slots__ = ("_after", "held", "live", "live_from", "present")
-
-    def __init__(self) -> None:
-        self.live = False
-        self.held: list[Publication] = []
-        self.present = False
-        self.live_from = 0
-        self._after: Position | None = None
-
-    def go_live(self, after: Position, number: int = 0) -> None:
-        """Hold back no longer; what comes up to `after` the client has had already."""
-        self._after = after
-        self.live_from = number
-        self.held = []
-
-    def admits(self, publication: Publication) -> bool:
-        """Whether a publication is to be written, for a member that is not live yet."""
-        if self._after is None:
-            self.held.append(publication)
-        else:
-            known = publication.epoch == self._after.epoch
-            self.live = not (known and publication.offset <= self._after.offset)
-        return self.live
 
 
 class Fanout:
@@ -330,7 +211,7 @@ class Fanout:
             batch.finished = True
 
     def _write_group(self, batch: Batch, plan: Plan, group: Group) -> Iterator[int]:
-        joined = _join(batch.publications, group.format)
+        joined = join(batch.publications, group.format)
         start = 0
         for writes in _slices(group.writes):
             connections = group.connections[start : start + len(writes)]
@@ -380,7 +261,7 @@ class Fanout:
     def _joined_or_written(self, connection: Connection, live: bool, some: list[Shared]) -> bytes:
         """What to write to a member that is live and takes it; to any other it is written here."""
         if live and connection.fast is not None:
-            joined = _join(some, connection.format)
+            joined = join(some, connection.format)
             if joined is not None:
                 self.delivered += len(some)
                 return joined
@@ -443,7 +324,7 @@ class Fanout:
     def _plan(self, channel: str) -> Plan:
         plan = self._plans.get(channel)
         if plan is None:
-            plan = _make_plan(self.members.get(channel, {}))
+            plan = make_plan(self.members.get(channel, {}))
             if channel in self.members:
                 self._plans[channel] = plan
         return plan
@@ -454,34 +335,9 @@ class Fanout:
             self._plans.pop(channel, None)
 
 
-def _make_plan(members: dict[Connection, Member]) -> Plan:
-    others: list[Connection] = []
-    groups: dict[Format, tuple[list[Connection], list[Write]]] = {}
-    exclusive = True
-    for connection, member in members.items():
-        exclusive = exclusive and len(connection.channels) == 1
-        write = connection.fast if member.live else None
-        if write is None:
-            others.append(connection)
-        else:
-            connections, writes = groups.setdefault(connection.format, ([], []))
-            connections.append(connection)
-            writes.append(write)
-    made = (Group(key, tuple(who), tuple(how)) for key, (who, how) in groups.items())
-    return Plan(tuple(made), tuple(others), exclusive)
-
-
 def _slices(items: tuple[T, ...]) -> Iterator[tuple[T, ...]]:
     for start in range(0, len(items), TURN_WRITES):
         yield items[start : start + TURN_WRITES]
-
-
-def _join(batch: list[Shared], format: Format) -> bytes | None:
-    """The bytes of a batch; None when one of its publications can't be encoded."""
-    encoder, window_bits = format
-    frames = [shared.frame(encoder) for shared in batch]
-    wires = [frame.wire(window_bits) for frame in frames if frame is not None]
-    return b"".join(wires) if len(wires) == len(batch) else None
 
 
 def _write_each(writes: Sequence[Write], data: bytes) -> None:
