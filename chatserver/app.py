@@ -72,10 +72,10 @@ def create_app(settings: Settings | None = None) -> Starlette:
     app = Starlette(
         routes=[
             Route("/", page, name="page"),
-            Mount("/static", StaticFiles(directory=PACKAGE / "static"), name="static"),
             WebSocketRoute("/ws", EchoEndpoint, name="echo"),
-            WebSocketRoute("/items/{item_id}/ws", ItemEndpoint, name="item"),
             WebSocketRoute("/ws/{client_id}", BroadcastEndpoint, name="chat"),
+            WebSocketRoute("/items/{item_id}/ws", ItemEndpoint, name="item"),
+            Mount("/static", StaticFiles(directory=PACKAGE / "static"), name="static"),
         ],
         middleware=[Middleware(SecurityHeaders)],
         lifespan=_ready_lifespan,

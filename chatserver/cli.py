@@ -182,7 +182,7 @@ def _make_room() -> None:
     # A connection is some hundred objects that stay: by default the collector would look through
     # all of them again and again while clients come.
     gc.freeze()
-    gc.set_threshold(10_000, 20, 20)
+    gc.set_threshold(50_000, 20, 100)
     try:
         import resource
     except ImportError:  # pragma: no cover - not on Windows

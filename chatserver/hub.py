@@ -235,18 +235,18 @@ class Hub:
 
     async def _release(self, connection: Connection, members: dict[str, Member]) -> None:
         """Tell the broker who left, to the end also when this is cancelled."""
-        task = asyncio.get_running_loop().create_task(self._tell(connection.id, members))
+        task = asyncio.get_running_loop().create_task(self._tell(connection, members))
         self._releases.add(task)
         task.add_done_callback(self._releases.discard)
         await asyncio.shield(task)
 
-    async def _tell(self, client: str, members: dict[str, Member]) -> None:
+    async def _tell(self, connection: Connection, members: dict[str, Member]) -> None:
         """Tell the broker of every channel, and then raise what went wrong with the first."""
 
         async def tell(channel: str, member: Member) -> None:
             try:
                 if member.present:
-                    await self.broker.leave(channel, client)
+                    await self.broker.leave(channel, connection.id)
             finally:
                 await self._following.settle(channel)
 

@@ -39,7 +39,6 @@ class Connection(ABC):
         limits: What it may take.
 
     Attributes:
-        id: Names the connection among all processes.
         channels: Those it is in; kept by the hub.
         accepted: Whether the handshake was completed.
         close_code: Why it ended, as in the table of close codes; None while it is open.
@@ -51,12 +50,12 @@ class Connection(ABC):
     """
 
     __slots__ = (
+        "_id",
         "accepted",
         "before_send",
         "channels",
         "close_code",
         "encoder",
-        "id",
         "limits",
         "on_gone",
         "on_pace",
@@ -67,7 +66,7 @@ class Connection(ABC):
     in_scopes: ClassVar[bool] = True
 
     def __init__(self, encoder: Encoder, limits: Limits) -> None:
-        self.id = token_hex(16)
+        self._id = ""
         self.encoder = encoder
         self.limits = limits
         self.channels: AbstractSet[str] = NO_CHANNELS
@@ -81,6 +80,13 @@ class Connection(ABC):
     def __repr__(self) -> str:
         state = "open" if self.close_code is None else f"closed {self.close_code}"
         return f"<{type(self).__name__} {self.id[:8]} {state}>"
+
+    @property
+    def id(self) -> str:
+        """Names the connection among all processes."""
+        # Made when it is first asked for, which most connections are not.
+        self._id = self._id or token_hex(16)
+        return self._id
 
     @property
     def format(self) -> Format:
