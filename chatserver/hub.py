@@ -21,7 +21,7 @@ from chatserver.brokers import Broker, MemoryBroker
 from chatserver.brokers.following import Following
 from chatserver.connection import Connection
 from chatserver.errors import TooManyConnections
-from chatserver.fanout import TURN_PUBLICATIONS, Fanout, Member, Shared, running_loop
+from chatserver.fanout import Fanout, Member, Shared, running_loop
 from chatserver.limits import Counts, Limits
 from chatserver.publication import (
     ClientInfo,
@@ -33,6 +33,10 @@ from chatserver.publication import (
 )
 
 __all__ = ["Hub", "Statistics", "Subscribed"]
+
+
+#: Publications after which a publisher yields to the event loop.
+TURN_PUBLICATIONS = 256
 
 
 class Subscribed(Struct, frozen=True):
@@ -162,12 +166,15 @@ class Hub:
         So the writers get their turn however fast one publishes, and inboxes stay bounded.
         """
         here = asyncio.get_running_loop()
-        marks = [(fanout, fanout.mark(here)) for fanout in self._routes.get(channel, ())]
-        if self._published % TURN_PUBLICATIONS == 0 or any(f.behind(mark) for f, mark in marks):
+        marks = [
+            (fanout, mark)
+            for fanout in self._routes.get(channel, ())
+            if (mark := fanout.mark(here))
+        ]
+        if self._published % TURN_PUBLICATIONS == 0:
             await asyncio.sleep(0)
-        # An event would have to be set from another loop's thread, and at each delivery.
-        while any(fanout.behind(mark) for fanout, mark in marks):  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
+        for fanout, mark in marks:
+            await fanout.reach(mark)
 
     def deliver(self, publication: Publication) -> None:
         """Write a publication to this process's subscribers. Awaits nobody, on any thread."""

@@ -32,8 +32,11 @@ __all__ = [
 Payload: TypeAlias = str | bytes | Raw
 Encoding: TypeAlias = Literal["text", "bytes", "json"] | None
 
+# The following hold nothing but values, so with `gc=False` the garbage collector looks for no
+# cycles through them, however many are kept.
 
-class Position(Struct, frozen=True):
+
+class Position(Struct, frozen=True, gc=False):
     """Where one stands in a channel's stream.
 
     Attributes:
@@ -45,7 +48,7 @@ class Position(Struct, frozen=True):
     epoch: str
 
 
-class ClientInfo(Struct, frozen=True):
+class ClientInfo(Struct, frozen=True, gc=False):
     """Who is behind a publication or present in a channel.
 
     Attributes:
@@ -57,7 +60,7 @@ class ClientInfo(Struct, frozen=True):
     user: str = ""
 
 
-class Publication(Struct, frozen=True):
+class Publication(Struct, frozen=True, gc=False):
     """One message in a channel, as the broker numbered it."""
 
     channel: str

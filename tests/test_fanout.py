@@ -6,11 +6,12 @@ import threading
 
 import pytest
 
+from chatserver.connection import MESSAGE_OVERHEAD
 from chatserver.fanout import Fanout, Member, Shared
-from chatserver.fanout.loop import INBOX_SIZE, TURN_BYTES, TURN_PUBLICATIONS, TURN_WRITES
+from chatserver.fanout.loop import INBOX_SIZE, TURN_BYTES, TURN_WRITES
 from chatserver.limits import Limits
 from chatserver.publication import PLAIN, Frame, Position, Publication
-from tests.asgi import MemoryWriter, accepted, direct, text, until
+from tests.asgi import PATIENCE, MemoryWriter, accepted, direct, text, until
 
 pytestmark = pytest.mark.anyio
 
@@ -192,21 +193,30 @@ async def test_many_empty_messages_are_a_turn_too() -> None:
     await connection.finish()
 
 
-@pytest.mark.parametrize(
-    ("count", "size"), [(TURN_PUBLICATIONS, 1), (5, TURN_BYTES // 5)], ids=["many", "large"]
-)
-async def test_a_publisher_waits_when_its_own_loop_has_enough_to_do(count: int, size: int) -> None:
+@pytest.mark.parametrize("size", [0, 1000, TURN_BYTES // 5])
+async def test_a_publisher_waits_when_its_own_loop_has_enough_to_do(size: int) -> None:
     out = fanout()
+    count = -(-TURN_BYTES // (size + MESSAGE_OVERHEAD))
     for offset in range(count - 1):
         out.deliver(Shared(publication(offset, "x" * size)))
-        assert not out.behind(out.mark(out.loop))
-    for offset in range(2):
-        out.deliver(Shared(publication(offset, "x" * size)))
+        assert out.mark(out.loop) == 0
+    out.deliver(Shared(publication(count, "x" * size)))
     mark = out.mark(out.loop)
-    assert out.behind(mark)
+    waiting = asyncio.ensure_future(out.reach(mark))
+    # Who gives up waiting keeps nobody else from it.
+    given_up = asyncio.ensure_future(out.reach(mark))
+    await asyncio.sleep(0)
+    given_up.cancel()
     # What others publish later is none of its business.
-    out.deliver(Shared(publication(count + 1)))
-    await until(lambda: not out.behind(mark))
+    for offset in range(2 * count):
+        out.deliver(Shared(publication(count + offset, "x" * size)))
+    later = asyncio.ensure_future(out.reach(out.mark(out.loop)))
+    await waiting
+    assert not later.done()
+    await later
+    assert idle(out)
+    assert out.mark(out.loop) == 0
+    await out.reach(mark)  # at once
 
 
 async def test_a_publisher_on_another_loop_waits_for_a_full_inbox_only() -> None:
@@ -214,12 +224,12 @@ async def test_a_publisher_on_another_loop_waits_for_a_full_inbox_only() -> None
     other = asyncio.new_event_loop()
     for offset in range(INBOX_SIZE):
         out.deliver(Shared(publication(offset)))
-    assert not out.behind(out.mark(other))
+    assert out.mark(other) == 0
     out.deliver(Shared(publication()))
     mark = out.mark(other)
-    assert out.behind(mark)
-    await asyncio.sleep(0)
-    assert not out.behind(mark)
+    assert mark == 1
+    waiting = asyncio.ensure_future(asyncio.to_thread(other.run_until_complete, out.reach(mark)))
+    await asyncio.wait_for(waiting, PATIENCE)
     other.close()
 
 
@@ -230,7 +240,7 @@ async def test_a_closed_loop_is_nobody() -> None:
     loop.close()
     for offset in range(INBOX_SIZE * 2):
         out.deliver(Shared(publication(offset)))
-    assert not out.behind(out.mark(asyncio.get_running_loop()))
+    assert out.mark(asyncio.get_running_loop()) == 0
     assert len(out._inbox) <= 1
 
 
@@ -240,7 +250,7 @@ async def test_a_loop_closed_before_anything_was_delivered_is_nobody() -> None:
     loop.close()
     for offset in range(INBOX_SIZE * 2):
         out.deliver(Shared(publication(offset)))
-    assert not out.behind(out.mark(asyncio.get_running_loop()))
+    assert out.mark(asyncio.get_running_loop()) == 0
     assert idle(out)
 
 

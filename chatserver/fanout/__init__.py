@@ -7,7 +7,7 @@ batch     publications on their way: encoded once per wire format, and joined
 """
 
 from chatserver.fanout.batch import Shared
-from chatserver.fanout.loop import TURN_PUBLICATIONS, Fanout, running_loop
+from chatserver.fanout.loop import Fanout, running_loop
 from chatserver.fanout.member import Member
 
-__all__ = ["TURN_PUBLICATIONS", "Fanout", "Member", "Shared", "running_loop"]
+__all__ = ["Fanout", "Member", "Shared", "running_loop"]

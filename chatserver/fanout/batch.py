@@ -1,6 +1,7 @@
 """What is published, on its way to many: encoded once, and joined where they get the same."""
 
 import logging
+from collections.abc import Iterable
 
 from chatserver.connection import MESSAGE_OVERHEAD, Connection, Format
 from chatserver.publication import Encoder, Frame, Publication, payload_size
@@ -48,7 +49,7 @@ class Batch:
 
     Attributes:
         numbers: The number of each, on this loop.
-        done: Members who have them, where that takes more than one turn.
+        done: Members who have them, where that takes more than one turn; None where not.
         finished: Whether all have.
     """
 
@@ -58,13 +59,22 @@ class Batch:
         self.channel = channel
         self.publications: list[Shared] = []
         self.numbers: list[int] = []
-        self.done: set[Connection] = set()
+        self.done: set[Connection] | None = None
         self.finished = False
 
     def append(self, number: int, shared: Shared) -> None:
         """Add a publication, and what is counted as its number on this loop."""
         self.numbers.append(number)
         self.publications.append(shared)
+
+    def lacks(self, connection: Connection) -> bool:
+        """Whether a member is still to be written to."""
+        return not self.finished and (self.done is None or connection not in self.done)
+
+    def mark_done(self, connections: Iterable[Connection]) -> None:
+        """Note that these have been written to."""
+        self.done = self.done or set()
+        self.done.update(connections)
 
     def since(self, number: int) -> list[Shared]:
         """Those with this number and above."""

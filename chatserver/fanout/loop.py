@@ -21,7 +21,7 @@ from chatserver.fanout.member import Group, Member, Plan, Write, make_plan
 from chatserver.limits import Limits
 from chatserver.publication import Position
 
-__all__ = ["TURN_PUBLICATIONS", "Fanout", "running_loop"]
+__all__ = ["Fanout", "running_loop"]
 
 T = TypeVar("T")
 
@@ -31,8 +31,6 @@ logger = logging.getLogger("chatserver")
 TURN_BYTES = 256 * 1024
 #: Members written to before others get a turn.
 TURN_WRITES = 1000
-#: Publications of one loop that may wait for its turn before their publishers do.
-TURN_PUBLICATIONS = 256
 #: Publications waiting for another thread's loop beyond which publishers are held back.
 INBOX_SIZE = 1024
 
@@ -44,7 +42,7 @@ class Fanout:
     next ones, of which those in `_batches` are being written, and `_inbox` what other threads, or
     this one, have put there since.
 
-    Only `deliver`, `mark` and `behind` may be called on another thread than that loop's.
+    Only `deliver`, `mark` and `reach` may be called on another thread than that loop's.
 
     Args:
         loop: The event loop.
@@ -61,10 +59,13 @@ class Fanout:
         self._plans: dict[str, Plan] = {}
         self._inbox: deque[Shared] = deque()
         self._pending: list[Shared] = []
+        self._pending_size = 0
         self._batches: list[Batch] = []
         self._working = 0
         self._work: Iterator[int] | None = None
         self._taken = 0
+        # Publishers who wait, with what for; in the order of that.
+        self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
         # Members who were written to before their turn, up to which number.
         self._ahead: dict[Connection, int] = {}
         self._scheduled = False
@@ -117,21 +118,27 @@ class Fanout:
         return sum(len(members) for members in self.members.values())
 
     def mark(self, here: asyncio.AbstractEventLoop) -> int:
-        """How far this must have come before a publisher on the loop `here` publishes on.
+        """How far this must come before a publisher on the loop `here` publishes on; 0 if it may.
 
         What others publish later doesn't count, so that none can keep another waiting.
         """
-        waiting = len(self._pending) + len(self._inbox)
-        slack = INBOX_SIZE
         if self.loop is here:
             self._pull()
-            size = sum(shared.size for shared in self._pending)
-            slack = TURN_PUBLICATIONS if size < self._turn_bytes else 0
-        return self._taken + waiting - slack
+            full = self._pending_size >= self._turn_bytes
+            return self._taken + len(self._pending) if full else 0
+        waiting = len(self._pending) + len(self._inbox)
+        return self._taken + waiting - INBOX_SIZE if waiting > INBOX_SIZE else 0
 
-    def behind(self, mark: int) -> bool:
-        """Whether this has not come to a `mark` yet."""
-        return self._taken < mark and not self.loop.is_closed()
+    async def reach(self, mark: int) -> None:
+        """Wait until this has come to a `mark`; on any loop."""
+        if running_loop() is not self.loop:
+            # An event would have to be set from this loop's thread, and at each delivery.
+            while self._taken < mark and not self.loop.is_closed():  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+        elif self._taken < mark:
+            waiter = self.loop.create_future()
+            self._waiters.append((mark, waiter))
+            await waiter
 
     def deliver(self, shared: Shared) -> None:
         """Hand over a publication, on any thread, for the next turn of the loop."""
@@ -171,7 +178,9 @@ class Fanout:
     def _pull(self) -> None:
         """Take over what is in the inbox, which other threads fill."""
         while self._inbox:
-            self._pending.append(self._inbox.popleft())
+            shared = self._inbox.popleft()
+            self._pending_size += shared.size
+            self._pending.append(shared)
 
     def _take(self) -> None:
         """Join what was published by channel, as far as no member sees another order."""
@@ -193,9 +202,14 @@ class Fanout:
     def _finish(self) -> None:
         self._work = None
         self._batches = []
+        self._pending_size -= sum(shared.size for shared in self._pending[: self._working])
         del self._pending[: self._working]
         self._taken += self._working
         self._working = 0
+        while self._waiters and self._waiters[0][0] <= self._taken:
+            _, waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
         if self._ahead:
             taken = self._taken
             self._ahead = {who: number for who, number in self._ahead.items() if number > taken}
@@ -224,7 +238,7 @@ class Fanout:
             else:
                 self._write_joined(batch, writes, joined)
             if len(group.writes) > TURN_WRITES:
-                batch.done.update(connections)
+                batch.mark_done(connections)
             yield len(connections)
 
     def _write_joined(self, batch: Batch, writes: Sequence[Write], joined: bytes) -> None:
@@ -309,7 +323,7 @@ class Fanout:
         first = self._ahead.get(connection, self._taken)
         numbers: list[tuple[int, Shared]] = []
         for batch in self._batches:
-            if not batch.finished and connection not in batch.done:
+            if batch.lacks(connection):
                 numbers += zip(batch.numbers, batch.publications, strict=True)
         waiting = max(first - self._taken, self._working)
         numbers += enumerate(self._pending[waiting:], self._taken + waiting)
