@@ -228,7 +228,7 @@ class Hub:
                 await self._release(connection, {channel: member})
             raise
         # From here on nothing is awaited, so nothing can come between.
-        subscribed = _merge(since, history, member.held)
+        subscribed = _merge(since, history, member.held or [])
         self._fanout().go_live(member, subscribed.position)
         return subscribed
 

@@ -137,8 +137,7 @@ class MemoryWriter:
     def __init__(self, window_bits: int = 0) -> None:
         self.limits = Limits()
         self.window_bits = window_bits
-        self.on_gone: Callable[[int, str], None] | None = None
-        self.on_pace: Callable[[], None] | None = None
+        self.listener: DirectConnection | None = None
         self.transport: Any = self
         self.full = False
         self.slow = False
@@ -160,8 +159,8 @@ class MemoryWriter:
     def close(self, code: int, reason: str) -> None:
         if self.closed is None:
             self.closed = code
-            if self.on_gone is not None:
-                self.on_gone(code, reason)
+            if self.listener is not None:
+                self.listener.socket_gone(code, reason)
 
     def abort(self) -> None:
         raise AssertionError("nothing is to be aborted here")

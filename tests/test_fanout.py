@@ -43,7 +43,7 @@ def live(fanout: Fanout, member: Member) -> None:
 def test_what_comes_before_a_member_is_live_is_held() -> None:
     member = Member()
     assert [member.admits(publication(offset)) for offset in (1, 2)] == [False, False]
-    assert [each.offset for each in member.held] == [1, 2]
+    assert [each.offset for each in member.held or []] == [1, 2]
     assert not member.live
 
 
@@ -333,8 +333,8 @@ async def test_a_full_member_is_written_to_by_itself_and_comes_back() -> None:
     for offset in range(1, 7):
         if offset in (3, 5):
             full.full = offset == 3
-            assert full.on_pace is not None
-            full.on_pace()
+            assert full.listener is not None
+            full.listener.socket_paced()
         out.deliver(Shared(publication(offset, str(offset))))
         await turn()
     assert said(full) == said(other) == list("123456")
@@ -434,8 +434,8 @@ async def test_a_large_room_takes_several_turns_and_nobody_misses_or_repeats() -
     await early[1].push(text("early"))
     out.leave("a", leaver[1])
     full[0].full = True
-    assert full[0].on_pace is not None
-    full[0].on_pace()
+    assert full[0].listener is not None
+    full[0].listener.socket_paced()
     joined = direct()
     out.add(joined[1])
     out.go_live(out.join("a", joined[1]), Position(4, "e"))

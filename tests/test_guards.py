@@ -951,7 +951,6 @@ def test_a_place_is_free_again_however_a_client_ends(end: str, log: Log) -> None
             wait_until(lambda: site.sockets == 0 and not site.hub._users)
         shared = edge._edges[site.live.server.server_state]
         assert (shared._sockets, shared._addresses) == (0, {})
-        assert not shared._watched
         with site.peer(f"/mine?token={token}") as peer:
             assert peer.status == 101
 

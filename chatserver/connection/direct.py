@@ -26,8 +26,7 @@ class Writer(Protocol):
 
     limits: Limits
     window_bits: int
-    on_gone: Callable[[int, str], None] | None
-    on_pace: Callable[[], None] | None
+    listener: "DirectConnection | None"
     transport: asyncio.Transport
 
     @property
@@ -87,8 +86,7 @@ class DirectConnection(Connection):
     def start(self) -> None:
         """See `Connection`."""
         self._writer.limits = self.limits
-        self._writer.on_gone = self._on_gone
-        self._writer.on_pace = self._on_pace
+        self._writer.listener = self
 
     def receive(self) -> Awaitable[Message]:
         """See `Connection`."""
@@ -135,13 +133,14 @@ class DirectConnection(Connection):
 
     async def finish(self) -> None:
         """See `Connection`: the server does it, without us."""
-        self._writer.on_gone = None
-        self._writer.on_pace = None
+        self._writer.listener = None
 
-    def _on_gone(self, code: int, _: str) -> None:
+    def socket_gone(self, code: int, _: str) -> None:
+        """Called by the writer when it has ended."""
         self.slow = self._writer.slow
         self._gone(code)
 
-    def _on_pace(self) -> None:
+    def socket_paced(self) -> None:
+        """Called by the writer when `fast` has changed."""
         if self.on_pace is not None:
             self.on_pace(self)

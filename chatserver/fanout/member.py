@@ -16,7 +16,7 @@ class Member:
 
     Attributes:
         live: Whether every publication is simply written.
-        held: What was published while the connection was still subscribing.
+        held: What was published while the connection was still subscribing; None for nothing.
         present: Whether it was entered into the channel's presence.
         live_from: The number of the first publication behind the answer to the subscription.
     """
@@ -25,7 +25,7 @@ class Member:
 
     def __init__(self) -> None:
         self.live = False
-        self.held: list[Publication] = []
+        self.held: list[Publication] | None = None
         self.present = False
         self.live_from = 0
         self._after: Position | None = None
@@ -34,11 +34,12 @@ class Member:
         """Hold back no longer; what comes up to `after` the client has had already."""
         self._after = after
         self.live_from = number
-        self.held = []
+        self.held = None
 
     def admits(self, publication: Publication) -> bool:
         """Whether a publication is to be written, for a member that is not live yet."""
         if self._after is None:
+            self.held = self.held or []
             self.held.append(publication)
         else:
             known = publication.epoch == self._after.epoch

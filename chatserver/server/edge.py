@@ -6,8 +6,8 @@ whether one of its own has passed. So a connection needs no timer while nothing 
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Coroutine, Mapping, Sequence, Set
+from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 from uvicorn.config import Config
@@ -19,17 +19,12 @@ __all__ = ["Edge", "edge_of"]
 
 #: Seconds between two sweeps at most; a deadline is kept to a quarter of itself.
 INTERVAL = 1.0
+#: Connections that are looked at before others get a turn.
+TURN_CHECKS = 1000
 
 
 #: Where a client came to: host and port, or the path of a socket.
 Address: TypeAlias = tuple[str, int | None] | None
-
-
-class Watched(Protocol):
-    """A connection with deadlines."""
-
-    def check(self, now: float) -> None:
-        """Do what is due at this time of the event loop."""
 
 
 class Edge:
@@ -37,6 +32,7 @@ class Edge:
 
     Args:
         config: uvicorn's; the pings' interval and timeout are in it.
+        server_state: uvicorn's; the tasks that it waits for at the end are in it.
         app_state: The lifespan's state, with `LIMITS` and `COUNTS` in it or not.
 
     Attributes:
@@ -45,7 +41,9 @@ class Edge:
         interval: Seconds between two sweeps.
     """
 
-    def __init__(self, config: Config, app_state: Mapping[str, Any]) -> None:
+    def __init__(
+        self, config: Config, server_state: ServerState, app_state: Mapping[str, Any]
+    ) -> None:
         self.limits: Limits = app_state.get(LIMITS) or Limits()
         self.counts: Counts = app_state.get(COUNTS) or Counts()
         self.ping_interval = config.ws_ping_interval or float("inf")
@@ -54,9 +52,12 @@ class Edge:
         self._addresses: Counter[str] = Counter()
         self._sockets = 0
         self._servers: dict[Address, Address] = {}
-        self._watched: set[Watched] = set()
+        # uvicorn's set of all that are open.
+        self._connections: Set[Any] = server_state.connections
         self._timer: asyncio.TimerHandle | None = None
         self._swept_at = 0.0
+        self._tasks = server_state.tasks
+        self._forget_task = server_state.tasks.discard
 
     def _shortest(self) -> float:
         limits = self.limits
@@ -67,28 +68,35 @@ class Edge:
         """The server's address, as one object for all who came to it."""
         return self._servers.setdefault(server, server)
 
+    def start(self, application: Coroutine[Any, Any, None]) -> None:
+        """Serve the application to a connection, in a task."""
+        task = asyncio.get_running_loop().create_task(application)
+        self._tasks.add(task)
+        task.add_done_callback(self._forget_task)
+
     # The sweep
 
-    def watch(self, connection: Watched) -> None:
-        """Let a connection be looked after, from now on."""
-        self._watched.add(connection)
+    def watch(self) -> None:
+        """Look after the connections; called by each when it is made."""
         if self._timer is None:
-            self._schedule()
-
-    def unwatch(self, connection: Watched) -> None:
-        """Forget a connection; nothing happens when it isn't watched."""
-        self._watched.discard(connection)
-
-    def _schedule(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(self.interval, self._sweep)
+            self._timer = asyncio.get_running_loop().call_later(self.interval, self._sweep)
 
     def _sweep(self) -> None:
         self._timer = None
-        if self._watched:
-            self._schedule()
-        self._swept_at = now = asyncio.get_running_loop().time()
-        for connection in tuple(self._watched):
-            connection.check(now)
+        if self._connections:
+            self.watch()
+            self._swept_at = asyncio.get_running_loop().time()
+            self._check(tuple(self._connections))
+
+    def _check(self, connections: Sequence[Any]) -> None:
+        """Let each do what is due, so many in a turn of the event loop."""
+        now = asyncio.get_running_loop().time()
+        for connection in connections[:TURN_CHECKS]:
+            # One of uvicorn's own protocols, beside one of ours, has no deadlines.
+            if (check := getattr(connection, "check", None)) is not None:
+                check(now)
+        if rest := connections[TURN_CHECKS:]:
+            asyncio.get_running_loop().call_soon(self._check, rest)
 
     def elapsed(self) -> float:
         """Seconds since the last sweep."""
@@ -126,5 +134,5 @@ def edge_of(config: Config, server_state: ServerState, app_state: Mapping[str, A
     """The edge of a server, made with its first connection."""
     edge = _edges.get(server_state)
     if edge is None:
-        edge = _edges[server_state] = Edge(config, app_state)
+        edge = _edges[server_state] = Edge(config, server_state, app_state)
     return edge

@@ -7,6 +7,7 @@ the connection is open.
 import email.utils
 import logging
 import re
+import threading
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import NamedTuple
@@ -61,13 +62,13 @@ class Handshake:
 
     Attributes:
         refusal: The answer to a request that is no valid handshake.
+        window_bits: The client's window for compressed messages, 9 to 15; 0 without compression.
     """
 
     def __init__(self, request: Request, headers: RawHeaders, *, compression: bool) -> None:
         self._request = request
         self._headers = headers
-        self._protocol = _server_protocol(compression)
-        self._response = self._protocol.accept(request)
+        self._response, self.window_bits = _negotiate(request, compression)
         self._denial: tuple[int, RawHeaders, list[bytes]] | None = None
         self.refusal = self._refusal(request.headers)
 
@@ -121,14 +122,6 @@ class Handshake:
         if self._response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
             return self._response.serialize()
         return b""
-
-    @property
-    def window_bits(self) -> int:
-        """The client's window for compressed messages, 9 to 15; 0 without compression."""
-        for extension in getattr(self._protocol, "extensions", ()):
-            if isinstance(extension, PerMessageDeflate):
-                return extension.local_max_window_bits
-        return 0
 
     @property
     def target(self) -> str:
@@ -212,6 +205,23 @@ def _server_protocol(compression: bool) -> ServerProtocol:
     return ServerProtocol(
         extensions=[DEFLATE] if compression else None, logger=logging.getLogger("uvicorn.error")
     )
+
+
+# Its answer depends on nothing but the request, so one will do for all, in turn.
+_negotiators = {compression: _server_protocol(compression) for compression in (False, True)}
+_turn = threading.Lock()
+
+
+def _negotiate(request: Request, compression: bool) -> tuple[Response, int]:
+    """The answer to a request, and the window for compressed messages that was agreed on."""
+    negotiator = _negotiators[compression]
+    with _turn:
+        response = negotiator.accept(request)
+        extensions, negotiator.extensions = negotiator.extensions, []
+    for extension in extensions:
+        if isinstance(extension, PerMessageDeflate):
+            return response, extension.local_max_window_bits
+    return response, 0
 
 
 def response(status: int, headers: RawHeaders, body: bytes) -> bytes:

@@ -6,6 +6,7 @@ Beyond what uvicorn's does, the headers of a request must be complete in time (4
 
 import asyncio
 import logging
+from functools import lru_cache
 from typing import Any, cast
 
 import httptools
@@ -20,16 +21,18 @@ __all__ = ["HttpProtocol"]
 
 logger = logging.getLogger("uvicorn.error")
 
-#: The names that nearly every client sends, kept once for all of them.
-NAMES = {
-    name: name
-    for name in (
-        *(b"host", b"connection", b"upgrade", b"origin", b"user-agent", b"cookie"),
-        *(b"sec-websocket-key", b"sec-websocket-version", b"sec-websocket-extensions"),
-        *(b"sec-websocket-protocol", b"authorization", b"accept-encoding", b"accept-language"),
-        *(b"cache-control", b"pragma"),
-    )
-}
+#: Names of headers that many clients send alike: each such header is kept once for all of them.
+ALIKE = frozenset(
+    {
+        *(b"host", b"connection", b"upgrade", b"origin", b"user-agent", b"pragma"),
+        *(b"sec-websocket-version", b"sec-websocket-extensions", b"cache-control"),
+        *(b"accept-encoding", b"accept-language"),
+    }
+)
+#: Bytes of a value up to which it is; and how many headers are kept.
+MAX_ALIKE, MOST_ALIKE = 256, 256
+#: Of each of these every client has its own; only the name is kept once.
+OWN = {name: name for name in (b"sec-websocket-key", b"cookie", b"sec-websocket-protocol")}
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -46,12 +49,7 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         """Called once; from here on the client has to say what it wants."""
         super().connection_made(transport)
-        self._edge.watch(self)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The socket is gone."""
-        self._edge.unwatch(self)
-        super().connection_lost(exc)
+        self._edge.watch()
 
     def data_received(self, data: bytes) -> None:
         """Take what the client sent."""
@@ -105,7 +103,6 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _upgrade(self, rest: bytes) -> None:
         """Become a WebSocket; what came behind the request goes there."""
-        self._edge.unwatch(self)
         if self.ws_protocol_class is WebSocketProtocol and self.parser.get_method() == b"GET":
             self._become(WebSocketProtocol(self.config, self.server_state, self.app_state), rest)
         else:
@@ -120,10 +117,22 @@ class HttpProtocol(HttpToolsProtocol):
         self.connections.discard(self)
         protocol.take(self.transport, self.client, self.server)
         self.transport.set_protocol(protocol)
-        headers = [(NAMES.get(name, name), value) for name, value in self.headers]
+        headers = [_shared(name, value) for name, value in self.headers]
         try:
             handshake = Handshake.of(self.url, headers, compression=self._edge.limits.compression)
         except InvalidRequest as error:
             protocol.reject(error.answer)
         else:
             protocol.begin(handshake, rest)
+
+
+def _shared(name: bytes, value: bytes) -> tuple[bytes, bytes]:
+    """A header, of which as much as possible is there already."""
+    if name in ALIKE and len(value) <= MAX_ALIKE:
+        return _alike(name, value)
+    return OWN.get(name, name), value
+
+
+@lru_cache(maxsize=MOST_ALIKE)
+def _alike(name: bytes, value: bytes) -> tuple[bytes, bytes]:
+    return name, value

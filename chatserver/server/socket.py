@@ -7,8 +7,7 @@ isn't read, and the client feels it. Sections are those of RFC 6455.
 
 import asyncio
 import logging
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.types import Message as Event
 from uvicorn.protocols.utils import ClientDisconnected
@@ -32,6 +31,16 @@ LAST_CHANCE = 0.5
 logger = logging.getLogger("uvicorn.error")
 
 
+class Listener(Protocol):
+    """Whom a socket tells of itself. An object, as two bound methods would cost memory each."""
+
+    def socket_gone(self, code: int, reason: str) -> None:
+        """Called once, when the connection has ended."""
+
+    def socket_paced(self) -> None:
+        """Called when `full` has changed."""
+
+
 class Socket(asyncio.Protocol):
     """One client's WebSocket.
 
@@ -50,8 +59,7 @@ class Socket(asyncio.Protocol):
         limits: What this client may take; those of the server until an endpoint says else.
         window_bits: The client's window for compressed messages; 0 without compression.
         slow: Whether it was closed as a slow consumer.
-        on_gone: Called once, with code and reason, when the connection has ended.
-        on_pace: Called when `full` has changed.
+        listener: Told when the connection has ended, and when `full` has changed.
     """
 
     __slots__ = (
@@ -76,8 +84,7 @@ class Socket(asyncio.Protocol):
         "_waiter",
         "client",
         "limits",
-        "on_gone",
-        "on_pace",
+        "listener",
         "slow",
         "transport",
         "window_bits",
@@ -91,8 +98,7 @@ class Socket(asyncio.Protocol):
         self.limits: Limits = edge.limits
         self.window_bits = 0
         self.slow = False
-        self.on_gone: Callable[[int, str], None] | None = None
-        self.on_pace: Callable[[], None] | None = None
+        self.listener: Listener | None = None
         self._state = HANDSHAKE
         self._ended: tuple[int, str] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -160,7 +166,6 @@ class Socket(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone; nothing can be read or written any more."""
         self._state = CLOSED
-        self._edge.unwatch(self)
         if self._timer is not None:
             self._timer.cancel()
         self._discard()
@@ -384,8 +389,8 @@ class Socket(asyncio.Protocol):
         self._ended = (code, reason)
         _wake(self._waiter)
         self._pace()
-        if self.on_gone is not None:
-            self.on_gone(code, reason)
+        if self.listener is not None:
+            self.listener.socket_gone(code, reason)
 
     def _hang_up(self) -> None:
         """Send no more, and wait for the client to do so.
@@ -412,8 +417,8 @@ class Socket(asyncio.Protocol):
         self._timer = self._loop.call_later(seconds, self.abort)
 
     def _pace(self) -> None:
-        if self.on_pace is not None:
-            self.on_pace()
+        if self.listener is not None:
+            self.listener.socket_paced()
 
     # Deadlines, once in a while
 

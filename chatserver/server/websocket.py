@@ -95,7 +95,7 @@ class WebSocketProtocol(Socket):
         self.client = client
         self._server = self._edge.shared(server)
         self._connections.add(self)
-        self._edge.watch(self)
+        self._edge.watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone."""
@@ -169,9 +169,7 @@ class WebSocketProtocol(Socket):
         self._edge.enter(self._address)
         self._entered = True
         self._inbox.append({"type": "websocket.connect"})
-        task = self._loop.create_task(self._run(self._scope(handshake)))
-        self._server_state.tasks.add(task)
-        task.add_done_callback(self._server_state.tasks.discard)
+        self._edge.start(self._run(self._scope(handshake)))
 
     def reject(self, answer: bytes) -> None:
         """Refuse what is no handshake."""
