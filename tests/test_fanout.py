@@ -51,7 +51,7 @@ def test_a_member_is_live_from_the_first_publication_that_it_has_not_had() -> No
     member = Member()
     member.go_live(Position(3, "e"))
     assert [member.admits(publication(offset)) for offset in (2, 3)] == [False, False]
-    assert member.held == []
+    assert member.held is None
     assert member.admits(publication(4))
     assert member.live
 

@@ -38,6 +38,10 @@ class Following:
         Raises:
             BrokerUnavailable: It is not certain that the broker did what was asked.
         """
+        with self._lock:
+            known = channel not in self._turns and self._confirmed.get(channel)
+            if known and self._wanted(channel):
+                return  # as for most who come, and nobody is about to change it
         async with self._turn(channel):
             if self._wanted(channel):
                 if not self._confirmed.get(channel):
