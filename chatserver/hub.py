@@ -228,8 +228,9 @@ class Hub:
                 await self._release(connection, {channel: member})
             raise
         # From here on nothing is awaited, so nothing can come between.
-        subscribed = _merge(since, history, member.held or [])
-        self._fanout().go_live(member, subscribed.position)
+        held = self._fanout().held(channel, connection)
+        subscribed = _merge(since, history, held)
+        member.go_live(subscribed.position)
         return subscribed
 
     async def unsubscribe(self, connection: Connection, channel: str) -> None:
@@ -252,7 +253,7 @@ class Hub:
 
         async def tell(channel: str, member: Member) -> None:
             try:
-                if member.present:
+                if member.present and not self._is_present(connection, channel):
                     await self.broker.leave(channel, connection.id)
             finally:
                 await self._following.settle(channel)
@@ -355,6 +356,12 @@ class Hub:
     def _is(self, member: Member, connection: Connection, channel: str) -> bool:
         fanout = self._fanouts.get(asyncio.get_running_loop())
         return fanout is not None and fanout.members.get(channel, {}).get(connection) is member
+
+    def _is_present(self, connection: Connection, channel: str) -> bool:
+        """Whether a connection that left a channel has entered it anew."""
+        fanout = self._fanouts.get(asyncio.get_running_loop())
+        member = None if fanout is None else fanout.members.get(channel, {}).get(connection)
+        return member is not None and member.present
 
     def _unroute(self, channel: str, fanout: Fanout) -> None:
         rest = tuple(other for other in self._routes[channel] if other is not fanout)

@@ -1,5 +1,6 @@
 """A client of bare bytes, which does only what it is told: no pong, no close, no reading ahead."""
 
+import os
 import socket
 import struct
 import time
@@ -8,7 +9,12 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
-__all__ = ["CLOSE", "CONTINUATION", "FIN", "PING", "PONG", "RSV1", "TEXT", "Peer", "frame"]
+from chatserver.testing import LiveServer
+
+__all__ = [
+    *("CLOSE", "CONTINUATION", "FIN", "PING", "PONG", "RSV1", "TEXT"),
+    *("Peer", "frame", "keep_little_in_the_kernel"),
+]
 
 FIN, RSV1 = 0x80, 0x40
 CONTINUATION, TEXT, CLOSE, PING, PONG = 0x0, 0x1, 0x8, 0x9, 0xA
@@ -36,6 +42,13 @@ def frame(first: int, payload: bytes = b"", *, size: int | None = None) -> bytes
     else:
         head = struct.pack("!BBQ", first, 0xFF, size)
     return head + bytes(4) + payload
+
+
+def keep_little_in_the_kernel(live: LiveServer) -> None:
+    """So that a client which doesn't read is soon felt; connections inherit it."""
+    listener = live.server.servers[0].sockets[0]
+    with socket.socket(fileno=os.dup(listener.fileno())) as same:
+        same.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
 
 
 class Peer:
@@ -124,6 +137,13 @@ class Peer:
         head, _, self._received = self._received.partition(b"\r\n\r\n")
         self.head = head.decode("latin-1")
         self.status = int(self.head.split()[1])
+
+    def take(self, size: int) -> bytes:
+        """So many bytes."""
+        while len(self._received) < size:
+            self._receive()
+        data, self._received = self._received[:size], self._received[size:]
+        return data
 
     def rest(self) -> bytes:
         """All that comes up to the end, be that orderly or a reset."""

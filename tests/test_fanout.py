@@ -378,12 +378,14 @@ async def test_the_answer_to_a_subscription_comes_before_what_is_live() -> None:
     out.add(connection)
     member = out.join("a", connection)
     out.deliver(Shared(publication(6, "6")))
-    out.go_live(member, Position(5, "e"))
+    # What waits for its turn is part of the answer.
+    assert [each.offset for each in out.held("a", connection)] == [6]
+    member.go_live(Position(6, "e"))
     await connection.push(text("answer"))
     out.deliver(Shared(publication(7, "7")))
     await connection.push(text("mine"))
     await turn()
-    assert said(writer) == ["answer", "6", "7", "mine"]
+    assert said(writer) == ["answer", "7", "mine"]
 
 
 async def test_one_in_two_channels_sees_them_in_the_order_of_publishing() -> None:
@@ -438,7 +440,7 @@ async def test_a_large_room_takes_several_turns_and_nobody_misses_or_repeats() -
     full[0].listener.socket_paced()
     joined = direct()
     out.add(joined[1])
-    out.go_live(out.join("a", joined[1]), Position(4, "e"))
+    out.join("a", joined[1]).go_live(Position(4, "e"))
     out.deliver(Shared(publication(5, "5")))
     await until(lambda: idle(out))
     assert said(late[0]) == ["1", "2", "3", "4", "late", "5"]

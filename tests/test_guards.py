@@ -6,7 +6,6 @@ table of what must hold.
 """
 
 import logging
-import os
 import re
 import select
 import selectors
@@ -28,6 +27,8 @@ import pytest
 from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
+from uvicorn.config import Config
+from uvicorn.server import ServerState
 from websockets.sync.client import connect
 
 from chatserver import Endpoint, FromQuery
@@ -35,12 +36,23 @@ from chatserver.app import create_app
 from chatserver.auth import Identity, Verifier, mint
 from chatserver.endpoints.application import lifespan
 from chatserver.hub import Hub, Statistics
-from chatserver.limits import Limits
+from chatserver.limits import LIMITS, Limits
 from chatserver.server import edge, rate
 from chatserver.settings import Settings
 from chatserver.testing import LiveServer, live_server
 from tests.asgi import wait_until
-from tests.raw import CLOSE, CONTINUATION, FIN, PING, PONG, RSV1, TEXT, Peer, frame
+from tests.raw import (
+    CLOSE,
+    CONTINUATION,
+    FIN,
+    PING,
+    PONG,
+    RSV1,
+    TEXT,
+    Peer,
+    frame,
+    keep_little_in_the_kernel,
+)
 
 SECRET = "0123456789abcdef" * 2
 #: Stands in the query of every attacker, and in no log.
@@ -180,15 +192,8 @@ def site_of(options: dict[str, Any] | None = None, **limits: Any) -> Iterator[Si
     app.state.hub = hub = Hub(limits=Limits(**limits))
     app.state.verifier = Verifier(secret=SECRET)
     with live_server(app, **(options or {})) as live:
-        _keep_little_in_the_kernel(live)
+        keep_little_in_the_kernel(live)
         yield Site(live, hub)
-
-
-def _keep_little_in_the_kernel(live: LiveServer) -> None:
-    """So that a client which doesn't read is soon felt; connections inherit it."""
-    listener = live.server.servers[0].sockets[0]
-    with socket.socket(fileno=os.dup(listener.fileno())) as same:
-        same.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
 
 
 class Log(NamedTuple):
@@ -863,6 +868,14 @@ def test_connections_of_an_address(on: bool, log: Log) -> None:
                 assert log.says('^127.0.0.2 - "WebSocket" 429: There are 2')
         with site.peer("/echo", source="127.0.0.3") as peer:
             assert peer.status == 101
+
+
+def test_clients_of_a_unix_socket_have_no_address_to_be_counted_by() -> None:
+    state = {LIMITS: Limits(max_address_connections=1)}
+    shared = edge.edge_of(Config("none"), ServerState(), state)
+    for address, refused in (("", False), ("127.0.0.1", True)):
+        shared.enter(address)
+        assert (shared.refusal(address) is not None) == refused
 
 
 @pytest.mark.parametrize("manner", ["mine", "minetoo", "minebypolicy"])

@@ -1051,3 +1051,20 @@ async def publish_many(hub: Hub, channel: str, count: int) -> Position:
     for number in range(count):
         position = await hub.publish(channel, str(number))
     return position
+
+
+async def test_who_comes_back_at_once_is_present() -> None:
+    """Though the broker is still being told that it left, which it was cancelled at."""
+    hub = Hub()
+    _, connection = await accepted()
+    hub.register(connection)
+    me = ClientInfo(connection.id)
+    await hub.subscribe(connection, "a", info=me)
+    leaving = asyncio.ensure_future(hub.unsubscribe(connection, "a"))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    await hub.subscribe(connection, "a", info=me)
+    await until(lambda: not hub._releases)
+    assert await hub.present("a") == {connection.id: me}
+    await gone(hub, connection)
+    assert await hub.present("a") == {}

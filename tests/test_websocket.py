@@ -403,6 +403,25 @@ def test_1_4_nothing_is_read_behind_a_close(site: Site) -> None:
         assert visit.wait() == [disconnected(1000)]
 
 
+def test_two_tasks_may_wait_for_what_comes(site: Site) -> None:
+    """ASGI doesn't say so, but nobody must wait for ever."""
+
+    async def two(receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        await asyncio.gather(receive(), receive())
+        await asyncio.gather(receive(), receive())
+
+    visit = site.on(two)
+    with opened(site, visit) as client:
+        client.send(HELLO)
+        client.send(HELLO)
+        client.send(CLOSE)
+        events = visit.wait()
+    assert events[:2] == [received("Hello")] * 2
+    assert [event["type"] for event in events[2:]] == ["websocket.disconnect"] * 2
+
+
 def test_5_5_1_what_stands_before_a_close_is_received(site: Site) -> None:
     visit = site.on(echo)
     with opened(site, visit) as client:

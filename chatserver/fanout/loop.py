@@ -17,9 +17,9 @@ from typing import TypeVar
 
 from chatserver.connection import NO_CHANNELS, Connection
 from chatserver.fanout.batch import Batch, Shared, join
-from chatserver.fanout.member import Group, Member, Plan, Write, make_plan
+from chatserver.fanout.member import Member, Plan, Write, make_plan
 from chatserver.limits import Limits
-from chatserver.publication import Position
+from chatserver.publication import Publication
 
 __all__ = ["Fanout", "running_loop"]
 
@@ -97,9 +97,12 @@ class Fanout:
         self._replan(connection)
         return member
 
-    def go_live(self, member: Member, after: Position) -> None:
-        """Hold back no longer what is published to a member; see `Member.go_live`."""
-        member.go_live(after, self._taken + len(self._pending) + len(self._inbox))
+    def held(self, channel: str, connection: Connection) -> list[Publication]:
+        """What was published since a connection joined, though it may still wait for its turn."""
+        self._pull()
+        member = self.members[channel][connection]
+        missed = self._missed(connection)
+        return [*(member.held or ()), *(one.publication for who, one in missed if who is member)]
 
     def leave(self, channel: str, connection: Connection) -> Member | None:
         """Take a connection out of a channel; None when it isn't in it."""
@@ -122,12 +125,14 @@ class Fanout:
 
         What others publish later doesn't count, so that none can keep another waiting.
         """
+        # Read first: what the loop's own thread takes meanwhile must not count twice.
+        taken = self._taken
         if self.loop is here:
             self._pull()
             full = self._pending_size >= self._turn_bytes
-            return self._taken + len(self._pending) if full else 0
+            return taken + len(self._pending) if full else 0
         waiting = len(self._pending) + len(self._inbox)
-        return self._taken + waiting - INBOX_SIZE if waiting > INBOX_SIZE else 0
+        return taken + waiting - INBOX_SIZE if waiting > INBOX_SIZE else 0
 
     async def reach(self, mark: int) -> None:
         """Wait until this has come to a `mark`; on any loop."""
@@ -215,31 +220,46 @@ class Fanout:
             self._ahead = {who: number for who, number in self._ahead.items() if number > taken}
 
     def _write_batches(self) -> Iterator[int]:
-        """Write, and say from time to time to how many members."""
+        """Write, and say before each slice how much was written since the last one.
+
+        Others have their turn only where this yields. By then it is noted who has what.
+        """
+        written = 0
         for batch in self._batches:
             plan = self._plan(batch.channel)
-            for some in _slices(plan.others):
-                yield self._write_singly(batch, some)
+            # A write of the joined bytes to each, or one of each publication.
+            for some in _slices(plan.others, max(TURN_WRITES // len(batch.publications), 1)):
+                yield written
+                self._write_singly(batch, some)
+                batch.mark_done(some)
+                written = len(some) * len(batch.publications)
             for group in plan.groups:
-                yield from self._write_group(batch, plan, group)
+                joined = join(batch.publications, group.format)
+                for start in range(0, len(group.writes), TURN_WRITES):
+                    yield written
+                    some = group.connections[start : start + TURN_WRITES]
+                    writes = group.writes[start : start + TURN_WRITES]
+                    self._write_slice(batch, plan, some, writes, joined)
+                    if len(group.writes) > TURN_WRITES or len(plan.groups) > 1:
+                        batch.mark_done(some)
+                    written = len(some)
             batch.finished = True
 
-    def _write_group(self, batch: Batch, plan: Plan, group: Group) -> Iterator[int]:
-        joined = join(batch.publications, group.format)
-        start = 0
-        for writes in _slices(group.writes):
-            connections = group.connections[start : start + len(writes)]
-            start += len(writes)
-            if joined is None:
-                self._write_singly(batch, connections)
-            elif self._ahead or self._plans.get(batch.channel) is not plan:
-                # Somebody joined, left, fell behind or went ahead since the plan was made.
-                self._write_joined(batch, self._still_fast(batch, connections), joined)
-            else:
-                self._write_joined(batch, writes, joined)
-            if len(group.writes) > TURN_WRITES:
-                batch.mark_done(connections)
-            yield len(connections)
+    def _write_slice(
+        self,
+        batch: Batch,
+        plan: Plan,
+        connections: Sequence[Connection],
+        writes: Sequence[Write],
+        joined: bytes | None,
+    ) -> None:
+        if joined is None:
+            self._write_singly(batch, connections)
+        elif self._ahead or self._plans.get(batch.channel) is not plan:
+            # Somebody joined, left, fell behind or went ahead since the plan was made.
+            self._write_joined(batch, self._still_fast(batch, connections), joined)
+        else:
+            self._write_joined(batch, writes, joined)
 
     def _write_joined(self, batch: Batch, writes: Sequence[Write], joined: bytes) -> None:
         _write_each(writes, joined)
@@ -258,7 +278,7 @@ class Fanout:
                 writes.append(write)
         return writes
 
-    def _write_singly(self, batch: Batch, connections: Sequence[Connection]) -> int:
+    def _write_singly(self, batch: Batch, connections: Sequence[Connection]) -> None:
         """Write to each by itself, if it is still in the channel, what it has not had."""
         members = self.members.get(batch.channel, {})
         for connection in connections:
@@ -266,11 +286,14 @@ class Fanout:
             if connection in self._ahead:
                 publications = batch.since(self._ahead[connection])
             member = members.get(connection)
-            if publications and member is not None:
+            if not publications or member is None:
+                continue
+            try:
                 joined = self._joined_or_written(connection, member.live, publications)
                 if joined and connection.fast is not None:
                     connection.fast(joined)
-        return len(connections) * len(batch.publications)
+            except Exception:
+                logger.debug("Writing to a connection failed", exc_info=True)
 
     def _joined_or_written(self, connection: Connection, live: bool, some: list[Shared]) -> bytes:
         """What to write to a member that is live and takes it; to any other it is written here."""
@@ -312,14 +335,14 @@ class Fanout:
             return b""
         self._pull()
         missed = self._missed(connection)
-        if not any(number >= member.live_from for number, member, _ in missed):
+        if not missed:
             return b""
         self._ahead[connection] = self._taken + len(self._pending)
-        live = all(member.live for _, member, _ in missed)
-        return self._joined_or_written(connection, live, [shared for _, _, shared in missed])
+        live = all(member.live for member, _ in missed)
+        return self._joined_or_written(connection, live, [shared for _, shared in missed])
 
-    def _missed(self, connection: Connection) -> list[tuple[int, Member, Shared]]:
-        """The publications that a member is still to get, with their numbers, in order."""
+    def _missed(self, connection: Connection) -> list[tuple[Member, Shared]]:
+        """The publications that a connection is still to get, and as what, in order."""
         first = self._ahead.get(connection, self._taken)
         numbers: list[tuple[int, Shared]] = []
         for batch in self._batches:
@@ -328,7 +351,7 @@ class Fanout:
         waiting = max(first - self._taken, self._working)
         numbers += enumerate(self._pending[waiting:], self._taken + waiting)
         return [
-            (number, self.members[channel][connection], shared)
+            (self.members[channel][connection], shared)
             for number, shared in numbers
             if number >= first and (channel := shared.publication.channel) in connection.channels
         ]
@@ -349,9 +372,9 @@ class Fanout:
             self._plans.pop(channel, None)
 
 
-def _slices(items: tuple[T, ...]) -> Iterator[tuple[T, ...]]:
-    for start in range(0, len(items), TURN_WRITES):
-        yield items[start : start + TURN_WRITES]
+def _slices(items: tuple[T, ...], size: int) -> Iterator[tuple[T, ...]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 def _write_each(writes: Sequence[Write], data: bytes) -> None:

@@ -18,22 +18,19 @@ class Member:
         live: Whether every publication is simply written.
         held: What was published while the connection was still subscribing; None for nothing.
         present: Whether it was entered into the channel's presence.
-        live_from: The number of the first publication behind the answer to the subscription.
     """
 
-    __slots__ = ("_after", "held", "live", "live_from", "present")
+    __slots__ = ("_after", "held", "live", "present")
 
     def __init__(self) -> None:
         self.live = False
         self.held: list[Publication] | None = None
         self.present = False
-        self.live_from = 0
         self._after: Position | None = None
 
-    def go_live(self, after: Position, number: int = 0) -> None:
+    def go_live(self, after: Position) -> None:
         """Hold back no longer; what comes up to `after` the client has had already."""
         self._after = after
-        self.live_from = number
         self.held = None
 
     def admits(self, publication: Publication) -> bool:

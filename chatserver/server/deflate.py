@@ -24,6 +24,10 @@ TAIL = b"\x00\x00\xff\xff"
 #: a message may consist of such blocks, so in one go its time would grow by the square.
 STEP = 1024
 
+#: Blocks in one message that may say to be its last. No client needs more than one, but a message
+#: of nothing else would take a hundred times as long to inflate as another of its size.
+MAX_ENDS = 16
+
 _lock = threading.Lock()
 
 
@@ -52,11 +56,12 @@ class Inflater:
         limit: Bytes that the message may have.
     """
 
-    __slots__ = ("_inflate", "_room")
+    __slots__ = ("_ends", "_inflate", "_room")
 
     def __init__(self, limit: int) -> None:
         self._inflate = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
         self._room = limit
+        self._ends = 0
 
     def feed(self, data: bytes) -> bytes:
         """Inflate the next piece (RFC 7692, section 7.2.2).
@@ -91,6 +96,9 @@ class Inflater:
         """What stands behind a block that said it was the last one (section 7.2.3.4)."""
         if not self._inflate.eof:
             return b""
+        self._ends += 1
+        if self._ends > MAX_ENDS:
+            raise InvalidFrame("message with too many last blocks", code=1008)
         rest = self._inflate.unused_data
         self._inflate = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
         return rest

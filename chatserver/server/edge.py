@@ -110,7 +110,8 @@ class Edge:
         if limits.max_connections and self._sockets >= limits.max_connections:
             return 503, "The server has as many connections as it can take. Try again later."
         most = limits.max_address_connections
-        if most and self._addresses[address] >= most:
+        # On a Unix socket clients have none.
+        if most and address and self._addresses[address] >= most:
             return 429, f"There are {most} connections from your address already."
         return None
 

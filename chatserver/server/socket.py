@@ -192,8 +192,12 @@ class Socket(asyncio.Protocol):
             if self._ended is not None:
                 code, reason = self._ended
                 return {"type": "websocket.disconnect", "code": code, "reason": reason}
-            self._waiter = self._loop.create_future()
-            await self._waiter
+            # Should two tasks wait, whoever was first is woken behind the other, and looks again.
+            other, self._waiter = self._waiter, self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                _wake(other)
         event = self._inbox.pop(0)
         if not self._inbox and not self._reading and not self._scheduled:
             # In a turn of its own, so that a flood is handled piece by piece between others.

@@ -96,6 +96,11 @@ class WebSocketProtocol(Socket):
         self._server = self._edge.shared(server)
         self._connections.add(self)
         self._edge.watch()
+        # Whoever served the transport until now may have been told that it is full: with answers
+        # that the client doesn't read. A transport doesn't say so twice.
+        flow = getattr(transport.get_protocol(), "flow", None)
+        if flow is not None and flow.write_paused:
+            self.pause_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone."""
