@@ -20,7 +20,7 @@ __all__ = ["Edge", "edge_of"]
 #: Seconds between two sweeps at most; a deadline is kept to a quarter of itself.
 INTERVAL = 1.0
 #: Connections that are looked at before others get a turn.
-TURN_CHECKS = 1000
+TURN_CHECKS = 100
 
 
 #: Where a client came to: host and port, or the path of a socket.
