@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import growth, regimes, rounds, servers
+from benchmarks import growth, guards, regimes, rounds, servers
 from benchmarks.environments import REPOSITORY, Unavailable
 from benchmarks.load import GeneratorFailed
 from benchmarks.process import cores
@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks",
         description="How fast are we beside others? benchmarks/README.md tells the method.",
     )
-    commands = parser.add_subparsers(required=True, metavar="run | growth | table | plot")
+    commands = parser.add_subparsers(required=True, metavar="run | growth | guards | table | plot")
     _add_run(commands.add_parser("run", help="measure all servers in all regimes"))
 
     grow = commands.add_parser("growth", help="more and more clients, and channels")
@@ -54,6 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     grow.add_argument("--rounds", type=_positive, default=growth.FORM.rounds)
     grow.add_argument("--seconds", type=float, default=growth.FORM.seconds)
     grow.add_argument("--out", type=Path, default=RESULTS / "growth.json")
+
+    _add_guards(commands.add_parser("guards", help="attacks on ours, and on FastAPI's tutorial"))
 
     table = commands.add_parser("table", help="print the tables of a run that was kept")
     table.set_defaults(command=_table)
@@ -105,6 +107,25 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     run.add_argument("--out", type=Path, help="default: benchmarks/results/<form>.json")
 
 
+def _add_guards(guard: argparse.ArgumentParser) -> None:
+    guard.set_defaults(command=_guards)
+    guard.add_argument(
+        "--only",
+        type=_attacked,
+        default=guards.SERVERS,
+        metavar="SERVER",
+        help=f"one of {', '.join(server.name for server in guards.SERVERS)}",
+    )
+    guard.add_argument(
+        "--rows",
+        type=_rows,
+        default=guards.GUARDS,
+        metavar="ROW,…",
+        help=f"of {', '.join(map(str, guards.BY_ROW))}",
+    )
+    guard.add_argument("--out", type=Path, default=RESULTS / "guards.json")
+
+
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, but got {text!r}")
@@ -116,6 +137,20 @@ def _servers(text: str) -> list[servers.Server]:
     if unknown:
         raise argparse.ArgumentTypeError(f"no such server: {', '.join(sorted(unknown))}")
     return [server for server in servers.SERVERS if server.name in text.split(",")]
+
+
+def _attacked(text: str) -> list[servers.Server]:
+    found = [server for server in guards.SERVERS if server.name == text]
+    if not found:
+        raise argparse.ArgumentTypeError(f"no such server: {text}")
+    return found
+
+
+def _rows(text: str) -> list[guards.Guard]:
+    unknown = set(text.split(",")) - set(map(str, guards.BY_ROW))
+    if unknown:
+        raise argparse.ArgumentTypeError(f"no such row: {', '.join(sorted(unknown))}")
+    return [guard for guard in guards.GUARDS if str(guard.row) in text.split(",")]
 
 
 def _regimes(text: str) -> list[regimes.Regime]:
@@ -169,11 +204,22 @@ def _growth(arguments: argparse.Namespace) -> int:
     return 0 if results.measurements else 1
 
 
+def _guards(arguments: argparse.Namespace) -> int:
+    _files()
+    _warn()
+    out: Path = arguments.out
+    with progress() as shown:
+        results = guards.run(arguments.only, arguments.rows, shown, lambda found: found.save(out))
+    print("\n\n".join(markdown(table) for table in guards.tables(results)))
+    print(f"\nKept in {out}.")
+    return 0 if any(measurement.detail for measurement in results.measurements) else 1
+
+
 def _table(arguments: argparse.Namespace) -> int:
     results = Results.load(arguments.file)
     show = markdown if arguments.markdown else plain
-    found = growth.tables(results) if results.about["form"] == "growth" else tables(results)
-    print("\n\n".join(map(show, found)))
+    made = {"growth": growth.tables, guards.FORM.name: guards.tables}
+    print("\n\n".join(map(show, made.get(results.about["form"], tables)(results))))
     return 0
 
 

@@ -10,12 +10,22 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 from benchmarks.servers import Server
 
-__all__ = ["HOME", "REPOSITORY", "Unavailable", "command", "compiled", "prepare", "version"]
+__all__ = [
+    "HOME",
+    "REPOSITORY",
+    "Unavailable",
+    "command",
+    "compiled",
+    "prepare",
+    "usual_command",
+    "version",
+]
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent
@@ -24,6 +34,7 @@ HOME = REPOSITORY / ".venv-bench"
 INSTALL_DEADLINE = 600  # seconds for one environment
 NCHAN = ("nginx-light", "libnginx-mod-nchan")  # Debian's
 NGINX_MODULES = Path("/usr/lib/nginx/modules")
+TERSE = ("--log-level", "warning", "--no-access-log")  # uvicorn's flags
 QUIET = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"}
 
 
@@ -55,7 +66,7 @@ def command(server: Server, port: int, *, compression: bool, folder: Path) -> li
     if server.kind == "ours":
         return _ours(server, port, compression)
     if server.kind == "uvicorn":
-        return [str(_python(server)), *_uvicorn(server.program, port)]
+        return [str(_python(server)), *_uvicorn(server.program, port), *TERSE]
     if server.kind == "python":
         return [str(_python(server)), str(PEERS / server.program), str(port)]
     if server.kind == "node":
@@ -64,6 +75,19 @@ def command(server: Server, port: int, *, compression: bool, folder: Path) -> li
     if server.kind == "nginx":
         return ["nginx", "-p", str(folder), "-c", str(_nginx_settings(server, port, folder))]
     return [str(compiled(PEERS / server.program)), str(port), server.mode]
+
+
+def usual_command(server: Server, port: int, flags: Sequence[str]) -> list[str]:
+    """The command as a user gives it: with the limits and the log that the server has by itself.
+
+    For ours, and for those that run under uvicorn.
+    """
+    if server.kind == "ours" and not server.program:
+        return [str(ours_python()), "-m", "chatserver", "run", "--port", str(port), *flags]
+    if server.kind == "ours":
+        flags = [*_our_protocols(), *flags]
+    python = ours_python() if server.kind == "ours" else _python(server)
+    return [str(python), *_uvicorn(server.program, port), *flags]
 
 
 def ours_python() -> Path:
@@ -207,14 +231,13 @@ def _uvicorn(application: str, port: int) -> list[str]:
     return [
         *("-m", "uvicorn", f"{application}:app", "--app-dir", str(PEERS)),
         *("--host", "127.0.0.1", "--port", str(port)),
-        *("--log-level", "warning", "--no-access-log"),
     ]
 
 
 def _ours(server: Server, port: int, compression: bool) -> list[str]:
     python = str(ours_python())
     if server.program:  # an application of one's own, under uvicorn
-        return [python, *_uvicorn(server.program, port), *_our_protocols()]
+        return [python, *_uvicorn(server.program, port), *TERSE, *_our_protocols()]
     flags = ["--port", str(port), "--log-level", "warning"]
     known = _our_flags()
     if "--max-message-rate" in known:

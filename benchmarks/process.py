@@ -129,6 +129,17 @@ class Process:
                 continue
         return total
 
+    def reset_peak(self) -> int:
+        """Forget the most memory so far; returns what is resident now, of this process alone."""
+        Path(f"/proc/{self.popen.pid}/clear_refs").write_text("5")
+        return self.peak()
+
+    def peak(self) -> int:
+        """The most bytes that were resident since `reset_peak`, of this process alone."""
+        status = Path(f"/proc/{self.popen.pid}/status").read_text()
+        (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+
     def cpu(self) -> float:
         """Seconds of processor time that they have used."""
         return sum(sum(map(int, fields[11:13])) for fields in self._stats()) / TICKS

@@ -3,13 +3,18 @@
 import json
 import shutil
 import struct
+import subprocess
 import sys
 import zlib
 from pathlib import Path
 
 import pytest
 
-from benchmarks import environments, goals, growth, regimes, rounds, servers, tables
+from benchmarks import environments, goals, growth, guards, regimes, rounds, servers, tables
+from benchmarks.attacks import rooms, target
+from benchmarks.attacks.client import Frame, split
+from benchmarks.attacks.kernel import Connection, connections
+from benchmarks.attacks.target import Figures, worst
 from benchmarks.environments import Unavailable
 from benchmarks.load import Drive, GeneratorFailed, parse
 from benchmarks.probes import MARK, TAIL, Checker, percentile, records, text_of
@@ -250,6 +255,12 @@ def test_an_answer_is_one_object() -> None:
 # Servers and what they need
 
 
+def test_the_runner_needs_the_standard_library_only() -> None:
+    """Its environment has neither our package nor what that needs."""
+    command = [sys.executable, "-S", "-c", "import benchmarks.__main__"]
+    subprocess.run(command, cwd=environments.REPOSITORY, check=True, timeout=30)
+
+
 def test_every_server_has_its_program() -> None:
     for server in (*servers.SERVERS, *servers.ROOMS):
         name = server.program + (".py" if server.kind == "uvicorn" else "")
@@ -294,6 +305,136 @@ def test_the_answer_to_drive_has_the_fields_that_the_generator_prints() -> None:
     for name in Drive.__dataclass_fields__:
         printed = {"begin": "from", "end": "to"}.get(name, name)
         assert f'\\"{printed}\\":' in source
+
+
+# The guards
+
+
+def test_every_guard_has_figures_of_its_own_and_a_goal() -> None:
+    assert len(guards.BY_ROW) == len(guards.GUARDS) == len({each.name for each in guards.GUARDS})
+    for guard in guards.GUARDS:
+        names = [figure.name for figure in guard.figures]
+        assert len(set(names)) == len(names)
+        assert any(figure.goal for figure in guard.figures), guard.name
+        for server in guards.SERVERS if guard.program else []:
+            assert (environments.PEERS / f"{server.name}_{guard.program}.py").is_file()
+
+
+@pytest.mark.parametrize(
+    ("figure", "goal", "good", "bad"),
+    [
+        (guards.Figure("n", ""), "", [], []),
+        (guards.Figure("n", "", "s", most=5), "≤ 5 s", [0, 5], [5.1, None]),
+        (guards.Figure("n", "", most=0), "0", [0], [1, None]),
+        (guards.Figure("n", "", least=2000), "≥ 2,000", [2000], [1999, None]),
+        (guards.Figure("n", "", "yes", least=1), "yes", [1], [0, None]),
+        (guards.Figure("n", "", among=(429, 503)), "429 or 503", [429, 503], [101, None]),
+    ],
+)
+def test_goals_of_guards(
+    figure: guards.Figure, goal: str, good: list[float], bad: list[float | None]
+) -> None:
+    assert figure.goal == goal
+    assert [guards.met(figure, value) for value in good] == [True] * len(good)
+    assert [guards.met(figure, value) for value in bad] == [False] * len(bad)
+    assert goal or guards.met(figure, 1) is None
+
+
+@pytest.mark.parametrize(
+    ("figure", "value", "text"),
+    [
+        (guards.Figure("n", "", "s"), 3.214, "3.21 s"),
+        (guards.Figure("n", "", "s", none="never"), None, "never"),
+        (guards.Figure("n", ""), 2035456, "2,035,456"),
+        (guards.Figure("code", ""), 1008, "1008"),
+        (guards.Figure("n", "", "yes"), 1, "yes"),
+        (guards.Figure("n", "", "yes"), 0, "no"),
+    ],
+)
+def test_figures_as_text(figure: guards.Figure, value: float | None, text: str) -> None:
+    assert figure.show(value) == text
+
+
+def test_the_table_of_guards() -> None:
+    results = Results(about={"form": "guards"})
+    found: dict[str, Figures] = {
+        "fastapi": {"exit": None, "told": 990},
+        "ours": {"exit": 0.7, "told": 989},
+    }
+    for name, detail in found.items():
+        results.measurements.append(Measurement(name, "sigterm", 0, None, detail=detail))
+    results.measurements[-1].problems.append("odd")
+    (table,) = guards.tables(results)
+    assert table.rows[:3] == [
+        ["24. SIGTERM with 1,000 clients, ten of which never read", "", "", "", ""],
+        ["· exit after", "≤ 5 s", "never", "0.70 s", "met"],
+        ["· readers told (of 990)", "≥ 990", "990", "989", "MISSED"],
+    ]
+    # What was not found can't be right.
+    assert table.rows[3] == ["· tracebacks", "0", "–", "–", "MISSED"]
+    assert table.notes == ["24, chatserver (ours): odd."]
+
+
+def test_frames_are_taken_off_the_front() -> None:
+    long = bytes(range(200))
+    data = bytearray(b"\x81\x02hi\x89\x00\x82\x7e\x00\xc8" + long + b"\x88\x02\x03")
+    assert split(data) == [Frame(1, b"hi"), Frame(9, b""), Frame(2, long)]
+    assert data == b"\x88\x02\x03"
+    data += b"\xf0"
+    (closed,) = split(data)
+    assert (closed.code, Frame(8, b"").code, len(data)) == (1008, 1005, 0)
+
+
+def test_what_the_kernel_says_of_connections() -> None:
+    table = "\n".join(
+        [
+            "sl local_address rem_address st tx_queue rx_queue tr tm->when retrnsmt uid timeout",
+            # The listener; both ends of one connection; one that the server has let go; another's.
+            "0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0 7 1",
+            "1: 0100007F:1F90 0100007F:0400 01 00000010:00000000 00:00000000 00000000 0 0 8 1",
+            "2: 0100007F:0400 0100007F:1F90 01 00000000:00000020 00:00000000 00000000 0 0 9 1",
+            "3: 0100007F:1F90 0100007F:0401 04 00000003:00000000 00:00000000 00000000 0 0 0 1",
+            "4: 0100007F:0402 0100007F:0016 01 00000000:00000000 00:00000000 00000000 0 0 5 1",
+        ]
+    )
+    assert connections(table, 8080) == {0x400: Connection(8, 0x30), 0x401: Connection(0, 3)}
+
+
+def test_never_is_worse_than_any_time() -> None:
+    assert worst([1.0, 3.0, 2.0]) == 3
+    assert worst([1.0, None]) is None
+    assert worst([]) is None
+
+
+def test_lines_that_every_connection_leaves_do_not_count() -> None:
+    log = (
+        'INFO:     127.0.0.1:1 - "WebSocket /ws/1" [accepted]\n'
+        "INFO:     connection open\n"
+        "INFO:     127.0.0.1 - closed with 1007: not UTF-8\n"
+        "ERROR:    Exception in ASGI application\n"
+        "Traceback (most recent call last):\n"
+        "INFO:     connection closed\n"
+    )
+    assert (target.unusual(log), target.tracebacks(log)) == (3, 1)
+
+
+def test_poison_is_poison() -> None:
+    """What may be taken as fine is whole text; all else is answered with a code for that."""
+    for data, codes in rooms.POISON.values():
+        assert codes is rooms.FINE or codes <= {1002, 1003, 1007, 1008, 1009}
+        if codes is rooms.FINE:
+            assert data[0] == 0x81
+
+
+def test_some_attacks_on_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(environments, "ours_python", lambda: Path(sys.executable))
+    chosen = [guards.BY_ROW[row] for row in (10, 13, 15, 18, 19)]
+    results = guards.run([servers.OURS], chosen, Quiet(), lambda found: found.save(tmp_path / "g"))
+    assert Results.load(tmp_path / "g") == results
+    (table,) = guards.tables(results)
+    assert table.notes == []
+    # Memory is for the benchmark: here the process may be measured for coverage.
+    assert [row for row in table.rows if "MISSED" in row and "memory" not in row[0]] == []
 
 
 # All of it, where it can be compiled: CI has gcc, and no test may be skipped there.
