@@ -983,6 +983,15 @@ def test_those_refused_can_come_again(log: Log) -> None:
         assert log.says("503", 10)
 
 
+def test_who_is_not_let_in_keeps_no_place() -> None:
+    """Though it reads no answer, and keeps its socket open."""
+    with site_of(max_connections=1, close_timeout=60) as site, site.peer("/forbidden") as peer:
+        assert peer.status == 403
+        with site.peer("/echo") as other:
+            assert other.status == 101
+        assert site.sockets >= 1
+
+
 def test_a_request_for_a_page_takes_no_place() -> None:
     with site_of(max_connections=1) as site, site.peer(None) as page:
         page.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")

@@ -105,9 +105,7 @@ class WebSocketProtocol(Socket):
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone."""
         self._connections.discard(self)
-        if self._entered:
-            self._entered = False
-            self._edge.leave(self._address)
+        self._leave()
         self._early = b""
         super().connection_lost(exc)
 
@@ -138,6 +136,12 @@ class WebSocketProtocol(Socket):
         else:
             self.close(1012, "the server is restarting")
             self._abort_after(min(LAST_CHANCE, self.limits.close_timeout))
+
+    def _leave(self) -> None:
+        """Free the place that it has among the connections, if it has one."""
+        if self._entered:
+            self._entered = False
+            self._edge.leave(self._address)
 
     # The handshake
 
@@ -253,6 +257,7 @@ class WebSocketProtocol(Socket):
         """Send an HTTP response, after which the connection ends."""
         self.transport.write(response)
         self._handshake = None
+        self._leave()
         self._hang_up()
         self._end(1006, "")
 
