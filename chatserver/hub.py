@@ -169,7 +169,7 @@ class Hub:
         marks = [
             (fanout, mark)
             for fanout in self._routes.get(channel, ())
-            if (mark := fanout.mark(here))
+            if (mark := fanout.mark(here, channel))
         ]
         if self._published % TURN_PUBLICATIONS == 0:
             await asyncio.sleep(0)

@@ -8,7 +8,7 @@ import pytest
 
 from chatserver.connection import MESSAGE_OVERHEAD
 from chatserver.fanout import Fanout, Member, Shared
-from chatserver.fanout.loop import INBOX_SIZE, TURN_BYTES, TURN_WRITES
+from chatserver.fanout.loop import INBOX_SIZE, MAX_WAITING, TURN_BYTES, TURN_WRITES
 from chatserver.limits import Limits
 from chatserver.publication import PLAIN, Frame, Position, Publication
 from tests.asgi import PATIENCE, MemoryWriter, accepted, direct, text, until
@@ -199,9 +199,9 @@ async def test_a_publisher_waits_when_its_own_loop_has_enough_to_do(size: int) -
     count = -(-TURN_BYTES // (size + MESSAGE_OVERHEAD))
     for offset in range(count - 1):
         out.deliver(Shared(publication(offset, "x" * size)))
-        assert out.mark(out.loop) == 0
+        assert out.mark(out.loop, "a") == 0
     out.deliver(Shared(publication(count, "x" * size)))
-    mark = out.mark(out.loop)
+    mark = out.mark(out.loop, "a")
     waiting = asyncio.ensure_future(out.reach(mark))
     # Who gives up waiting keeps nobody else from it.
     given_up = asyncio.ensure_future(out.reach(mark))
@@ -210,13 +210,30 @@ async def test_a_publisher_waits_when_its_own_loop_has_enough_to_do(size: int) -
     # What others publish later is none of its business.
     for offset in range(2 * count):
         out.deliver(Shared(publication(count + offset, "x" * size)))
-    later = asyncio.ensure_future(out.reach(out.mark(out.loop)))
+    later = asyncio.ensure_future(out.reach(out.mark(out.loop, "a")))
     await waiting
     assert not later.done()
     await later
     assert idle(out)
-    assert out.mark(out.loop) == 0
+    assert out.mark(out.loop, "a") == 0
     await out.reach(mark)  # at once
+
+
+async def test_a_busy_channel_holds_back_no_other_until_there_is_too_much_of_all() -> None:
+    out = fanout()
+
+    def publish(channel: str) -> None:
+        out.deliver(Shared(Publication(channel, "x" * TURN_BYTES, 1, "e")))
+
+    publish("a")
+    assert out.mark(out.loop, "a") == 1
+    assert out.mark(out.loop, "b") == 0
+    for number in range(MAX_WAITING // TURN_BYTES):
+        publish(str(number))
+    mark = out.mark(out.loop, "b")
+    assert mark == 1 + MAX_WAITING // TURN_BYTES
+    await out.reach(mark)
+    assert (out._sizes, out._size) == ({}, 0)
 
 
 async def test_a_publisher_on_another_loop_waits_for_a_full_inbox_only() -> None:
@@ -224,9 +241,9 @@ async def test_a_publisher_on_another_loop_waits_for_a_full_inbox_only() -> None
     other = asyncio.new_event_loop()
     for offset in range(INBOX_SIZE):
         out.deliver(Shared(publication(offset)))
-    assert out.mark(other) == 0
+    assert out.mark(other, "a") == 0
     out.deliver(Shared(publication()))
-    mark = out.mark(other)
+    mark = out.mark(other, "a")
     assert mark == 1
     waiting = asyncio.ensure_future(asyncio.to_thread(other.run_until_complete, out.reach(mark)))
     await asyncio.wait_for(waiting, PATIENCE)
@@ -240,7 +257,7 @@ async def test_a_closed_loop_is_nobody() -> None:
     loop.close()
     for offset in range(INBOX_SIZE * 2):
         out.deliver(Shared(publication(offset)))
-    assert out.mark(asyncio.get_running_loop()) == 0
+    assert out.mark(asyncio.get_running_loop(), "a") == 0
     assert len(out._inbox) <= 1
 
 
@@ -250,7 +267,7 @@ async def test_a_loop_closed_before_anything_was_delivered_is_nobody() -> None:
     loop.close()
     for offset in range(INBOX_SIZE * 2):
         out.deliver(Shared(publication(offset)))
-    assert out.mark(asyncio.get_running_loop()) == 0
+    assert out.mark(asyncio.get_running_loop(), "a") == 0
     assert idle(out)
 
 

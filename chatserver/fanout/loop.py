@@ -10,7 +10,7 @@ Every member gets its channels' publications in the order in which they were pub
 
 import asyncio
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import TypeVar
@@ -27,8 +27,11 @@ T = TypeVar("T")
 
 logger = logging.getLogger("chatserver")
 
-#: Bytes handed to one loop's members at most before its writers get a turn.
+#: Bytes handed to one member at most before its writer gets a turn. When as many wait in a
+#: channel, its publishers are held back.
 TURN_BYTES = 256 * 1024
+#: Bytes that may wait in all channels together before every publisher is held back.
+MAX_WAITING = 16 * TURN_BYTES
 #: Members written to before others get a turn.
 TURN_WRITES = 1000
 #: Publications waiting for another thread's loop beyond which publishers are held back.
@@ -59,7 +62,9 @@ class Fanout:
         self._plans: dict[str, Plan] = {}
         self._inbox: deque[Shared] = deque()
         self._pending: list[Shared] = []
-        self._pending_size = 0
+        # Bytes of these, by channel and in all.
+        self._sizes: Counter[str] = Counter()
+        self._size = 0
         self._batches: list[Batch] = []
         self._working = 0
         self._work: Iterator[int] | None = None
@@ -120,7 +125,7 @@ class Fanout:
         """Pairs of a connection and its channel, now."""
         return sum(len(members) for members in self.members.values())
 
-    def mark(self, here: asyncio.AbstractEventLoop) -> int:
+    def mark(self, here: asyncio.AbstractEventLoop, channel: str) -> int:
         """How far this must come before a publisher on the loop `here` publishes on; 0 if it may.
 
         What others publish later doesn't count, so that none can keep another waiting.
@@ -129,7 +134,7 @@ class Fanout:
         taken = self._taken
         if self.loop is here:
             self._pull()
-            full = self._pending_size >= self._turn_bytes
+            full = self._sizes[channel] >= self._turn_bytes or self._size >= MAX_WAITING
             return taken + len(self._pending) if full else 0
         waiting = len(self._pending) + len(self._inbox)
         return taken + waiting - INBOX_SIZE if waiting > INBOX_SIZE else 0
@@ -184,21 +189,25 @@ class Fanout:
         """Take over what is in the inbox, which other threads fill."""
         while self._inbox:
             shared = self._inbox.popleft()
-            self._pending_size += shared.size
+            self._sizes[shared.publication.channel] += shared.size
+            self._size += shared.size
             self._pending.append(shared)
 
     def _take(self) -> None:
         """Join what was published by channel, as far as no member sees another order."""
         self._pull()
         latest: dict[str, Batch] = {}
-        budget = self._turn_bytes
+        # What a member may get, by channel; in one for all where it may be in several.
+        spent: Counter[str] = Counter()
         for shared in self._pending:
-            if budget <= 0:
-                break
-            budget -= shared.size
             channel = shared.publication.channel
+            exclusive = self._plan(channel).exclusive
+            account = channel if exclusive else ""
+            if spent[account] >= self._turn_bytes:
+                break
+            spent[account] += shared.size
             batch = latest.get(channel)
-            if batch is None or not (batch is self._batches[-1] or self._plan(channel).exclusive):
+            if batch is None or not (exclusive or batch is self._batches[-1]):
                 latest[channel] = batch = Batch(channel)
                 self._batches.append(batch)
             batch.append(self._taken + self._working, shared)
@@ -207,7 +216,12 @@ class Fanout:
     def _finish(self) -> None:
         self._work = None
         self._batches = []
-        self._pending_size -= sum(shared.size for shared in self._pending[: self._working])
+        for shared in self._pending[: self._working]:
+            channel = shared.publication.channel
+            self._size -= shared.size
+            self._sizes[channel] -= shared.size
+            if not self._sizes[channel]:
+                del self._sizes[channel]
         del self._pending[: self._working]
         self._taken += self._working
         self._working = 0
