@@ -7,7 +7,7 @@ from benchmarks import regimes, servers
 from benchmarks.goals import Verdict, verdicts
 from benchmarks.results import Results, Spread
 
-__all__ = ["Table", "markdown", "number", "plain", "tables"]
+__all__ = ["Table", "markdown", "number", "plain", "summary", "tables"]
 
 GAP = "  "
 NONE = "–"
@@ -23,6 +23,18 @@ COLUMNS = {
     "echo": USUAL,
     "idle": {"fresh": "before its first message"},
     "accept": {"generator_cpu": "generator CPU"},
+}
+# The columns of the table in brief: a regime each, and in what its values are shown.
+BRIEF = {
+    "one": ("one in flight", 1000.0),
+    "eight": ("8 in flight", 1000.0),
+    "deflate": ("8, compressed", 1000.0),
+    "publishers": ("100 publishers", 1000.0),
+    "echo": ("echoes", 1000.0),
+    "accept": ("accepted", 1000.0),
+    "idle": ("KB each", 1.0),
+    "idle-deflate": ("KB, compressed", 1.0),
+    "offered": ("% of 1,000/s", 1.0),
 }
 
 
@@ -68,8 +80,8 @@ def markdown(table: Table) -> str:
 
 
 def tables(results: Results) -> list[Table]:
-    """The goals, then one table for each regime, then what was left out."""
-    found = [_goals(results)]
+    """All in brief, the goals, then one table for each regime, then what was left out."""
+    found = [summary(results), _goals(results)]
     for regime in regimes.REGIMES:
         table = _regime(results, regime)
         if table.rows:
@@ -77,6 +89,17 @@ def tables(results: Results) -> list[Table]:
     if results.skipped:
         found.append(_skipped(results))
     return found
+
+
+def summary(results: Results) -> Table:
+    """All servers and regimes in one, by their medians: what the README shows."""
+    table = Table("In brief", ["thousands a second", *(head for head, _ in BRIEF.values())])
+    for server in servers.SERVERS:
+        found = [(results.values(server.name, name), unit) for name, (_, unit) in BRIEF.items()]
+        if any(value for value, _ in found):
+            cells = [number(value.median / unit if value else None) for value, unit in found]
+            table.rows.append([server.label, *cells])
+    return table
 
 
 def _span(found: Spread | None, show: Callable[[float | None], str] = number) -> str:

@@ -6,7 +6,9 @@ import struct
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 
@@ -21,6 +23,7 @@ from benchmarks.probes import MARK, TAIL, Checker, percentile, records, text_of
 from benchmarks.results import Measurement, Results, Spread, spread
 from benchmarks.servers import Server
 
+Shown: TypeAlias = Callable[[Results], Sequence[tables.Table]]
 WORDS = "the kettle is on "
 SIZE = 40
 PLAIN, COMPRESSED = 0x81, 0xC1
@@ -461,3 +464,21 @@ def test_a_short_run_of_ours(here: bool, monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert eight.detail["one_order"]
     assert eight.p99 is not None
     assert json.loads(json.dumps(results.about))["form"] == "smoke"
+
+
+# What is shown of the runs that are kept
+
+
+@pytest.mark.parametrize(
+    ("page", "kept", "shown"),
+    [
+        ("README.md", "full.json", lambda found: [tables.summary(found)]),
+        ("docs/guards.md", "guards.json", guards.tables),
+    ],
+)
+def test_pages_show_the_figures_that_are_kept(page: str, kept: str, shown: Shown) -> None:
+    root = Path(__file__).parent.parent
+    results = Results.load(root / "benchmarks" / "results" / kept)
+    (table,) = shown(results)
+    rows = tables.markdown(table).split("\n\n", 1)[1]
+    assert rows in (root / page).read_text("utf-8")
