@@ -1,6 +1,7 @@
 """What holds for all tests: in CI nothing is skipped, and a real server is run both ways."""
 
 import os
+import signal
 from collections.abc import Generator
 from typing import Any, TypeVar
 
@@ -10,6 +11,10 @@ from chatserver.testing import PROTOCOLS
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 CI = os.environ.get("CI", "").lower() in ("1", "true")
+
+
+# A shell's background job ignores Ctrl-C, and so would the servers that a test ends by it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)
