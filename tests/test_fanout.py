@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from chatserver.connection import MESSAGE_OVERHEAD
-from chatserver.fanout import Fanout, Member, Shared
+from chatserver.fanout import Fanout, Member, Shared, loop
 from chatserver.fanout.loop import INBOX_SIZE, MAX_WAITING, TURN_BYTES, TURN_WRITES
 from chatserver.limits import Limits
 from chatserver.publication import PLAIN, Frame, Position, Publication
@@ -217,6 +217,26 @@ async def test_a_publisher_waits_when_its_own_loop_has_enough_to_do(size: int) -
     assert idle(out)
     assert out.mark(out.loop, "a") == 0
     await out.reach(mark)  # at once
+
+
+async def test_who_leaves_between_two_slices_gets_nothing_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loop, "TURN_WRITES", 1)
+    out = fanout()
+    joined = [direct() for _ in range(3)]
+    for _, connection in joined:
+        out.add(connection)
+        live(out, out.join("a", connection))
+    out.deliver(Shared(publication(1, "1")))
+    await until(lambda: idle(out))
+    out.deliver(Shared(publication(2, "2")))
+    for _ in range(2):
+        await turn()
+    assert [said(writer) for writer, _ in joined][::2] == [["1", "2"], ["1"]]
+    out.leave("a", joined[2][1])
+    await until(lambda: idle(out))
+    assert [said(writer) for writer, _ in joined] == [["1", "2"], ["1", "2"], ["1"]]
 
 
 async def test_a_busy_channel_holds_back_no_other_until_there_is_too_much_of_all() -> None:
