@@ -219,10 +219,10 @@ class Hub:
                 await self.broker.enter(channel, info)
             limit = None if since is not None else 0
             history = await self.broker.history(channel, since=since, limit=limit)
-            if not self._is(member, connection, channel):
+            if self._member(connection, channel) is not member:
                 raise RuntimeError(f"the connection left channel {channel!r} while subscribing")
         except BaseException:
-            if self._is(member, connection, channel):
+            if self._member(connection, channel) is member:
                 self._part(connection, channel)
             with suppress(Exception):  # what came first is what is told
                 await self._release(connection, {channel: member})
@@ -353,14 +353,14 @@ class Hub:
                 self._unroute(channel, fanout)
             return member
 
-    def _is(self, member: Member, connection: Connection, channel: str) -> bool:
+    def _member(self, connection: Connection, channel: str) -> Member | None:
+        """A connection's place in a channel now; None when it isn't in it."""
         fanout = self._fanouts.get(asyncio.get_running_loop())
-        return fanout is not None and fanout.members.get(channel, {}).get(connection) is member
+        return None if fanout is None else fanout.members.get(channel, {}).get(connection)
 
     def _is_present(self, connection: Connection, channel: str) -> bool:
         """Whether a connection that left a channel has entered it anew."""
-        fanout = self._fanouts.get(asyncio.get_running_loop())
-        member = None if fanout is None else fanout.members.get(channel, {}).get(connection)
+        member = self._member(connection, channel)
         return member is not None and member.present
 
     def _unroute(self, channel: str, fanout: Fanout) -> None:
