@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 from msgspec import Raw, Struct
 
-from chatserver.server.frames import Frame
+from chatserver.wire import Frame
 
 __all__ = [
     "PLAIN",

@@ -14,8 +14,8 @@ from websockets.frames import Frame as PeerFrame
 from websockets.protocol import State
 
 from chatserver.errors import InvalidFrame
-from chatserver.server.deflate import MAX_ENDS, MIN_SIZE, Inflater, deflate
-from chatserver.server.frames import Event, Frame, Parser, Ping, encode
+from chatserver.wire import Event, Frame, Parser, Ping, encode
+from chatserver.wire.deflate import MAX_ENDS, MIN_SIZE, Inflater, deflate
 
 LIMIT = 64 * 1024
 TAIL = b"\x00\x00\xff\xff"

@@ -12,7 +12,7 @@ import pytest
 
 from chatserver.connection import Connection
 from chatserver.fanout import Fanout, Shared, loop
-from chatserver.hub import _merge
+from chatserver.hub.hub import _merge
 from chatserver.publication import History, Position, Publication
 from tests.asgi import MemoryServer, MemoryWriter, accepted, direct, text
 

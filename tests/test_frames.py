@@ -19,7 +19,7 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol
 
 from chatserver.errors import InvalidFrame
-from chatserver.server.frames import (
+from chatserver.wire import (
     PING,
     Close,
     Event,

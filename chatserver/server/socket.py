@@ -16,8 +16,8 @@ from chatserver.errors import InvalidFrame, can_be_sent, close_reason
 from chatserver.limits import Limits
 from chatserver.server.backlog import Backlog
 from chatserver.server.edge import Edge
-from chatserver.server.frames import PING, Close, Parser, Ping, Pong, close_frame, pong_frame
 from chatserver.server.rate import Rate
+from chatserver.wire import PING, Close, Parser, Ping, Pong, close_frame, pong_frame
 
 __all__ = ["HANDSHAKE", "LAST_CHANCE", "Socket"]
 

@@ -22,9 +22,9 @@ from uvicorn.protocols.utils import (
 from uvicorn.server import ServerState
 
 from chatserver.server.edge import edge_of
-from chatserver.server.frames import encode
 from chatserver.server.handshake import Handshake, InvalidRequest, response
 from chatserver.server.socket import HANDSHAKE, LAST_CHANCE, Socket
+from chatserver.wire import encode
 
 __all__ = ["WRITER", "WebSocketProtocol"]
 

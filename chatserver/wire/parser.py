@@ -1,7 +1,6 @@
-"""WebSocket frames (RFC 6455, section 5), without I/O and without an event loop.
+"""What a client sends, taken apart (RFC 6455, section 5), without I/O and without an event loop.
 
-    Frame("hi").wire()                   a message as the bytes that every client gets
-    parser.feed(data); parser.next()     what a client sent, one message or control frame at a time
+    parser.feed(data); parser.next()     one message or control frame at a time
 
 The parser is strict and fails fast: what breaks a rule is an `InvalidFrame` as soon as its bytes
 are here, with the close code that the RFC asks for. It holds one unfinished message at most.
@@ -9,46 +8,40 @@ are here, with the close code that the RFC asks for. It holds one unfinished mes
 
 import codecs
 from struct import Struct
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
-from chatserver.errors import InvalidFrame, can_be_sent, close_reason
-from chatserver.server.deflate import MIN_SIZE, Inflater, deflate
+from chatserver.errors import InvalidFrame, can_be_sent
+from chatserver.wire.deflate import Inflater
+from chatserver.wire.frames import (
+    BINARY,
+    CLOSE_OPCODE,
+    CONTINUATION,
+    FIN,
+    PING_OPCODE,
+    PONG_OPCODE,
+    RSV1,
+    TEXT,
+    TWO_BYTES,
+)
 
 try:
     from websockets.speedups import apply_mask
 except ImportError:  # pragma: no cover - there is no compiled one everywhere
     from websockets.utils import apply_mask
 
-__all__ = [
-    "PING",
-    "Close",
-    "Event",
-    "Frame",
-    "Parser",
-    "Ping",
-    "Pong",
-    "close_frame",
-    "encode",
-    "pong_frame",
-]
+__all__ = ["Close", "Event", "Parser", "Ping", "Pong"]
 
 # Section 5.2: the first byte is FIN, three reserved bits and the opcode.
-FIN, RSV1, RSV, OPCODE = 0x80, 0x40, 0x70, 0x0F
-CONTINUATION, TEXT, BINARY = 0x0, 0x1, 0x2
-CLOSE_OPCODE, PING_OPCODE, PONG_OPCODE = 0x8, 0x9, 0xA
+RSV, OPCODE = 0x70, 0x0F
 KNOWN = frozenset({CONTINUATION, TEXT, BINARY, CLOSE_OPCODE, PING_OPCODE, PONG_OPCODE})
 # The second one is MASK and the length, or what says where the length is.
-MASK, LENGTH, TWO_BYTES, EIGHT_BYTES = 0x80, 0x7F, 126, 127
+MASK, LENGTH = 0x80, 0x7F
 MAX_CONTROL = 125
 # RFC 3629, section 4: no character's UTF-8 begins with what stands between these.
 SURROGATES, AFTER_SURROGATES = b"\xed\xa0", b"\xee"
 
-_SHORT, _MEDIUM, _LONG = Struct("!BB"), Struct("!BBH"), Struct("!BBQ")
 _CODE = Struct("!H")
 _decoder = codecs.getincrementaldecoder("utf-8")
-
-#: The ping that every client gets. One without payload is answered by a pong without.
-PING = b"\x89\x00"
 
 
 class Close(NamedTuple):
@@ -72,80 +65,6 @@ class Pong(NamedTuple):
 
 #: What a client can send: a text or binary message, or a control frame.
 Event: TypeAlias = str | bytes | Close | Ping | Pong
-
-
-class Frame:
-    """One encoded message to clients, built once and shared by everybody who gets it.
-
-    Args:
-        data: Text or bytes.
-
-    Attributes:
-        size: Bytes of its payload, uncompressed.
-
-    Raises:
-        UnicodeEncodeError: For text with lone surrogates, which UTF-8 can't carry.
-    """
-
-    __slots__ = ("_data", "_message", "_wires", "size")
-
-    def __init__(self, data: str | bytes) -> None:
-        self._data = data
-        payload = data.encode() if isinstance(data, str) and not data.isascii() else data
-        self.size = len(payload)
-        self._message: dict[str, Any] | None = None
-        self._wires: dict[int, bytes] = {}
-
-    @property
-    def message(self) -> dict[str, Any]:
-        """The ASGI event that sends it; not to be changed."""
-        if self._message is None:
-            key = "text" if isinstance(self._data, str) else "bytes"
-            self._message = {"type": "websocket.send", key: self._data}
-        return self._message
-
-    def wire(self, window_bits: int = 0) -> bytes:
-        """The frame as it goes over the wire.
-
-        Args:
-            window_bits: The client's window for compressed messages, 9 to 15; 0 where no
-                compression was agreed on.
-        """
-        wire = self._wires.get(window_bits)
-        if wire is None:
-            wire = self._wires[window_bits] = encode(self._data, window_bits)
-        return wire
-
-
-def encode(data: str | bytes, window_bits: int = 0) -> bytes:
-    """A message as it goes over the wire; arguments and errors as for `Frame`."""
-    opcode, payload = (TEXT, data.encode()) if isinstance(data, str) else (BINARY, data)
-    if window_bits and len(payload) >= MIN_SIZE:
-        deflated = deflate(payload, window_bits)
-        if len(deflated) < len(payload):
-            return _frame(opcode | RSV1, deflated)
-    return _frame(opcode, payload)
-
-
-def _frame(opcode: int, payload: bytes) -> bytes:
-    """One frame with FIN set and no mask, as a server sends (section 5.1)."""
-    size = len(payload)
-    if size < TWO_BYTES:
-        return _SHORT.pack(FIN | opcode, size) + payload
-    if size < 1 << 16:
-        return _MEDIUM.pack(FIN | opcode, TWO_BYTES, size) + payload
-    return _LONG.pack(FIN | opcode, EIGHT_BYTES, size) + payload
-
-
-def pong_frame(payload: bytes) -> bytes:
-    """The answer to a ping (section 5.5.3)."""
-    return _frame(PONG_OPCODE, payload)
-
-
-def close_frame(code: int, reason: str = "") -> bytes:
-    """A close frame (section 5.5.1): empty for 1005, which stands for the absence of a code."""
-    payload = b"" if code == 1005 else _CODE.pack(code) + close_reason(reason).encode()
-    return _frame(CLOSE_OPCODE, payload)
 
 
 class Parser:
