@@ -1,41 +1,52 @@
 """One client's connection: what the hub writes to, and the endpoint reads from.
 
-`connect` makes the right kind for the server below: a `DirectConnection` on one of ours, a
-`QueuedConnection` on every other.
+On a server of ours the server's own end of the socket is the connection. On every other, a
+`QueuedConnection` stands between that server and the application.
 """
 
 from starlette.types import Receive, Scope, Send
 
-from chatserver.connection.base import MESSAGE_OVERHEAD, NO_CHANNELS, Connection, Format
-from chatserver.connection.direct import WRITER, DirectConnection
+from chatserver.connection.base import (
+    MESSAGE_OVERHEAD,
+    NO_MEMBERS,
+    Connection,
+    Source,
+    Wire,
+    Write,
+)
 from chatserver.connection.queued import QueuedConnection
 from chatserver.limits import Limits
-from chatserver.publication import Encoder
 
 __all__ = [
+    "CONNECTION",
     "MESSAGE_OVERHEAD",
-    "NO_CHANNELS",
+    "NO_MEMBERS",
     "Connection",
-    "DirectConnection",
-    "Format",
     "QueuedConnection",
+    "Source",
+    "Wire",
+    "Write",
     "connect",
 ]
 
+#: The extension in the scope by which a server of ours hands over the `Connection`.
+CONNECTION = "chatserver.connection"
+
 
 def connect(
-    scope: Scope, receive: Receive, send: Send, encoder: Encoder, limits: Limits
-) -> Connection:
-    """The connection that a server has handed to the application.
+    scope: Scope, receive: Receive, send: Send, limits: Limits
+) -> tuple[Connection, Receive, Send]:
+    """The connection that a server has handed to the application, and how to talk ASGI on it.
 
     Args:
         scope: Of ASGI, as are `receive` and `send`.
-        receive: The server's.
-        send: The server's.
-        encoder: Turns a publication into what this client gets.
-        limits: What it may take.
+        receive: The server's, with the middleware around it.
+        send: The server's, with the middleware around it.
+        limits: What the client may take.
     """
-    writer = scope.get("extensions", {}).get(WRITER)
-    if writer is not None:
-        return DirectConnection(writer, receive, send, encoder, limits)
-    return QueuedConnection(receive, send, encoder, limits)
+    connection: Connection | None = scope.get("extensions", {}).get(CONNECTION)
+    if connection is None:
+        queued = QueuedConnection(receive, send, limits)
+        return queued, queued.receive, queued.send
+    connection.limits = limits
+    return connection, receive, send

@@ -1,32 +1,45 @@
 """What every connection is to the hub and to the endpoint, whatever the server below.
 
-A place to `write` encoded frames to, which never waits, and which says by `on_gone` when it has
-ended, also because it was full. The end is decided once: `close_code` is set by whoever is first,
-and stays.
+A place to `write` what was published to, which never waits, and which says by `on_gone` when it
+has ended, also because its buffer was full. The end is decided once: `close_code` is set by
+whoever is first, and stays.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Mapping
+from itertools import count
 from secrets import token_hex
-from typing import ClassVar, TypeAlias
-
-from starlette.types import Message
+from types import MappingProxyType
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 from chatserver.limits import Limits
-from chatserver.publication import Encoder, Frame
+from chatserver.publication import Frame
 
-__all__ = ["MESSAGE_OVERHEAD", "NO_CHANNELS", "Connection", "Format"]
+__all__ = ["MESSAGE_OVERHEAD", "NO_MEMBERS", "Connection", "Source", "Wire", "Write"]
 
 #: Bytes for which a waiting message counts besides its payload, so that empty ones count too.
 MESSAGE_OVERHEAD = 64
 
-#: One for all who are in none yet: an empty set takes 216 bytes.
-NO_CHANNELS: frozenset[str] = frozenset()
+#: One for all connections that are in no channel yet: an empty dict takes 64 bytes.
+NO_MEMBERS: Mapping[str, Any] = MappingProxyType({})
 
-#: What decides a publication's bytes for a client: the encoder, and the window for compressed
-#: messages, 9 to 15, or 0 without compression.
-Format: TypeAlias = tuple[Encoder, int]
+#: Publications as a connection takes them: the bytes of their frames where `window_bits` is a
+#: number, else the frames themselves.
+Wire: TypeAlias = bytes | tuple[Frame, ...]
+Write: TypeAlias = Callable[[Any], None]
+
+_process = token_hex(8)
+_number = count(1)
+
+
+class Source(Protocol):
+    """Where publications come from: the fan-out of the connection's event loop."""
+
+    def paced(self, connection: "Connection") -> None:
+        """Called when `connection.writer` has changed."""
+
+    def catch_up(self, connection: "Connection") -> None:
+        """Write to the connection all that was published to it before now."""
 
 
 class Connection(ABC):
@@ -35,104 +48,95 @@ class Connection(ABC):
     Belongs to one event loop; nothing here may be called from another thread.
 
     Args:
-        encoder: Turns a publication into what this client gets.
-        limits: What it may take.
+        limits: What the client may take.
 
     Attributes:
-        channels: Those it is in; kept by the hub.
+        limits: What the client may take.
+        members: Its places in the channels, by channel; kept by the hub.
+        source: Told of its pace, and asked for what was published before it is sent something
+            by itself; set by the hub.
         accepted: Whether the handshake was completed.
         close_code: Why it ended, as in the table of close codes; None while it is open.
         slow: Whether it ended as a slow consumer.
         on_gone: Called once, with the close code, when it has ended for whatever reason.
-        on_pace: Called with the connection whenever `fast` has changed.
-        before_send: Called with the connection before it is sent something by itself; returns
-            the bytes of what was published before, which `fast` has to take first.
+        window_bits: What form of a publication it takes: the bytes of a frame, compressed for a
+            window of so many bits, or plain for 0; with None it takes `Frame`s.
     """
 
     __slots__ = (
         "_id",
         "accepted",
-        "before_send",
-        "channels",
         "close_code",
-        "encoder",
         "limits",
+        "members",
         "on_gone",
-        "on_pace",
         "slow",
+        "source",
     )
 
-    #: Whether the server may be one that cancels by anyio's scopes, as Starlette's TestClient.
-    in_scopes: ClassVar[bool] = True
+    #: Whether the server cancels the application's task as it likes, more than once or by the
+    #: scopes of anyio, as Starlette's TestClient does.
+    cancelled_at_will: ClassVar[bool] = True
 
-    def __init__(self, encoder: Encoder, limits: Limits) -> None:
+    window_bits: int | None
+
+    def __init__(self, limits: Limits) -> None:
         self._id = ""
-        self.encoder = encoder
         self.limits = limits
-        self.channels: AbstractSet[str] = NO_CHANNELS
+        self.members: Mapping[str, Any] = NO_MEMBERS
+        self.source: Source | None = None
         self.accepted = False
         self.close_code: int | None = None
         self.slow = False
         self.on_gone: Callable[[int], None] | None = None
-        self.on_pace: Callable[[Connection], None] | None = None
-        self.before_send: Callable[[Connection], bytes] | None = None
 
     def __repr__(self) -> str:
         state = "open" if self.close_code is None else f"closed {self.close_code}"
-        return f"<{type(self).__name__} {self.id[:8]} {state}>"
+        return f"<{type(self).__name__} {self.id} {state}>"
 
     @property
     def id(self) -> str:
         """Names the connection among all processes."""
         # Made when it is first asked for, which most connections are not.
-        self._id = self._id or token_hex(16)
+        self._id = self._id or f"{_process}{next(_number):x}"
         return self._id
 
     @property
-    def format(self) -> Format:
-        """What its frames have in common with those of others."""
-        return self.encoder, 0
+    @abstractmethod
+    def writer(self) -> Write:
+        """What takes publications now: `write`, or something quicker while the socket has room."""
 
     @property
-    def fast(self) -> Callable[[bytes], None] | None:
-        """Takes the bytes of frames in place of `write`, as long as the socket takes them too."""
-        return None
+    @abstractmethod
+    def unhandled(self) -> int:
+        """How many messages were received that the application has not taken yet."""
 
     @abstractmethod
     def start(self) -> None:
         """Begin to listen; from here on the end of the connection is noticed."""
 
     @abstractmethod
-    def receive(self) -> Awaitable[Message]:
-        """The next ASGI event for the application, in order; the last one is the disconnect."""
-
-    @abstractmethod
-    async def send(self, message: Message) -> None:
-        """Send an ASGI event in its turn, and wait until the server has taken it.
-
-        Raises:
-            OSError: The client is gone; Starlette makes a `WebSocketDisconnect` of it.
-        """
-
-    @abstractmethod
     async def push(self, frame: Frame) -> None:
         """Send a frame in its turn, and wait until the server has taken it.
 
-        To a client that is gone nothing is sent, and that is no error.
+        What was published to the connection before goes first. To a client that is gone nothing
+        is sent, and that is no error.
         """
 
     @abstractmethod
-    def write(self, frame: Frame) -> None:
-        """Append a frame to the outgoing buffer. Never waits.
+    def write(self, wire: Any) -> None:
+        """Append publications, as a `Wire`, to the outgoing buffer. Never waits.
 
-        When the frame doesn't fit, the client is a slow consumer: what it has not been sent
-        is discarded, it is closed with 1013, and its socket is aborted when it doesn't take
-        that in time either.
+        When they don't fit, the client is a slow consumer: what it has not been sent is
+        discarded, it is closed with 1013, and its socket is aborted when it doesn't take that
+        in time either.
         """
 
     @abstractmethod
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Close the connection, behind what is already on its way out. Never waits.
+
+        What was received and not handled is discarded.
 
         Args:
             code: The close code; 1011 takes the place of one that can't be sent.
@@ -152,21 +156,21 @@ class Connection(ABC):
         """Let the connection go: whatever it still has to write is written, or aborted in time."""
 
     def _gone(self, code: int) -> None:
-        """Note the end, the first time, and tell who asked to be told."""
+        """Note the end, the first time, and tell whoever asked to be told."""
         if self.close_code is not None:
             return
         self.close_code = code
-        if self.on_pace is not None:
-            self.on_pace(self)
+        self._paced()
         if self.on_gone is not None:
             self.on_gone(code)
 
-    def _published_before(self) -> bytes:
-        return b"" if self.before_send is None else self.before_send(self)
+    def _paced(self) -> None:
+        if self.source is not None:
+            self.source.paced(self)
 
     def _catch_up(self) -> None:
-        if (published := self._published_before()) and self.fast is not None:
-            self.fast(published)
+        if self.source is not None:
+            self.source.catch_up(self)
 
     def _check_accepted(self) -> None:
         if not self.accepted:
