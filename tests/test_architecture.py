@@ -39,7 +39,7 @@ MAY_IMPORT = {
     },
     "cli": {
         *("__init__", "app", "endpoints", "hub", "connection", "brokers", "publication"),
-        *("limits", "errors", "auth", "logs", "settings"),
+        *("limits", "errors", "auth", "logs", "settings", "server"),
     },
     "__main__": {"cli"},
 }
