@@ -27,6 +27,7 @@ from chatserver.hub.following import Following
 from chatserver.hub.subscription import State, Subscribed, Verdict
 from chatserver.limits import Counts, Limits
 from chatserver.publication import (
+    PLAIN,
     ClientInfo,
     Delivery,
     Encoder,
@@ -313,7 +314,7 @@ class Hub:
         connection: Connection,
         channel: str,
         *,
-        encoder: Encoder,
+        encoder: Encoder = PLAIN[None],
         since: Position | None = None,
         info: ClientInfo | None = None,
         last_will: Payload | None = None,
@@ -329,7 +330,7 @@ class Hub:
         Args:
             connection: One registered on this event loop, and not yet in the channel.
             channel: The channel's name.
-            encoder: Turns what is delivered into what this connection gets.
+            encoder: Turns what is delivered into what this connection gets; text by default.
             since: Where the client stands; what it missed is in the answer.
             info: With it, the client is entered into the channel's presence.
             last_will: Published to the channel if this process ends without the client having
