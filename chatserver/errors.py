@@ -6,7 +6,8 @@
     │   ├── InvalidFrame        a frame that breaks the WebSocket protocol
     │   ├── InvalidMessage      a message that can't be read
     │   ├── InvalidToken        a token that is missing, wrong, expired or opens something else
-    │   └── TooManyConnections  of one user: HTTP 429
+    │   ├── TooManyConnections  of one user: HTTP 429
+    │   └── TooManyChannels     of one connection: HTTP 429
     ├── BrokerUnavailable       the broker can't say for sure that it has a publication
     ├── KeysUnavailable         the keys that verify tokens can't be fetched: HTTP 503
     └── InvalidSetting          a setting that can't be used; the sentence names it
@@ -28,6 +29,7 @@ __all__ = [
     "InvalidToken",
     "KeysUnavailable",
     "PeerError",
+    "TooManyChannels",
     "TooManyConnections",
     "can_be_sent",
     "close_code_for_status",
@@ -88,6 +90,13 @@ class InvalidToken(PeerError):
 
 class TooManyConnections(PeerError):
     """A user has as many connections as the limits allow."""
+
+    code = 4429
+    status = 429
+
+
+class TooManyChannels(PeerError):
+    """A connection is in as many channels as the limits allow."""
 
     code = 4429
     status = 429

@@ -51,6 +51,10 @@ class Limits(Struct, frozen=True, kw_only=True):
     send_timeout: float = 20.0
     close_timeout: float = 3.0
     max_user_connections: int = 0
+    max_channels: int = 128
+    linger: float = 10.0
+    handshake_timeout: float = 10.0
+    max_cookie_size: int = 8192
 
     max_connections: int = 20_000
     max_address_connections: int = 0
@@ -82,3 +86,7 @@ class Counts(Struct, kw_only=True):
     floods: int = 0
     unfinished: int = 0
     dead_peers: int = 0
+    unhandled: int = 0
+    broker_unavailable: int = 0
+    lost: int = 0
+    late_handshakes: int = 0

@@ -26,8 +26,7 @@ MAY_IMPORT = {
     "settings": {"limits", "errors"},
     "connection": {"publication", "wire", "limits", "errors"},
     "brokers": {"publication", "errors"},
-    "fanout": {"connection", "publication", "limits", "errors"},
-    "hub": {"fanout", "connection", "brokers", "publication", "limits", "errors"},
+    "hub": {"connection", "brokers", "publication", "limits", "errors"},
     "endpoints": {"hub", "connection", "publication", "limits", "errors", "auth", "logs"},
     "testing": {"endpoints", "hub", "connection", "brokers", "publication", "limits", "errors"},
     "__init__": {
@@ -48,6 +47,8 @@ MAY_IMPORT = {
 WITHOUT_IO = (
     "chatserver.centrifuge",
     "chatserver.wire",
+    "chatserver.hub.subscription",
+    "chatserver.hub.log",
 )
 IO = {
     *("anyio", "asyncio", "concurrent", "http", "io", "multiprocessing", "os", "select"),
