@@ -37,7 +37,7 @@ from chatserver.auth import Identity, Verifier, mint
 from chatserver.endpoints.application import lifespan
 from chatserver.hub import Hub, Statistics
 from chatserver.limits import LIMITS, Limits
-from chatserver.server import edge, rate
+from chatserver.server import edge, incoming
 from chatserver.settings import Settings
 from chatserver.testing import LiveServer, live_server
 from tests.asgi import wait_until
@@ -717,7 +717,7 @@ def flooding(peer: Peer, wire: bytes) -> Iterator[None]:
 @pytest.fixture
 def brief(monkeypatch: pytest.MonkeyPatch) -> float:
     """Seconds for which a client may flood: fewer than usual, for the test not to take long."""
-    monkeypatch.setattr(rate, "FLOOD_SECONDS", 0.6)
+    monkeypatch.setattr(incoming, "FLOOD_SECONDS", 0.6)
     return 0.6
 
 
