@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "limits": set[str](),
     "wire": {"errors"},
     "publication": {"wire", "errors"},
-    "server": {"connection", "publication", "wire", "limits", "errors"},
+    "server": {"hub", "connection", "publication", "wire", "limits", "errors"},
     "logs": {"errors"},
     "auth": {"errors"},
     "settings": {"limits", "errors"},

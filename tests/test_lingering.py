@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from chatserver.limits import LIMITS, Limits
+from chatserver.hub import ADMISSION, Admission
+from chatserver.limits import Limits
 from chatserver.server import http, lingering
 from chatserver.testing import LiveServer, live_server
 from tests.asgi import PATIENCE, wait_until
@@ -30,7 +31,7 @@ class App:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            scope["state"][LIMITS] = self.limits
+            scope["state"][ADMISSION] = Admission(self.limits)
             for kind in ("startup", "shutdown"):
                 assert (await receive())["type"] == f"lifespan.{kind}"
                 await send({"type": f"lifespan.{kind}.complete"})

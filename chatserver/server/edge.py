@@ -5,14 +5,13 @@ whether one of its own has passed. So a connection needs no timer while nothing 
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import Coroutine, Iterator, Mapping, Set
 from itertools import islice
 from time import monotonic
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
-from chatserver.limits import COUNTS, LIMITS, Counts, Limits
+from chatserver.hub import ADMISSION, Admission
 from chatserver.server.uvicorn_ import Config, ServerState
 
 __all__ = ["Address", "Edge", "Watched", "edge_of"]
@@ -42,9 +41,10 @@ class Edge:
     Args:
         config: uvicorn's; the pings' interval and timeout are in it.
         server_state: uvicorn's; its connections, and the tasks that it waits for at the end.
-        app_state: The lifespan's state, with `LIMITS` and `COUNTS` in it or not.
+        app_state: The lifespan's state, with the hub's `ADMISSION` in it or not.
 
     Attributes:
+        admission: Counts the WebSockets, and refuses those beyond the limits.
         limits: What a client may take.
         counts: How often a client was refused or ended for a limit.
         ping_interval: Seconds without a sign of life after which a client is pinged.
@@ -55,14 +55,12 @@ class Edge:
     def __init__(
         self, config: Config, server_state: ServerState, app_state: Mapping[str, Any]
     ) -> None:
-        self.limits: Limits = app_state.get(LIMITS) or Limits()
-        self.counts: Counts = app_state.get(COUNTS) or Counts()
+        self.admission: Admission = app_state.get(ADMISSION) or Admission()
+        self.limits = self.admission.limits
+        self.counts = self.admission.counts
         self.ping_interval = config.ws_ping_interval or float("inf")
         self.ping_timeout = config.ws_ping_timeout or float("inf")
         self.interval = min(INTERVAL, self._shortest() / 4)
-        # WebSockets, in all and by address.
-        self._sockets = 0
-        self._addresses: Counter[str] = Counter()
         self._servers: dict[Address, Address] = {}
         self._connections: Set[Any] = server_state.connections
         self._tasks = server_state.tasks
@@ -108,31 +106,6 @@ class Edge:
                 connection.check(now)
         if turn:
             asyncio.get_running_loop().call_soon(self._check, connections)
-
-    # Admission
-
-    def refusal(self, address: str) -> tuple[int, str] | None:
-        """The HTTP status and reason why one more WebSocket from there is too many, if it is."""
-        limits = self.limits
-        if limits.max_connections and self._sockets >= limits.max_connections:
-            return 503, "The server has as many connections as it can take. Try again later."
-        most = limits.max_address_connections
-        # On a Unix socket clients have none.
-        if most and address and self._addresses[address] >= most:
-            return 429, f"There are {most} connections from your address already."
-        return None
-
-    def enter(self, address: str) -> None:
-        """Count a WebSocket."""
-        self._sockets += 1
-        self._addresses[address] += 1
-
-    def leave(self, address: str) -> None:
-        """Count a WebSocket no more."""
-        self._sockets -= 1
-        self._addresses[address] -= 1
-        if not self._addresses[address]:
-            del self._addresses[address]
 
 
 _edges: WeakKeyDictionary[ServerState, Edge] = WeakKeyDictionary()

@@ -144,7 +144,7 @@ class WebSocketProtocol(Socket):
         """Free the place that it has among the connections, if it has one."""
         if self._entered:
             self._entered = False
-            self._edge.leave(self._address)
+            self._edge.admission.leave(self._address)
 
     # The handshake
 
@@ -177,11 +177,9 @@ class WebSocketProtocol(Socket):
     def _begin(self, handshake: Handshake, early: bytes) -> None:
         """Hand a request to the application."""
         self._handshake, self._early = handshake, early
-        if (refusal := self._edge.refusal(self._address)) is not None:
-            self._edge.counts.refused += 1
+        if (refusal := self._edge.admission.enter(self._address)) is not None:
             self._refuse(*refusal)
             return
-        self._edge.enter(self._address)
         self._entered = True
         self._inbox.append({"type": "websocket.connect"})
         self._edge.start(self._run(self._scope(handshake)))
