@@ -34,6 +34,7 @@ from starlette.websockets import (
 from chatserver import logs
 from chatserver.auth import ANONYMOUS, Identity, credential, credentials
 from chatserver.connection import Connection, connect
+from chatserver.cookies import check_cookies
 from chatserver.endpoints.application import hub_of, state_of
 from chatserver.endpoints.declaration import check_class, collect_parameters, resolver
 from chatserver.endpoints.messages import ErrorMessage, Handler, find_handlers, parse, parse_json
@@ -292,6 +293,7 @@ class Endpoint(WebSocketEndpoint):
         self._limit.reschedule(now + (self.disconnect_timeout if own else self.linger))
 
     async def _handshake(self, websocket: WebSocket) -> None:
+        check_cookies(self.scope, self.hub.limits.max_cookie_size)
         self._keep_secrets(websocket)
         allowed = self.allowed_origins
         check_origin(
