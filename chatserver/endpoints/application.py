@@ -13,6 +13,7 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.datastructures import State
 
+from chatserver.endpoints.origin import check_allowed_origins
 from chatserver.endpoints.params import check_routes
 from chatserver.hub import Hub
 from chatserver.limits import COUNTS, LIMITS
@@ -51,8 +52,9 @@ async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
     own hands it on: `async with lifespan(app) as state: yield state`.
 
     Raises:
-        TypeError: A `FromPath` is absent from its route.
+        TypeError: A `FromPath` is absent from its route, or `app.state.allowed_origins` is a str.
     """
     check_routes(app.routes)
+    check_allowed_origins(getattr(app.state, "allowed_origins", ()), "app.state.allowed_origins")
     hub = hub_of(app)
     yield {LIMITS: hub.limits, COUNTS: hub.counts}
