@@ -14,6 +14,7 @@ from starlette.applications import Starlette
 from starlette.datastructures import State
 from starlette.types import Scope
 
+from chatserver.endpoints.origin import check_allowed_origins
 from chatserver.endpoints.params import check_routes
 from chatserver.hub import ADMISSION, Hub
 from chatserver.limits import COUNTS, LIMITS
@@ -60,10 +61,11 @@ async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
     `async with lifespan(app) as state: yield state`.
 
     Raises:
-        TypeError: A `FromPath` is absent from its route.
+        TypeError: A `FromPath` is absent from its route, or `app.state.allowed_origins` is a str.
         BrokerUnavailable: The broker can't be had; one sentence says why.
     """
     check_routes(app.routes)
+    check_allowed_origins(getattr(app.state, "allowed_origins", ()), "app.state.allowed_origins")
     hub = hub_of(app)
     await hub.start()
     try:

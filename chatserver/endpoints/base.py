@@ -5,7 +5,6 @@ from typing import Any, ClassVar, Literal
 
 from starlette.endpoints import WebSocketEndpoint
 from starlette.types import Message as Event
-from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from chatserver import logs

@@ -30,7 +30,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from chatserver import logs
 from chatserver.auth import ANONYMOUS, Identity, credentials
-from chatserver.connection import Connection, connect
+from chatserver.connection import Connection
+from chatserver.cookies import check_cookies
 from chatserver.endpoints.application import setting_of
 from chatserver.endpoints.channels import Template, fill_in
 from chatserver.endpoints.internals import DEPARTURES, answer_by_handlers, has_handlers
@@ -79,15 +80,33 @@ class Served(Protocol):
     _channels: tuple[str, ...]
     _tasks: TaskGroup | None
 
-    async def authenticate(self, websocket: WebSocket) -> Any: ...
-    async def on_connect(self, websocket: WebSocket) -> None: ...
-    async def on_accept(self, websocket: WebSocket) -> None: ...
-    async def on_receive(self, websocket: WebSocket, data: Any) -> None: ...
-    async def on_invalid(self, websocket: WebSocket, error: InvalidMessage) -> None: ...
-    async def on_disconnect(self, websocket: WebSocket, close_code: int) -> None: ...
-    async def decode(self, websocket: WebSocket, message: Event) -> Any: ...
-    async def push(self, data: Any) -> None: ...
-    def last_will(self) -> Any: ...
+    async def authenticate(self, websocket: WebSocket) -> Any:
+        """See `Endpoint`."""
+
+    async def on_connect(self, websocket: WebSocket) -> None:
+        """See `Endpoint`."""
+
+    async def on_accept(self, websocket: WebSocket) -> None:
+        """See `Endpoint`."""
+
+    async def on_receive(self, websocket: WebSocket, data: Any) -> None:
+        """See `Endpoint`."""
+
+    async def on_invalid(self, websocket: WebSocket, error: InvalidMessage) -> None:
+        """See `Endpoint`."""
+
+    async def on_disconnect(self, websocket: WebSocket, close_code: int) -> None:
+        """See `Endpoint`."""
+
+    async def decode(self, websocket: WebSocket, message: Event) -> Any:
+        """See `Endpoint`."""
+
+    async def push(self, data: Any) -> None:
+        """See `Endpoint`."""
+
+    def last_will(self) -> Any:
+        """See `Endpoint`."""
+
     def _info(self) -> ClientInfo: ...
 
 
@@ -172,7 +191,7 @@ class Lifecycle:
         try:
             check_cookies(self._endpoint.scope, self._connection.limits.max_cookie_size)
         except InvalidHandshake as error:
-            self._verdict = error
+            self._error = error
         else:
             if found := credentials(websocket):
                 logs.remember(*(each.value for each in found))
@@ -265,6 +284,8 @@ class Lifecycle:
 
     async def _handshake(self, websocket: WebSocket) -> None:
         endpoint = self._endpoint
+        if self._error is not None:
+            raise self._error  # there are more cookies than may be looked at
         check_origin(endpoint.scope, self._allowed_origins())
         for parameter in endpoint.parameters.values():
             setattr(endpoint, parameter.name, parameter.read(websocket))
