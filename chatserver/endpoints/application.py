@@ -5,6 +5,7 @@ verifier            verifies tokens; without one any non-empty token passes
 allowed_origins     foreign origins whose pages may connect
 """
 
+import asyncio
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,11 +20,16 @@ from chatserver.endpoints.params import check_routes
 from chatserver.hub import ADMISSION, Hub
 from chatserver.limits import COUNTS, LIMITS
 
-__all__ = ["hub_of", "lifespan", "setting_of"]
+__all__ = ["ENDING", "hub_of", "lifespan", "setting_of"]
 
 #: The state of endpoints that are served by themselves, or by a router without application.
 _WITHOUT_APPLICATION = State()
 _lock = threading.Lock()
+
+#: Connections that have left the hub, and whose `on_disconnect` has not returned yet.
+ENDING: set[object] = set()
+#: Seconds for which an application that stops waits for these.
+LAST_WORDS = 1.0
 
 
 def _state_of(app: Any) -> Any:
@@ -71,4 +77,17 @@ async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
     try:
         yield {LIMITS: hub.limits, COUNTS: hub.counts, ADMISSION: hub.admission}
     finally:
+        await _last_words(hub)
         await hub.stop()
+
+
+async def _last_words(hub: Hub) -> None:
+    """Wait for connections to end that the server has cancelled when its grace was over.
+
+    uvicorn doesn't wait for them, and closes the event loop as soon as the application has
+    stopped.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + LAST_WORDS
+    while (ENDING or hub.statistics().connections) and loop.time() < deadline:
+        await asyncio.sleep(0.01)

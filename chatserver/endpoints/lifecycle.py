@@ -32,7 +32,7 @@ from chatserver import logs
 from chatserver.auth import ANONYMOUS, Identity, credentials
 from chatserver.connection import Connection
 from chatserver.cookies import check_cookies
-from chatserver.endpoints.application import setting_of
+from chatserver.endpoints.application import ENDING, setting_of
 from chatserver.endpoints.channels import Template, fill_in
 from chatserver.endpoints.internals import DEPARTURES, answer_by_handlers, has_handlers
 from chatserver.endpoints.messages import Handler, parse
@@ -439,8 +439,10 @@ class Lifecycle:
 
     async def _end(self, websocket: WebSocket) -> None:
         self._connection.close()
+        ENDING.add(self)
         await self._leave()
         await self._attempt(self._say_goodbye(websocket))
+        ENDING.discard(self)
         await self._attempt(self._connection.finish())
         if self._error is not None and is_ours(self._error):
             raise self._error

@@ -104,6 +104,6 @@ async def run_apart(coroutine: Coroutine[Any, Any, None], shield: anyio.CancelSc
                 if cancelled is None:
                     task.cancel()
                 cancelled, shield.shield = exc, True
+    if cancelled is not None and (task.cancelled() or task.exception() is None):
+        raise cancelled  # the one by which a scope knows its own
     task.result()
-    if cancelled is not None:
-        raise cancelled
