@@ -19,7 +19,7 @@ The rules of this file:
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Protocol
 
 import anyio
@@ -42,6 +42,7 @@ from chatserver.endpoints.outcome import (
     as_refusal,
     close_for,
     is_departure,
+    is_expected,
     is_ours,
     is_outage,
 )
@@ -197,10 +198,7 @@ class Lifecycle:
                 logs.remember(*(each.value for each in found))
 
     async def _live(self, websocket: WebSocket, receive: Receive) -> None:
-        try:
-            await self._serve(websocket, receive)
-        except (Exception, asyncio.CancelledError) as exc:
-            self.fail(exc)
+        await self._attempt(self._serve(websocket, receive))
         try:
             if self._connection.accepted:
                 await self._end(websocket)
@@ -423,7 +421,7 @@ class Lifecycle:
         """Note why the connection ends, and close it with the code that says so."""
         connection, name = self._connection, type(self._endpoint).__name__
         ended = connection.close_code is not None
-        if ended and (is_departure(error) or not connection.accepted):
+        if ended and (is_expected(error) or not connection.accepted):
             return
         if self._error is None or (is_ours(error) and not is_ours(self._error)):
             self._error = error
@@ -440,18 +438,25 @@ class Lifecycle:
     async def _end(self, websocket: WebSocket) -> None:
         self._connection.close()
         ENDING.add(self)
-        await self._leave()
-        await self._attempt(self._say_goodbye(websocket))
-        ENDING.discard(self)
+        try:
+            await self._leave()
+            await self._attempt(self._say_goodbye(websocket))
+        finally:
+            ENDING.discard(self)
         await self._attempt(self._connection.finish())
         if self._error is not None and is_ours(self._error):
             raise self._error
 
-    async def _attempt(self, step: Any) -> None:
-        """Take a step of the end; what goes wrong is raised when all of them are taken."""
+    async def _attempt(self, step: Coroutine[Any, Any, None]) -> None:
+        """Take a step whose failure must not keep the next from being taken."""
         try:
             await step
-        except (Exception, asyncio.CancelledError) as exc:
+        except asyncio.CancelledError as exc:
+            if self._host is not None:
+                # Raised again in the end; until then nobody is to think that it is pending.
+                self._host.uncancel()
+            self.fail(exc)
+        except Exception as exc:
             self.fail(exc)
 
     async def _leave(self) -> None:

@@ -23,6 +23,7 @@ __all__ = [
     "as_refusal",
     "close_for",
     "is_departure",
+    "is_expected",
     "is_ours",
     "is_outage",
 ]
@@ -38,6 +39,11 @@ def is_departure(error: BaseException) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return all(is_departure(inner) for inner in error.exceptions)
     return isinstance(error, DEPARTURES)
+
+
+def is_expected(error: BaseException) -> bool:
+    """Whether this is how a handler may end whose connection has: its time may be over, too."""
+    return is_departure(error) or isinstance(error, asyncio.CancelledError)
 
 
 def is_ours(error: BaseException) -> bool:

@@ -92,7 +92,8 @@ async def run_apart(coroutine: Coroutine[Any, Any, None], shield: anyio.CancelSc
         shield: Not entered yet. While its `shield` is set, anyio scopes around cancel nothing.
 
     Raises:
-        asyncio.CancelledError: The task around was cancelled.
+        asyncio.CancelledError: The task around was cancelled, and so was the coroutine.
+        Exception: What the coroutine raises.
     """
     task = asyncio.get_running_loop().create_task(coroutine)
     cancelled: asyncio.CancelledError | None = None
@@ -104,6 +105,6 @@ async def run_apart(coroutine: Coroutine[Any, Any, None], shield: anyio.CancelSc
                 if cancelled is None:
                     task.cancel()
                 cancelled, shield.shield = exc, True
-    if cancelled is not None and (task.cancelled() or task.exception() is None):
-        raise cancelled  # the one by which a scope knows its own
+    if cancelled is not None and task.cancelled():
+        raise cancelled  # by this one the scope that cancels knows its own
     task.result()
