@@ -6,8 +6,8 @@
     │   ├── InvalidFrame        a frame that breaks the WebSocket protocol
     │   ├── InvalidMessage      a message that can't be read
     │   ├── InvalidToken        a token that is missing, wrong, expired or opens something else
-    │   ├── TooManyConnections  of one user: HTTP 429
-    │   └── TooManyChannels     of one connection: HTTP 429
+    │   ├── TooManyChannels     of one connection: HTTP 429
+    │   └── TooManyConnections  of one user: HTTP 429
     ├── BrokerUnavailable       the broker can't say for sure that it has a publication
     ├── KeysUnavailable         the keys that verify tokens can't be fetched: HTTP 503
     └── InvalidSetting          a setting that can't be used; the sentence names it
@@ -88,15 +88,15 @@ class InvalidToken(PeerError):
     status = 401
 
 
-class TooManyConnections(PeerError):
-    """A user has as many connections as the limits allow."""
+class TooManyChannels(PeerError):
+    """One connection asked for more channels than the limits allow."""
 
     code = 4429
     status = 429
 
 
-class TooManyChannels(PeerError):
-    """A connection is in as many channels as the limits allow."""
+class TooManyConnections(PeerError):
+    """A user has as many connections as the limits allow."""
 
     code = 4429
     status = 429
@@ -148,7 +148,12 @@ CLOSE_CODES: dict[int, CloseCode] = {
         CloseCode(4401, "The token is missing, wrong or expired.", False, "server"),
         CloseCode(4403, "This origin or token may not do that.", False, "server"),
         CloseCode(4422, "A value of the address can't be used.", False, "server"),
-        CloseCode(4429, "There are too many connections of this user.", True, "server"),
+        CloseCode(
+            4429,
+            "There are too many connections of this user, or channels of this client.",
+            True,
+            "server",
+        ),
     )
 }
 

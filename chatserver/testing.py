@@ -28,6 +28,8 @@ PROTOCOLS = {
     "ws": "chatserver.server:WebSocketProtocol",
     "http": "chatserver.server:HttpProtocol",
 }
+#: Seconds in which handlers may finish when the server stops.
+GRACE = 3
 #: Seconds that a server may take to start or to stop.
 SERVER_TIMEOUT = 10.0
 
@@ -94,7 +96,7 @@ def live_server(app: ASGIApp, **options: Any) -> Iterator[LiveServer]:
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     # As `chatserver run` has it, save for the log, which is left to the test.
-    defaults = {"log_config": None, **PROTOCOLS}
+    defaults = {"log_config": None, "timeout_graceful_shutdown": GRACE, **PROTOCOLS}
     server = uvicorn.Server(uvicorn.Config(app, **{**defaults, **options}))
     thread = threading.Thread(target=_run, args=(server, listener), daemon=True)
     thread.start()

@@ -17,17 +17,20 @@ PACKAGE = Path(__file__).resolve().parent.parent / "chatserver"
 # cli → app → endpoints → hub → connection, brokers → publication, errors
 MAY_IMPORT = {
     "errors": set[str](),
-    "limits": set[str](),
+    "limits": {"errors"},
     "wire": {"errors"},
     "publication": {"wire", "errors"},
     "server": {"hub", "connection", "publication", "wire", "limits", "errors"},
     "logs": {"errors"},
-    "auth": {"errors"},
+    "cookies": {"errors"},
+    "auth": {"cookies", "errors"},
     "settings": {"limits", "errors"},
     "connection": {"publication", "wire", "limits", "errors"},
     "brokers": {"publication", "errors"},
     "hub": {"connection", "brokers", "publication", "limits", "errors"},
-    "endpoints": {"hub", "connection", "publication", "limits", "errors", "auth", "logs"},
+    "endpoints": {
+        *("hub", "connection", "publication", "limits", "errors", "auth", "cookies", "logs"),
+    },
     "testing": {"endpoints", "hub", "connection", "brokers", "publication", "limits", "errors"},
     "__init__": {
         *("endpoints", "hub", "connection", "brokers", "publication", "limits", "errors", "auth"),
