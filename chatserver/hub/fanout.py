@@ -19,7 +19,7 @@ loop's own thread.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeAlias
 
@@ -27,7 +27,7 @@ from msgspec import Struct
 
 from chatserver.connection import NO_MEMBERS, Connection, Write
 from chatserver.hub.log import Log, joined
-from chatserver.hub.subscription import Subscribed, Subscription
+from chatserver.hub.subscription import State, Subscribed, Subscription
 from chatserver.limits import Limits
 from chatserver.publication import ClientInfo, Delivery, Encoder, Frame, Position, Publication
 
@@ -178,8 +178,9 @@ class Row:
         place = self.ahead.get(member, self.place)
         if place == log.end:
             return 0
-        write_each((self.writes[member.index],), log.slice(place, log.end))
+        # First, for the write may end the connection, and that asks for what came before.
         self.ahead[member] = log.end
+        write_each((self.writes[member.index],), log.slice(place, log.end))
         return log.end - place
 
 
@@ -301,7 +302,9 @@ class Fanout:
         self._taken = 0  # how many have been taken out of the inbox
         self._behind: deque[Feed] = deque()  # feeds with rows that lack something
         self._waiting = 0  # bytes in all logs
-        self._pulling = False
+        # While the inbox is emptied or a row written to, nothing more is taken out of the inbox:
+        # either may end a connection, which asks for what came before.
+        self._busy = False
         self._scheduled = False
 
     # Who is there
@@ -344,22 +347,20 @@ class Fanout:
 
         Args:
             member: It has been answered, and its connection accepted.
-            top: Where the channel stood before this was called.
+            top: Where the channel stood when the inbox was taken over last.
         """
-        self._pull()
         joining, connection = member.joining, member.connection
-        assert joining is not None, "it is opened once"
+        if joining is None:
+            return  # it was told of a loss instead
         assert joining.answered is not None, "it was answered"
         if joining.overflowed:
             connection.close(1013, "more was published during the accept than can be held")
             return
+        self._catch_up(connection)
         answer, member.answer = member.answer, None
         if answer is not None and (frame := answer(joining.answered)) is not None:
-            connection.writer(joined([frame], connection.window_bits))
-        held = self._encoded(member, joining.open())
-        if held:
-            self.delivered += len(held)
-            connection.writer(joined(held, connection.window_bits))
+            write_each((connection.writer,), joined([frame], connection.window_bits))
+        self._write_held(member, joining.open())
         if joining.caught_up(top):
             self._stand(member)
 
@@ -384,12 +385,24 @@ class Fanout:
             with suppress(RuntimeError):  # it was closed this moment
                 self.loop.call_soon_threadsafe(self._turn)
 
+    def pull(self) -> None:
+        """Take over what is in the inbox, which other threads fill."""
+        if self._busy:
+            return
+        self._busy = True
+        try:
+            while self._inbox:
+                self._taken += 1
+                self._take(self._inbox.popleft())
+        finally:
+            self._busy = False
+
     def behind(self, name: str) -> tuple[Feed, int] | None:
         """Whether a publisher on this loop must wait, for which feed, and up to which place.
 
         What others publish later doesn't count, so that none can keep another waiting.
         """
-        self._pull()
+        self.pull()
         channel = self.channels.get(name)
         if channel is None:
             return None
@@ -414,7 +427,10 @@ class Fanout:
         """
         if not (self._inbox or self._behind):
             return
-        self._pull()
+        self.pull()
+        self._catch_up(connection)
+
+    def _catch_up(self, connection: Connection) -> None:
         for member in tuple(connection.members.values()):
             row = member.row
             if row is not None and row.feed.queued:
@@ -431,7 +447,7 @@ class Fanout:
     def _turn(self) -> None:
         """Write to as many members as one turn allows, and come back for the others."""
         self._scheduled = False
-        self._pull()
+        self.pull()
         left = TURN_WRITES
         while self._behind and left > 0:
             feed = self._behind.popleft()
@@ -441,7 +457,9 @@ class Fanout:
                 feed.queued = False
                 continue
             self._behind.append(feed)  # one row, and then the others have their turn
+            self._busy = True
             self.delivered += row.write(self._turn_bytes)
+            self._busy = False
             left -= len(row.members)
             if feed.log.size >= self._turn_bytes // 4:
                 self._trim(feed)
@@ -452,22 +470,14 @@ class Fanout:
     def _trim(self, feed: Feed) -> None:
         self._waiting -= feed.trim()
 
-    def _pull(self) -> None:
-        """Take over what is in the inbox, which other threads fill."""
-        if self._pulling:
-            return  # what is being taken may end a connection, which asks for what came before
-        self._pulling = True
-        while self._inbox:
-            item = self._inbox.popleft()
-            self._taken += 1
-            if isinstance(item, Lost):
-                self._lose(item)
-            elif (channel := self.channels.get(item.delivery.channel)) is not None:
-                for feed in tuple(channel.feeds.values()):
-                    self._append(feed, item)
-                for member in tuple(channel.joining):
-                    self._offer(member, item)
-        self._pulling = False
+    def _take(self, item: Shared | Lost) -> None:
+        if isinstance(item, Lost):
+            self._lose(item)
+        elif (channel := self.channels.get(item.delivery.channel)) is not None:
+            for feed in tuple(channel.feeds.values()):
+                self._append(feed, item)
+            for member in tuple(channel.joining):
+                self._offer(member, item)
 
     def _append(self, feed: Feed, shared: Shared) -> None:
         """Put a delivery into a log, and let the turns come to its rows."""
@@ -494,27 +504,29 @@ class Fanout:
         """Let a member that is still joining decide what a delivery is to it."""
         joining, delivery = member.joining, shared.delivery
         assert joining is not None, "it is among those who join"
-        if not isinstance(delivery, Publication) or not joining.take(delivery):
-            return
-        frames = self._encoded(member, [delivery])
-        if frames:
-            self.delivered += 1
-            member.connection.writer(joined(frames, member.connection.window_bits))
-        self._stand(member)
+        if not isinstance(delivery, Publication):
+            # Who enters and leaves has no place in the stream, so it can't be part of an answer.
+            if joining.state is State.LIVE:
+                self._write_held(member, [delivery])
+        elif joining.take(delivery):
+            self._write_held(member, [delivery])
+            self._stand(member)
 
-    def _encoded(self, member: Member, publications: list[Publication]) -> list[Frame]:
-        """The frames of what was held for one member; nothing where one can't be made."""
-        made = []
-        for publication in publications:
+    def _write_held(self, member: Member, deliveries: Sequence[Delivery]) -> None:
+        """Write to one member by itself; nothing where a frame can't be made."""
+        connection, made = member.connection, []
+        for delivery in deliveries:
             try:
-                frame = member.encoder(publication)
+                frame = member.encoder(delivery)
                 if frame is not None:
-                    frame.wire(member.connection.window_bits or 0)
+                    frame.wire(connection.window_bits or 0)
                     made.append(frame)
             except Exception:
-                self._give_up([member], publication)
-                return []
-        return made
+                self._give_up([member], delivery)
+                return
+        if made:
+            self.delivered += len(made)
+            write_each((connection.writer,), joined(made, connection.window_bits))
 
     # Rows
 
@@ -552,10 +564,12 @@ class Fanout:
                 self._take_out(channel, member)
                 self._tell_lost(member, member.on_lost, lost.position)
         for member in tuple(channel.joining):
-            # One that is still joining is answered by what there is now.
-            answered = member.joining is not None and member.joining.answered is not None
-            if answered and member.on_lost is not None:
+            joining = member.joining
+            assert joining is not None, "it is among those who join"
+            joining.lose()
+            if joining.state is not State.JOINING and member.on_lost is not None:
                 del channel.joining[member]
+                member.joining = None
                 self._tell_lost(member, member.on_lost, lost.position)
 
     def _tell_lost(self, member: Member, on_lost: OnLost, position: Position) -> None:

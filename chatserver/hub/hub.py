@@ -12,7 +12,7 @@ loop's thread touches; what comes from another thread is put into its inbox.
 import asyncio
 import logging
 import threading
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Collection, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -24,7 +24,7 @@ from chatserver.errors import BrokerUnavailable, TooManyChannels
 from chatserver.hub.admission import Admission
 from chatserver.hub.fanout import Answer, Fanout, Lost, Member, OnLost, Shared, running_loop
 from chatserver.hub.following import Following
-from chatserver.hub.subscription import State, Subscribed, Verdict
+from chatserver.hub.subscription import State, Step, Subscribed, Verdict, before
 from chatserver.limits import Counts, Limits
 from chatserver.publication import (
     PLAIN,
@@ -183,7 +183,8 @@ class Hub:
         here = asyncio.get_running_loop()
         for fanout in self._routes.get(channel, ()):
             if fanout.loop.is_closed():
-                self._abandon(fanout)
+                # Until its end, for the loop of `publish_from_thread` ends with this.
+                await asyncio.shield(self._abandon(fanout))
             elif fanout.loop is not here:
                 await fanout.reach()
             elif (behind := fanout.behind(channel)) is not None:
@@ -209,14 +210,14 @@ class Hub:
             elif verdict is Verdict.GAP:
                 self._fill_soon(delivery.channel)
             elif verdict is Verdict.LOST:
-                self._tell_lost(delivery.channel, Position(delivery.offset - 1, delivery.epoch))
-                self._pass_on(delivery)
+                self._pass_on_all(delivery.channel, [before(delivery), delivery])
 
     def lost(self, channel: str, position: Position) -> None:
         """The broker has lost continuity: the stream of a channel goes on behind `position`."""
         with self._lock:
             continuity = self._following.continuity(channel)
-            if continuity is not None:
+            # One that isn't confirmed yet is told its position by the broker's answer.
+            if continuity is not None and continuity.top is not None:
                 continuity.reset(position)
                 self._tell_lost(channel, position)
 
@@ -240,10 +241,13 @@ class Hub:
             if continuity is not None:
                 self._pass_on_all(channel, continuity.start(position))
 
-    def _pass_on_all(self, channel: str, publications: Sequence[Publication]) -> None:
-        """Pass on what was held; behind it there may be a gap."""
-        for publication in publications:
-            self._pass_on(publication)
+    def _pass_on_all(self, channel: str, steps: Sequence[Step]) -> None:
+        """Pass on what was held or read; behind it there may be a gap."""
+        for step in steps:
+            if isinstance(step, Position):
+                self._tell_lost(channel, step)
+            else:
+                self._pass_on(step)
         continuity = self._following.continuity(channel)
         if continuity is not None and continuity.gap:
             self._fill_soon(channel)
@@ -269,21 +273,17 @@ class Hub:
         continuity = self._following.continuity(channel)
         if continuity is None or continuity.top is None:
             return
+        since = continuity.top
         try:
-            history = await self.broker.history(channel, since=continuity.top)
+            history = await self.broker.history(channel, since=since)
         except Exception as error:
             logger.warning("What was missed of channel %r can't be read: %s", channel, error)
             history = None
         with self._lock:
-            if continuity is not self._following.continuity(channel) or not continuity.gap:
+            if continuity is not self._following.continuity(channel):
                 return
-            publications, lost = continuity.fill(history)
-            if lost and publications:
-                first = publications[0]
-                self._tell_lost(channel, Position(first.offset - 1, first.epoch))
-            elif lost:
-                self._tell_lost(channel, continuity.top)
-            self._pass_on_all(channel, publications)
+            if continuity.gap and continuity.top == since:  # else it went on meanwhile
+                self._pass_on_all(channel, continuity.fill(history))
 
     def _tell_lost(self, channel: str, position: Position) -> None:
         logger.warning(
@@ -305,7 +305,7 @@ class Hub:
             if isinstance(control, Disconnect):
                 connection.close(control.code, control.reason)
             elif control.channel in connection.members:
-                self._begin(self.unsubscribe(connection, control.channel))
+                self._begin(self._try(self.unsubscribe(connection, control.channel)))
 
     # Subscribing
 
@@ -377,7 +377,7 @@ class Hub:
     ) -> Subscribed:
         joining = member.joining
         assert joining is not None, "it was not answered before"
-        subscribed = joining.answer(since, history, self._top(member.channel))
+        subscribed = joining.answer(since, history, self._top(member))
         if joining.overflowed:
             raise BrokerUnavailable("the broker took too long to answer a subscription")
         if member.connection.accepted:
@@ -392,14 +392,17 @@ class Hub:
 
     def _open(self, member: Member) -> None:
         fanout = self._fanouts[asyncio.get_running_loop()]
-        fanout.open(member, self._top(member.channel))
+        fanout.open(member, self._top(member))
 
-    def _top(self, channel: str) -> Position:
-        """Where a followed channel stands in this process."""
-        continuity = self._following.continuity(channel)
-        if continuity is None or continuity.top is None:
-            raise BrokerUnavailable(f"channel {channel!r} is not delivered any more")
-        return continuity.top
+    def _top(self, member: Member) -> Position:
+        """Where a member's channel stands, with all up to there taken over by its loop."""
+        # Without the lock another thread could be about to hand over what is counted already.
+        with self._lock:
+            continuity = self._following.continuity(member.channel)
+            if continuity is None or continuity.top is None:
+                raise BrokerUnavailable(f"channel {member.channel!r} is not delivered any more")
+            self._fanouts[asyncio.get_running_loop()].pull()
+            return continuity.top
 
     async def unsubscribe(self, connection: Connection, channel: str) -> None:
         """Let a connection leave a channel; nothing happens when it isn't in it.
@@ -420,6 +423,7 @@ class Hub:
         errors: list[BaseException] = []
         for start in range(0, len(members), TURN_CHANNELS):
             some = members[start : start + TURN_CHANNELS]
+            self._part_all(some)
             told = (self._tell_left(connection, member) for member in some)
             errors += filter(None, await asyncio.gather(*told, return_exceptions=True))
         if errors:
@@ -479,17 +483,13 @@ class Hub:
     async def unregister(self, connection: Connection) -> None:
         """Let a connection leave all its channels, and count it no more; see `unsubscribe`."""
         members = tuple(connection.members.values())
-        for number, member in enumerate(members, 1):
-            self._part(member)
-            if number % TURN_CHANNELS == 0:
-                await asyncio.sleep(0)
         with self._lock:
             fanout = self._fanouts.get(asyncio.get_running_loop())
             if fanout is not None and connection in fanout.connections:
                 fanout.remove(connection)
                 self.counts.slow_consumers += connection.slow
-                if not fanout.connections:
-                    self._forget(fanout)
+                self._forget_if_empty(fanout)
+        self._part_all(members[:TURN_CHANNELS])
         if members:
             await self._release(connection, members)
 
@@ -516,6 +516,11 @@ class Hub:
             fanout.leave(member)
             if member.channel not in fanout.channels:
                 self._unroute(member.channel, fanout)
+                self._forget_if_empty(fanout)
+
+    def _part_all(self, members: Sequence[Member]) -> None:
+        for member in members:
+            self._part(member)
 
     def _unroute(self, channel: str, fanout: Fanout) -> None:
         rest = tuple(other for other in self._routes[channel] if other is not fanout)
@@ -532,6 +537,10 @@ class Hub:
             self._fanouts[loop] = Fanout(loop, self.limits)
         return self._fanouts[loop]
 
+    def _forget_if_empty(self, fanout: Fanout) -> None:
+        if not fanout.connections and not fanout.channels:
+            self._forget(fanout)
+
     def _forget(self, fanout: Fanout) -> None:
         """Drop a loop without connections, or closed with connections left behind."""
         for channel in fanout.channels:
@@ -539,21 +548,32 @@ class Hub:
         self._delivered += fanout.delivered
         del self._fanouts[fanout.loop]
 
-    def _abandon(self, fanout: Fanout) -> None:
+    def _abandon(self, fanout: Fanout) -> asyncio.Task[None]:
         """Give up the channels of a loop that was closed, and let its clients' entries lapse."""
+        connections: set[Connection] = set()
         with self._lock:
-            if self._fanouts.get(fanout.loop) is not fanout:
-                return  # another thread was quicker
-            self._forget(fanout)
-        self._begin(self._lapse(fanout))
+            if self._fanouts.get(fanout.loop) is fanout:  # else another thread was quicker
+                connections = fanout.connections
+                self._forget(fanout)
+        return self._begin(self._lapse(connections, tuple(fanout.channels)))
 
-    async def _lapse(self, fanout: Fanout) -> None:
-        for connection in tuple(fanout.connections):
+    async def _lapse(self, connections: Collection[Connection], channels: Sequence[str]) -> None:
+        for connection in connections:
             for member in connection.members.values():
                 if member.info is not None:
-                    await self.broker.lapse(member.channel, member.info.client)
-        for channel in fanout.channels:
-            await self._following.settle(channel)
+                    await self._try(self.broker.lapse(member.channel, member.info.client))
+        for channel in channels:
+            await self._try(self._following.settle(channel))
+            continuity = self._following.continuity(channel)
+            if continuity is not None and continuity.gap:
+                self._fill_soon(channel)  # it may have been that loop's to fill
+
+    async def _try(self, telling: Awaitable[None]) -> None:
+        """Tell the broker of somebody who left, where nobody waits for it."""
+        try:
+            await telling
+        except Exception as error:
+            logger.warning("The broker could not be told who left: %s", error)
 
 
 def _check_channel(channel: str) -> None:

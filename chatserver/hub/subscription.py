@@ -10,12 +10,17 @@ A member that is live needs no machine: it stands in a row of the fan-out, and w
 """
 
 from enum import IntEnum
+from typing import TypeAlias
 
 from msgspec import Struct
 
-from chatserver.publication import History, Position, Publication, continues, payload_size
+from chatserver.publication import History, Position, Publication, payload_size
 
-__all__ = ["Continuity", "State", "Subscribed", "Subscription", "Verdict"]
+__all__ = ["Continuity", "State", "Step", "Subscribed", "Subscription", "Verdict", "before"]
+
+#: What is passed on of a channel: a publication, or the position behind which the stream goes
+#: on where something was lost.
+Step: TypeAlias = Publication | Position
 
 #: Bytes for which a held publication counts besides its payload.
 OVERHEAD = 64
@@ -72,9 +77,14 @@ class Continuity:
 
     def start(self, position: Position) -> list[Publication]:
         """The broker has said where the stream stands; returns what is to be passed on."""
-        if self.top is None:
-            self.top = position
-        return self._release()
+        self.top = position
+        passed: list[Publication] = []
+        for step in self._release():
+            if isinstance(step, Position):
+                passed.clear()  # nobody was answered yet, so nobody missed what came before
+            else:
+                passed.append(step)
+        return passed
 
     def take(self, publication: Publication) -> Verdict:
         """Decide about what the broker has delivered."""
@@ -91,22 +101,23 @@ class Continuity:
         self.top = Position(publication.offset, publication.epoch)
         return Verdict.NEXT
 
-    def fill(self, history: History | None) -> tuple[list[Publication], bool]:
-        """Go on after a gap, with what was read from history; with None it could not be read.
+    def fill(self, history: History | None) -> list[Step]:
+        """Go on after a gap, with all that history has since `top`; with None it has nothing.
 
-        Returns:
-            What is to be passed on, and whether something before it was lost.
+        Where that doesn't join on, it goes on with the first publication behind the gap that
+        is known, be it from history or held.
         """
+        top, first = self.top, self._held[0]
+        assert top is not None, "a gap is behind a position"
         self.gap = False
-        assert self.top is not None, "a gap is behind a position"
-        if history is None:
-            first = self._held[0]
-            self.top = Position(first.offset - 1, first.epoch)
-            return self._release(), True
-        recovered = continues(self.top, history.publications, history.position)
-        self.top = history.position
-        read = history.publications if recovered else ()
-        return [*read, *self._release()], not recovered
+        joins = history is not None and history.position.epoch == top.epoch
+        read = history.publications if history is not None and joins else ()
+        if not read or read[0].offset > first.offset:
+            self.top = before(first)
+            return [self.top, *self._release()]
+        self.top = Position(read[-1].offset, top.epoch)
+        missed = [] if read[0].offset == top.offset + 1 else [before(read[0])]
+        return [*missed, *read, *self._release()]
 
     def reset(self, position: Position) -> None:
         """The stream goes on at another position; what was held is of no use."""
@@ -116,7 +127,10 @@ class Continuity:
     def _hold(self, publication: Publication, verdict: Verdict) -> Verdict:
         self._size += payload_size(publication.data) + OVERHEAD
         if self._size > self._most:
-            return self._lose(publication)
+            if self.top is not None:
+                return self._lose(publication)
+            # The newest one is enough to find out later that the others are missing.
+            self._held, self._size = [], payload_size(publication.data) + OVERHEAD
         self._held.append(publication)
         return verdict
 
@@ -124,10 +138,17 @@ class Continuity:
         self.reset(Position(publication.offset, publication.epoch))
         return Verdict.LOST
 
-    def _release(self) -> list[Publication]:
+    def _release(self) -> list[Step]:
         """What was held and follows the top; behind another gap it is held again."""
         held, self._held, self._size = self._held, [], 0
-        return [each for each in held if self.take(each) is Verdict.NEXT]
+        steps: list[Step] = []
+        for each in held:
+            verdict = self.take(each)
+            if verdict is Verdict.LOST:
+                steps.append(before(each))
+            if verdict in (Verdict.NEXT, Verdict.LOST):
+                steps.append(each)
+        return steps
 
 
 class State(IntEnum):
@@ -177,18 +198,24 @@ class Subscription:
             self._held.append(publication)
         return False
 
+    def lose(self) -> None:
+        """Something was lost for the channel: an answer has to begin behind that."""
+        if self.state is State.JOINING:
+            self._held, self._size = [], 0
+
     def answer(self, since: Position | None, history: History | None, top: Position) -> Subscribed:
         """The broker has answered: settle what belongs to the answer, and what follows it.
 
         Args:
             since: The position that was asked for, if any.
             history: What was read since then.
-            top: Where the channel stands in this process.
+            top: The last publication that was passed on to the channel, and so to `take`.
         """
-        if history is not None and since is not None:
-            self.answered = self._merged(since, history)
-        else:
-            self.answered = Subscribed(False, (), top)
+        self.answered = Subscribed(False, (), top)
+        # A history of another stream than the channel's is about to be followed by a loss, or
+        # was overtaken by one.
+        if since is not None and history is not None and history.position.epoch == top.epoch:
+            self.answered = self._merged(since, history, top)
         self.state = State.ANSWERED
         self._held = [each for each in self._held if not self._is_old(each)]
         return self.answered
@@ -205,19 +232,18 @@ class Subscription:
         position = self.answered.position
         return position.epoch != top.epoch or position.offset <= top.offset
 
-    def _merged(self, since: Position, history: History) -> Subscribed:
+    def _merged(self, since: Position, history: History, top: Position) -> Subscribed:
         """Put what was held behind what was read from history."""
-        top = history.position
-        later = [each for each in self._held if _follows(each, top)]
-        if later and later[0].offset != top.offset + 1:
-            # What lies between is neither here nor there.
-            return Subscribed(False, (), Position(later[-1].offset, later[-1].epoch))
-        if later:
-            top = Position(later[-1].offset, later[-1].epoch)
-        publications = (*history.publications, *later)
-        if not self.overflowed and continues(since, publications, top):
-            return Subscribed(True, publications, top)
-        return Subscribed(False, (), top)
+        read = history.position
+        held = [each for each in self._held if each.offset > read.offset]
+        publications = (*history.publications, *held)
+        # History may know what the broker is still to deliver here, or not yet what it has.
+        position = max(read, top, key=lambda each: each.offset)
+        # They are in order, so they are complete if they are as many as were missed.
+        recovered = len(publications) == position.offset - since.offset
+        if recovered and since.epoch == position.epoch and not self.overflowed:
+            return Subscribed(True, publications, position)
+        return Subscribed(False, (), position)
 
     def _is_old(self, publication: Publication) -> bool:
         if self.answered is None:
@@ -226,5 +252,6 @@ class Subscription:
         return publication.epoch == position.epoch and publication.offset <= position.offset
 
 
-def _follows(publication: Publication, top: Position) -> bool:
-    return publication.epoch == top.epoch and publication.offset > top.offset
+def before(publication: Publication) -> Position:
+    """The position behind which a publication comes."""
+    return Position(publication.offset - 1, publication.epoch)
