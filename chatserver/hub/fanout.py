@@ -116,9 +116,10 @@ class Row:
     Attributes:
         place: Up to where in the feed's log all of them have been written.
         ahead: Those who have been written further than that, and how far.
+        turn: The number of the turn that wrote to them last.
     """
 
-    __slots__ = ("ahead", "feed", "members", "place", "writes")
+    __slots__ = ("ahead", "feed", "members", "place", "turn", "writes")
 
     def __init__(self, feed: "Feed") -> None:
         self.feed = feed
@@ -126,6 +127,7 @@ class Row:
         self.members: list[Member] = []
         self.writes: list[Write] = []  # what takes their publications, in the same order
         self.ahead: dict[Member, int] = {}
+        self.turn = 0
 
     def add(self, member: Member) -> None:
         """Let a member stand here, from the log's end on."""
@@ -302,6 +304,7 @@ class Fanout:
         self._taken = 0  # how many have been taken out of the inbox
         self._behind: deque[Feed] = deque()  # feeds with rows that lack something
         self._waiting = 0  # bytes in all logs
+        self._turns = 0
         # While the inbox is emptied or a row written to, nothing more is taken out of the inbox:
         # either may end a connection, which asks for what came before.
         self._busy = False
@@ -448,6 +451,8 @@ class Fanout:
         """Write to as many members as one turn allows, and come back for the others."""
         self._scheduled = False
         self.pull()
+        self._turns += 1
+        served: list[Feed] = []
         left = TURN_WRITES
         while self._behind and left > 0:
             feed = self._behind.popleft()
@@ -456,6 +461,12 @@ class Fanout:
                 self._trim(feed)
                 feed.queued = False
                 continue
+            if row.turn == self._turns:
+                # All its rows had their share: sockets must have time to take that first.
+                feed.rows.rotate(1)
+                served.append(feed)
+                continue
+            row.turn = self._turns
             self._behind.append(feed)  # one row, and then the others have their turn
             self._busy = True
             self.delivered += row.write(self._turn_bytes)
@@ -463,6 +474,7 @@ class Fanout:
             left -= len(row.members)
             if feed.log.size >= self._turn_bytes // 4:
                 self._trim(feed)
+        self._behind.extend(served)
         if (self._behind or self._inbox) and not self._scheduled:
             self._scheduled = True
             self.loop.call_soon(self._turn)
