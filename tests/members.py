@@ -3,7 +3,8 @@
 import zlib
 
 from chatserver.connection import Connection
-from chatserver.hub.fanout import Fanout, Member
+from chatserver.hub.fanout import Fanout
+from chatserver.hub.rows import Member
 from chatserver.publication import PLAIN, Encoder, Position
 from tests.asgi import MemoryConnection
 

@@ -9,16 +9,17 @@ import pytest
 
 from chatserver.connection import MESSAGE_OVERHEAD, Connection
 from chatserver.hub import fanout as fanout_module
+from chatserver.hub import rows
 from chatserver.hub.fanout import (
     INBOX_SIZE,
     MAX_WAITING,
-    ROW_MEMBERS,
     TURN_BYTES,
     TURN_WRITES,
     Fanout,
     Lost,
     Shared,
 )
+from chatserver.hub.rows import ROW_MEMBERS
 from chatserver.hub.subscription import State, Subscribed
 from chatserver.limits import Limits
 from chatserver.publication import (
@@ -447,7 +448,7 @@ async def test_who_leaves_between_two_turns_gets_nothing_more(
     out: Fanout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fanout_module, "TURN_WRITES", 1)
-    monkeypatch.setattr(fanout_module, "ROW_MEMBERS", 1)
+    monkeypatch.setattr(rows, "ROW_MEMBERS", 1)
     room = members(out, 3)
     publish(out, 1)
     await settled(out)

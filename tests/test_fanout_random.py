@@ -17,8 +17,10 @@ import pytest
 
 from chatserver.connection import Connection
 from chatserver.hub import fanout as fanout_module
-from chatserver.hub.fanout import Fanout, Lost, Member, Shared
+from chatserver.hub import rows
+from chatserver.hub.fanout import Fanout, Lost, Shared
 from chatserver.hub.log import joined
+from chatserver.hub.rows import Member
 from chatserver.hub.subscription import Continuity, State, Step, Subscribed, Verdict, before
 from chatserver.limits import Limits
 from chatserver.publication import (
@@ -402,7 +404,7 @@ def test_each_gets_everything_once_and_in_order(
     writes: int, row: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fanout_module, "TURN_WRITES", writes)
-    monkeypatch.setattr(fanout_module, "ROW_MEMBERS", row)
+    monkeypatch.setattr(rows, "ROW_MEMBERS", row)
 
     async def many() -> None:
         for seed in range(800):

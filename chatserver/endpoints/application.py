@@ -90,5 +90,5 @@ async def _last_words(hub: Hub) -> None:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + LAST_WORDS
     # Each end would have to set an event; this is the last second of a process.
-    while (ENDING or hub.statistics().connections) and loop.time() < deadline:
+    while (ENDING or hub.statistics().connections) and loop.time() < deadline:  # noqa: ASYNC110
         await asyncio.sleep(0.01)

@@ -22,8 +22,9 @@ from chatserver.brokers import Broker, Control, Disconnect, MemoryBroker
 from chatserver.connection import Connection
 from chatserver.errors import BrokerUnavailable, TooManyChannels
 from chatserver.hub.admission import Admission
-from chatserver.hub.fanout import Answer, Fanout, Lost, Member, OnLost, Shared, running_loop
+from chatserver.hub.fanout import Fanout, Lost, Shared, running_loop
 from chatserver.hub.following import Following
+from chatserver.hub.rows import Answer, Member, OnLost
 from chatserver.hub.subscription import State, Step, Subscribed, Verdict, before
 from chatserver.limits import Counts, Limits
 from chatserver.publication import (
