@@ -15,7 +15,6 @@ import pytest
 
 from chatserver.connection import MESSAGE_OVERHEAD, Connection, QueuedConnection
 from chatserver.limits import Limits
-from chatserver.publication import PLAIN
 from tests.asgi import MemoryServer, accepted, text, until
 
 pytestmark = pytest.mark.anyio
@@ -36,7 +35,7 @@ async def no_task_is_left() -> AsyncIterator[None]:
     await until(lambda: not [task for task in asyncio.all_tasks() if "Connection." in repr(task)])
 
 
-async def ended(connection: Connection) -> None:
+async def ended(connection: QueuedConnection) -> None:
     connection.close()
     await connection.finish()
 
@@ -57,7 +56,7 @@ async def test_what_is_written_is_sent_in_order_as_it_was_framed() -> None:
     server, connection = await accepted()
     frames = [text(str(number)) for number in range(10)]
     for frame in frames:
-        connection.write(frame)
+        connection.write((frame,))
     assert server.sent == []  # it never waits, and never sends by itself
     await until(lambda: len(server.sent) == 10)
     assert all(sent is frame.message for sent, frame in zip(server.sent, frames, strict=True))
@@ -87,7 +86,7 @@ async def test_what_several_tasks_send_goes_out_in_the_order_of_issue(blocked: b
     for number in range(0, 90, 3):
         tasks.append(asyncio.ensure_future(connection.push(text(f"{number}"))))
         await asyncio.sleep(0)
-        connection.write(text(f"{number + 1}"))
+        connection.write((text(f"{number + 1}"),))
         tasks.append(asyncio.ensure_future(connection.send(sending(f"{number + 2}"))))
         await asyncio.sleep(0)
     server.unblock()
@@ -106,7 +105,7 @@ async def test_frames_of_two_tasks_never_mix_in_the_server() -> None:
         nonlocal most
         for number in range(20):
             await connection.push(text(f"{name}{number}"))
-            connection.write(text(f"{name}{number} too"))
+            connection.write((text(f"{name}{number} too"),))
             most = max(most, server.sending)
 
     await asyncio.gather(push("a"), push("b"), push("c"))
@@ -126,7 +125,7 @@ async def test_a_cancelled_push_holds_up_nobody(queued: bool) -> None:
     await turns()
     second = asyncio.ensure_future(connection.push(text("2")))
     await turns()
-    connection.write(text("3"))
+    connection.write((text("3"),))
     await turns()
     (second if queued else first).cancel()
     await turns()
@@ -178,7 +177,7 @@ async def test_when_the_server_cannot_send_the_connection_is_gone(error: Excepti
     with pytest.raises(ConnectionResetError):
         await connection.send(sending("2"))
     await connection.push(text("3"))
-    connection.write(text("4"))
+    connection.write((text("4"),))
     connection.close(1000)
     await turns()
     assert codes == [1006]
@@ -192,7 +191,7 @@ async def test_when_the_server_fails_all_who_wait_are_released() -> None:
     server.block()
     waiting = [asyncio.ensure_future(connection.push(text(str(n)))) for n in range(3)]
     sent = [asyncio.ensure_future(connection.send(sending(str(n)))) for n in range(3)]
-    connection.write(text("w"))
+    connection.write((text("w"),))
     await turns()
     server.failure = OSError()
     server.unblock()
@@ -205,8 +204,8 @@ async def test_when_the_server_fails_all_who_wait_are_released() -> None:
 async def test_a_written_frame_finds_out_that_the_client_is_gone() -> None:
     server, connection = await accepted()
     server.failure = OSError()
-    connection.write(text("1"))
-    connection.write(text("2"))
+    connection.write((text("1"),))
+    connection.write((text("2"),))
     await until(lambda: connection.close_code == 1006)
     assert await connection.receive() == {
         "type": "websocket.disconnect",
@@ -233,7 +232,7 @@ async def test_pushing_to_a_client_that_is_gone_gives_others_their_turn() -> Non
 
 async def test_before_the_accept_the_applications_mistake_is_its_own() -> None:
     server = MemoryServer()
-    connection = QueuedConnection(server.receive, server.send, PLAIN["text"], Limits())
+    connection = QueuedConnection(server.receive, server.send, Limits())
     server.failure = RuntimeError("a header has a line break")
     with pytest.raises(RuntimeError, match="line break"):
         await connection.send({"type": "websocket.accept"})
@@ -246,7 +245,7 @@ async def test_before_the_accept_the_applications_mistake_is_its_own() -> None:
 
 async def test_the_connect_comes_first() -> None:
     server = MemoryServer()
-    connection = QueuedConnection(server.receive, server.send, PLAIN["text"], Limits())
+    connection = QueuedConnection(server.receive, server.send, Limits())
     connection.start()
     server.inbox.put_nowait({"type": "websocket.connect"})
     assert await connection.receive() == {"type": "websocket.connect"}
@@ -262,7 +261,7 @@ async def test_the_connect_comes_first() -> None:
 async def fill(connection: Connection, size: int = 1000) -> int:
     """Write until the connection is closed; how often that was."""
     for number in range(10_000):
-        connection.write(text("x" * size))
+        connection.write((text("x" * size),))
         if connection.close_code is not None:
             return number
     raise AssertionError("it took everything")
@@ -276,8 +275,7 @@ async def test_a_full_buffer_closes_with_1013() -> None:
     assert await fill(connection) == 10_000 // (1000 + MESSAGE_OVERHEAD)
     assert connection.slow
     assert codes == [1013]
-    assert connection.channels == set()
-    connection.write(text("not any more"))
+    connection.write((text("not any more"),))
     await turns()
     server.unblock()
     await until(lambda: server.closes)
@@ -292,9 +290,9 @@ async def test_a_buffer_exactly_full_is_not_slow_yet() -> None:
     server, connection = await accepted(Limits(max_buffer=size * 3))
     server.block()
     for _ in range(3):
-        connection.write(text("x" * 1000))
+        connection.write((text("x" * 1000),))
     assert not connection.slow
-    connection.write(text(""))
+    connection.write((text(""),))
     assert connection.slow
     server.unblock()
     await connection.finish()
@@ -303,8 +301,8 @@ async def test_a_buffer_exactly_full_is_not_slow_yet() -> None:
 async def test_what_was_sent_makes_room() -> None:
     server, connection = await accepted(Limits(max_buffer=3000))
     for number in range(100):
-        connection.write(text(f"{number:01000}"))
-        connection.write(text(f"{number:01000}"))
+        connection.write((text(f"{number:01000}"),))
+        connection.write((text(f"{number:01000}"),))
         await until(lambda: connection._buffered == 0)
     assert len(server.sent) == 200
     assert not connection.slow
@@ -316,9 +314,9 @@ async def test_the_buffer_is_measured_in_bytes(data: str) -> None:
     server, connection = await accepted(Limits(max_buffer=3 * 1300))
     server.block()
     for _ in range(3):
-        connection.write(text(data))
+        connection.write((text(data),))
     assert not connection.slow
-    connection.write(text(data))
+    connection.write((text(data),))
     assert connection.slow
     server.unblock()
     await connection.finish()
@@ -335,13 +333,27 @@ async def test_empty_messages_fill_a_buffer_too() -> None:
 async def test_a_single_message_larger_than_the_buffer_passes_when_it_is_empty() -> None:
     server, connection = await accepted(Limits(max_buffer=10))
     for _ in range(3):
-        connection.write(text("x" * 1000))
+        connection.write((text("x" * 1000),))
         await until(lambda: connection._buffered == 0)
     assert len(server.sent) == 3
     server.block()
-    connection.write(text("x" * 1000))
+    connection.write((text("x" * 1000),))
     assert not connection.slow
-    connection.write(text("x"))
+    connection.write((text("x"),))
+    assert connection.slow
+    server.unblock()
+    await connection.finish()
+
+
+async def test_what_is_written_at_once_passes_an_empty_buffer() -> None:
+    server, connection = await accepted(Limits(max_buffer=3000))
+    connection.write([text("x" * 1000)] * 10)
+    assert not connection.slow
+    await until(lambda: connection._buffered == 0)
+    assert len(server.sent) == 10
+    server.block()
+    connection.write([text("x" * 1000)] * 2)
+    connection.write([text("x" * 1000)] * 2)
     assert connection.slow
     server.unblock()
     await connection.finish()
@@ -371,7 +383,7 @@ async def test_a_client_that_takes_nothing_in_time_is_slow(how: str) -> None:
     server.block()
     task: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     if how == "write":
-        connection.write(text("x"))
+        connection.write((text("x"),))
         task.set_result(None)
     elif how == "push":
         task = asyncio.ensure_future(connection.push(text("x")))
@@ -391,7 +403,7 @@ async def test_a_client_that_takes_nothing_in_time_is_slow(how: str) -> None:
 async def test_a_client_that_is_stuck_in_the_handshake_is_aborted() -> None:
     server = MemoryServer()
     limits = Limits(send_timeout=SHORT)
-    connection = QueuedConnection(server.receive, server.send, PLAIN["text"], limits)
+    connection = QueuedConnection(server.receive, server.send, limits)
     server.block()
     with pytest.raises(ConnectionResetError):
         await connection.send({"type": "websocket.accept"})
@@ -404,7 +416,7 @@ async def test_a_server_whose_transport_cannot_be_reached_is_left_to_itself() ->
     server, connection = await accepted(Limits(send_timeout=SHORT, close_timeout=SHORT))
     server.transport = None
     server.block()
-    connection.write(text("x"))
+    connection.write((text("x"),))
     await until(lambda: connection.slow)
     connection.abort()
     server.unblock()
@@ -418,13 +430,13 @@ async def test_a_server_whose_transport_cannot_be_reached_is_left_to_itself() ->
 async def test_a_close_goes_out_behind_what_was_issued_before() -> None:
     server, connection = await accepted()
     server.block()
-    connection.write(text("1"))
+    connection.write((text("1"),))
     pushing = asyncio.ensure_future(connection.push(text("2")))
     await turns()
-    connection.write(text("3"))
+    connection.write((text("3"),))
     connection.close(4000, "bye")
     connection.close(4001, "not this one")
-    connection.write(text("not any more"))
+    connection.write((text("not any more"),))
     assert connection.close_code == 4000
     server.unblock()
     await connection.finish()
@@ -524,7 +536,7 @@ async def test_who_has_left_with_data_in_the_socket_is_aborted_in_time() -> None
     server, connection = await accepted(Limits(close_timeout=SHORT))
     server.block()
     server.transport.buffered = 1000
-    connection.write(text("x"))
+    connection.write((text("x"),))
     await turns()
     server.disconnect(code=1000)
     await asyncio.wait_for(connection.finish(), 5)
@@ -586,6 +598,49 @@ async def test_messages_are_limited_in_bytes(event: dict[str, Any], fits: bool) 
         await until(lambda: server.closes)
         assert server.closes == [(1009, "message exceeds the limit of 10 bytes")]
     await ended(connection)
+
+
+async def test_messages_that_nobody_has_taken_yet_are_unhandled() -> None:
+    server, connection = await accepted()
+    server.inbox.put_nowait({"type": "websocket.connect"})
+    server.say(*"abc")
+    await until(lambda: server.received == 4)
+    assert connection.unhandled == 3
+    await connection.receive()
+    await connection.receive()
+    assert connection.unhandled == 2
+    server.disconnect(code=1000)
+    await until(lambda: connection.close_code is not None)
+    assert connection.unhandled == 2
+    await connection.finish()
+
+
+class Published:
+    """A source that has something for a connection, once."""
+
+    def __init__(self) -> None:
+        self.waiting = ["published"]
+        self.changes = 0
+
+    def paced(self, connection: Connection) -> None:
+        self.changes += 1
+
+    def catch_up(self, connection: Connection) -> None:
+        while self.waiting:
+            connection.writer((text(self.waiting.pop()),))
+
+
+@pytest.mark.parametrize("how", ["push", "send", "close"])
+async def test_what_was_published_before_goes_first(how: str) -> None:
+    server, connection = await accepted()
+    connection.source = source = Published()
+    if how == "push":
+        await connection.push(text("own"))
+    elif how == "send":
+        await connection.send(sending("own"))
+    await ended(connection)
+    assert server.texts == ["published", "own"][: 1 if how == "close" else 2]
+    assert source.changes == 1  # its end
 
 
 async def test_too_much_unhandled_stops_the_reader_until_there_is_room() -> None:
@@ -697,7 +752,7 @@ async def closed(server: MemoryServer, connection: Connection) -> None:
 
 async def blocked(server: MemoryServer, connection: Connection) -> None:
     server.block()
-    connection.write(text("x"))
+    connection.write((text("x"),))
     connection.close()
     await turns()
 
@@ -743,7 +798,7 @@ async def test_finish_leaves_no_task(
 async def test_finish_waits_for_what_is_on_its_way() -> None:
     server, connection = await accepted()
     server.block()
-    connection.write(text("last words"))
+    connection.write((text("last words"),))
     connection.close(1000)
     finishing = asyncio.ensure_future(connection.finish())
     await turns(20)
@@ -786,7 +841,7 @@ async def test_after_finish_nothing_starts_again_behind_another_tasks_push() -> 
 
 async def test_a_finished_connection_is_not_kept_in_memory() -> None:
     _server, connection = await accepted(Limits(send_timeout=LONG))
-    connection.write(text("x"))
+    connection.write((text("x"),))
     connection.close(1000)
     await connection.finish()
     reference = weakref.ref(connection)
@@ -806,6 +861,6 @@ async def test_a_finished_connection_with_data_in_the_socket_is_aborted_neverthe
 
 async def test_a_connection_says_what_it_is() -> None:
     _, connection = await accepted()
-    assert repr(connection) == f"<QueuedConnection {connection.id[:8]} open>"
+    assert repr(connection) == f"<QueuedConnection {connection.id} open>"
     await ended(connection)
-    assert repr(connection) == f"<QueuedConnection {connection.id[:8]} closed 1000>"
+    assert repr(connection) == f"<QueuedConnection {connection.id} closed 1000>"
