@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -15,16 +15,29 @@ from websockets.sync.client import connect
 
 from chatserver.connection import Connection, QueuedConnection
 from chatserver.connection import connect as connect_to
+from chatserver.hub.log import joined
 from chatserver.limits import Limits
-from chatserver.publication import PLAIN, Frame
+from chatserver.publication import Frame
 from chatserver.testing import LiveServer, live_server
 from tests.asgi import Edge, raw_client, wait_until
+
+
+class Talk(NamedTuple):
+    """A connection, and how to talk ASGI on it."""
+
+    connection: Connection
+    receive: Receive
+    send: Send
+
+    def write(self, data: str) -> None:
+        """Publish to it, whatever form it takes that in."""
+        self.connection.writer(joined([Frame(data)], self.connection.window_bits))
 
 
 class Served:
     """An application that hands its one connection to the test's function, and keeps it."""
 
-    def __init__(self, limits: Limits, use: Callable[[Connection], Any]) -> None:
+    def __init__(self, limits: Limits, use: Callable[[Talk], Any]) -> None:
         self.limits = limits
         self.use = use
         self.connection: Connection | None = None
@@ -33,12 +46,13 @@ class Served:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         before = asyncio.all_tasks()
-        self.connection = connection = connect_to(scope, receive, send, PLAIN["text"], self.limits)
+        talk = Talk(*connect_to(scope, receive, send, self.limits))
+        self.connection = connection = talk.connection
         connection.start()
-        await connection.receive()
-        await connection.send({"type": "websocket.accept"})
+        await talk.receive()
+        await talk.send({"type": "websocket.accept"})
         try:
-            await self.use(connection)
+            await self.use(talk)
         finally:
             connection.close()
             await connection.finish()
@@ -64,13 +78,13 @@ def options(request: pytest.FixtureRequest, edge: Edge) -> Edge:
 
 @pytest.mark.parametrize("how", ["write", "push"])
 def test_a_client_that_never_reads_is_closed_and_aborted(options: Edge, how: str) -> None:
-    async def flood(connection: Connection) -> None:
-        while connection.close_code is None:
+    async def flood(talk: Talk) -> None:
+        while talk.connection.close_code is None:
             if how == "write":
-                connection.write(Frame("x" * 10_000))
+                talk.write("x" * 10_000)
                 await asyncio.sleep(0)
             else:
-                await connection.push(Frame("x" * 10_000))
+                await talk.connection.push(Frame("x" * 10_000))
 
     app = Served(Limits(send_timeout=0.2, close_timeout=0.2), flood)
     with served(app, options) as server, raw_client(server) as client:
@@ -86,9 +100,9 @@ def test_a_client_that_never_reads_is_closed_and_aborted(options: Edge, how: str
 
 
 def test_a_client_that_leaves_is_noticed_while_the_handler_is_busy(options: Edge) -> None:
-    async def wait(connection: Connection) -> None:
+    async def wait(talk: Talk) -> None:
         gone = asyncio.Event()
-        connection.on_gone = lambda _: gone.set()
+        talk.connection.on_gone = lambda _: gone.set()
         await asyncio.wait_for(gone.wait(), 10)
 
     for leave, code in (("close", 1000), ("reset", 1006)):
@@ -107,9 +121,9 @@ def test_a_client_that_leaves_is_noticed_while_the_handler_is_busy(options: Edge
 def test_a_client_that_sends_faster_than_is_handled_feels_it(options: Edge) -> None:
     go_on = threading.Event()
 
-    async def handle(connection: Connection) -> None:
+    async def handle(talk: Talk) -> None:
         await asyncio.to_thread(go_on.wait)
-        while (await connection.receive())["type"] == "websocket.receive":
+        while (await talk.receive())["type"] == "websocket.receive":
             pass
 
     app = Served(Limits(max_unhandled=4), handle)
@@ -131,10 +145,10 @@ def test_a_client_that_sends_faster_than_is_handled_feels_it(options: Edge) -> N
 
 
 def test_what_is_written_before_the_close_arrives(options: Edge) -> None:
-    async def say(connection: Connection) -> None:
+    async def say(talk: Talk) -> None:
         for number in range(1000):
-            connection.write(Frame(f"{number:0500}"))
-        connection.close(4000, "that is all")
+            talk.write(f"{number:0500}")
+        talk.connection.close(4000, "that is all")
 
     app = Served(Limits(), say)
     with served(app, options) as server, connect(server.ws) as client:
@@ -147,9 +161,9 @@ def test_what_is_written_before_the_close_arrives(options: Edge) -> None:
 
 
 def test_a_handler_that_only_sends_to_a_quick_client_leaves_others_the_loop(options: Edge) -> None:
-    async def send_on(connection: Connection) -> None:
+    async def send_on(talk: Talk) -> None:
         while True:
-            await connection.send({"type": "websocket.send", "text": "x"})
+            await talk.send({"type": "websocket.send", "text": "x"})
 
     app = Served(Limits(), send_on)
     with served(app, options) as server, raw_client(server, 1 << 20) as client:

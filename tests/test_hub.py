@@ -17,12 +17,13 @@ from starlette.websockets import WebSocket
 
 from chatserver import Endpoint
 from chatserver.brokers import MemoryBroker
-from chatserver.connection import Connection
+from chatserver.connection import Connection, QueuedConnection
 from chatserver.errors import BrokerUnavailable
-from chatserver.fanout.loop import INBOX_SIZE
+from chatserver.hub.fanout import INBOX_SIZE
 from chatserver.hub import Hub, Statistics, Subscribed
 from chatserver.limits import Limits
 from chatserver.publication import (
+    PLAIN,
     ClientInfo,
     Encoder,
     Frame,
@@ -43,13 +44,13 @@ def anyio_backend() -> str:
 
 
 async def client(
-    hub: Hub, *channels: str, encoder: Encoder | None = None
-) -> tuple[MemoryServer, Connection]:
+    hub: Hub, *channels: str, encoder: Encoder = PLAIN["text"]
+) -> tuple[MemoryServer, QueuedConnection]:
     """A registered connection, in these channels."""
-    server, connection = await accepted(hub.limits, encoder)
+    server, connection = await accepted(hub.limits)
     hub.register(connection)
     for channel in channels:
-        await hub.subscribe(connection, channel)
+        await hub.subscribe(connection, channel, encoder=encoder)
     return server, connection
 
 
@@ -138,17 +139,19 @@ class GatedBroker(MemoryBroker):
         if name in self.errors:
             raise self.errors[name]
 
-    async def subscribe(self, channel: str) -> None:
+    async def subscribe(self, channel: str) -> Position:
         await self.step("subscribe")
-        await super().subscribe(channel)
+        return await super().subscribe(channel)
 
     async def unsubscribe(self, channel: str) -> None:
         await self.step("unsubscribe")
         await super().unsubscribe(channel)
 
-    async def enter(self, channel: str, info: ClientInfo) -> None:
+    async def enter(
+        self, channel: str, info: ClientInfo, *, last_will: Payload | None = None
+    ) -> None:
         await self.step("enter")
-        await super().enter(channel, info)
+        await super().enter(channel, info, last_will=last_will)
 
     async def leave(self, channel: str, client: str) -> None:
         await self.step("leave")
