@@ -18,13 +18,14 @@ from starlette.websockets import WebSocket
 from chatserver import Endpoint
 from chatserver.brokers import MemoryBroker
 from chatserver.connection import Connection, QueuedConnection
-from chatserver.errors import BrokerUnavailable
-from chatserver.hub.fanout import INBOX_SIZE
+from chatserver.errors import BrokerUnavailable, TooManyChannels
 from chatserver.hub import Hub, Statistics, Subscribed
+from chatserver.hub.fanout import INBOX_SIZE
 from chatserver.limits import Limits
 from chatserver.publication import (
     PLAIN,
     ClientInfo,
+    Delivery,
     Encoder,
     Frame,
     History,
@@ -36,6 +37,9 @@ from chatserver.testing import live_server
 from tests.asgi import PATIENCE, Edge, MemoryServer, accepted, raw_client, until, wait_until
 
 pytestmark = pytest.mark.anyio
+
+#: A position in no stream that there is: what was missed since is asked for, and not there.
+ANYWHERE = Position(0, "elsewhere")
 
 
 @pytest.fixture
@@ -519,7 +523,7 @@ async def test_to_subscribe_answers_with_the_position_and_no_history() -> None:
     before = await publish_many(hub, "a", 3)
     server, connection = await client(hub)
     assert await hub.subscribe(connection, "a") == Subscribed(False, (), before)
-    assert connection.channels == {"a"}
+    assert list(connection.members) == ["a"]
     await hub.publish("a", "later")
     await until(lambda: server.texts == ["later"])
     await gone(hub, connection)
@@ -565,22 +569,131 @@ async def test_what_is_published_while_subscribing_is_part_of_the_answer() -> No
     server, connection = await client(hub)
     since = await publish_many(hub, "a", 2)
     broker.close_gate("history")
-    for position in (since, None):
-        subscribing = asyncio.ensure_future(hub.subscribe(connection, "a", since=position))
-        await until(lambda: broker.calls[-1:] == ["history"])
-        await publish_many(hub, "a", 2)
-        broker.open_gate("history")
-        subscribed = await subscribing
-        expected = [3, 4] if position else []
-        assert [each.offset for each in subscribed.publications] == expected
-        assert subscribed.recovered is (position is not None)
-        await hub.publish("a", f"after {subscribed.position.offset}")
-        await until(lambda: server.texts)
-        assert server.texts == [f"after {subscribed.position.offset}"]
-        await hub.unsubscribe(connection, "a")
-        server.sent.clear()
-        broker.calls.clear()
-        broker.close_gate("history")
+    subscribing = asyncio.ensure_future(hub.subscribe(connection, "a", since=since))
+    await until(lambda: broker.calls[-1:] == ["history"])
+    await publish_many(hub, "a", 2)
+    broker.open_gate("history")
+    subscribed = await subscribing
+    assert [each.offset for each in subscribed.publications] == [3, 4]
+    assert subscribed.recovered
+    await hub.publish("a", "after")
+    await until(lambda: server.texts)
+    assert server.texts == ["after"]
+    await gone(hub, connection)
+
+
+async def test_the_answer_is_written_before_all_that_is_live() -> None:
+    hub = Hub()
+    server, connection = await client(hub)
+    since = await publish_many(hub, "a", 2)
+    await publish_many(hub, "a", 2)
+
+    def answer(subscribed: Subscribed) -> Frame:
+        return Frame(f"missed {[each.data for each in subscribed.publications]}")
+
+    subscribing = hub.subscribe(connection, "a", since=since, answer=answer)
+    await asyncio.gather(subscribing, *(hub.publish("a", f"live {n}") for n in range(3)))
+    await until(lambda: len(server.texts) == 4)
+    assert server.texts == ["missed ['0', '1']", "live 0", "live 1", "live 2"]
+    await gone(hub, connection)
+
+
+async def opening(hub: Hub) -> tuple[MemoryServer, QueuedConnection]:
+    """A registered connection that is not accepted yet."""
+    server = MemoryServer()
+    connection = QueuedConnection(server.receive, server.send, hub.limits)
+    connection.start()
+    hub.register(connection)
+    return server, connection
+
+
+async def test_what_is_published_before_the_accept_is_written_behind_it() -> None:
+    hub = Hub()
+    server, connection = await opening(hub)
+    await hub.subscribe(connection, "a")
+    await hub.subscribe(connection, "b")
+    await hub.publish("a", "1")
+    await hub.publish("a", "2")
+    await hub.publish("b", "3")
+    await asyncio.sleep(0)
+    assert server.sent == []
+    await connection.send({"type": "websocket.accept"})
+    await hub.publish("a", "4")  # before anything else comes to its turn
+    hub.opened(connection)
+    await hub.publish("a", "5")
+    await until(lambda: len(server.texts) == 5)
+    assert server.sent[0]["type"] == "websocket.accept"
+    assert [each for each in server.texts if each != "3"] == ["1", "2", "4", "5"]
+    await gone(hub, connection)
+
+
+async def test_a_subscription_that_outlasts_the_accept_goes_live_by_itself() -> None:
+    broker = GatedBroker()
+    hub = Hub(broker)
+    server, connection = await opening(hub)
+    broker.close_gate("subscribe")
+    subscribing = asyncio.ensure_future(hub.subscribe(connection, "a"))
+    await until(lambda: broker.calls == ["subscribe"])
+    await connection.send({"type": "websocket.accept"})
+    hub.opened(connection)
+    broker.open_gate("subscribe")
+    await subscribing
+    await hub.publish("a", "hi")
+    await until(lambda: server.texts == ["hi"])
+    await gone(hub, connection)
+
+
+async def test_what_a_slow_accept_cannot_hold_closes_the_connection() -> None:
+    hub = Hub(limits=Limits(max_buffer=4096))
+    server, connection = await opening(hub)
+    await hub.subscribe(connection, "a")
+    for _ in range(10):
+        await hub.publish("a", "x" * 1000)
+    await connection.send({"type": "websocket.accept"})
+    hub.opened(connection)
+    await until(lambda: server.closes)
+    assert server.closes[0][0] == 1013
+    assert server.texts == []
+    await gone(hub, connection)
+
+
+async def test_a_connection_is_in_so_many_channels_at_most() -> None:
+    hub = Hub(limits=Limits(max_channels=3))
+    _, connection = await client(hub, *"abc")
+    with pytest.raises(TooManyChannels, match="3 channels"):
+        await hub.subscribe(connection, "d")
+    await hub.unsubscribe(connection, "a")
+    await hub.subscribe(connection, "d")
+    await gone(hub, connection)
+
+
+async def test_a_connection_in_many_channels_leaves_them_between_others() -> None:
+    hub = Hub(limits=Limits(max_channels=10_000))
+    _, connection = await client(hub, *(f"{number}" for number in range(1000)))
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    counting = asyncio.ensure_future(count())
+    await hub.unregister(connection)
+    counting.cancel()
+    assert turns >= 10
+    assert (hub._routes, hub._fanouts, connection.members) == ({}, {}, {})
+    await gone(hub, connection)
+
+
+async def test_a_broker_belongs_to_one_hub() -> None:
+    broker = MemoryBroker()
+    hub = Hub(broker)
+    with pytest.raises(ValueError, match="belongs to another Hub"):
+        Hub(broker)
+    server, connection = await client(hub, "a")
+    await hub.publish("a", "still here")
+    await until(lambda: server.texts == ["still here"])
     await gone(hub, connection)
 
 
@@ -627,16 +740,17 @@ async def test_recovery_while_threads_publish_has_no_gap_and_no_duplicate() -> N
             while top.offset - since.offset > 50_000 and not ended.is_set():  # noqa: ASYNC110
                 await asyncio.sleep(0.001)  # history isn't for ever: a slow machine's reader
 
-    def encode(publication: Publication) -> Frame:
-        return Frame(str(publication.offset))
+    def encode(delivery: Delivery) -> Frame:
+        assert isinstance(delivery, Publication)
+        return Frame(str(delivery.offset))
 
     with often_switching():
         thread = threading.Thread(target=lambda: asyncio.run(publish()))
         thread.start()
         try:
             for number in range(100):
-                server, connection = await client(hub, encoder=encode)
-                subscribed = await hub.subscribe(connection, "a", since=since)
+                server, connection = await client(hub)
+                subscribed = await hub.subscribe(connection, "a", since=since, encoder=encode)
                 answered = [each.offset for each in subscribed.publications]
                 if number % 2:
                     await some(server, 20)
@@ -673,7 +787,7 @@ async def test_to_subscribe_twice_at_once_is_an_error_for_the_second() -> None:
     hub = Hub(broker)
     server, connection = await client(hub)
     broker.close_gate("history")
-    first = asyncio.ensure_future(hub.subscribe(connection, "a"))
+    first = asyncio.ensure_future(hub.subscribe(connection, "a", since=ANYWHERE))
     await until(lambda: "history" in broker.calls)
     with pytest.raises(ValueError, match="already"):
         await hub.subscribe(connection, "a")
@@ -828,9 +942,9 @@ async def test_a_failed_subscription_leaves_nothing_behind(step: str) -> None:
     server, connection = await client(hub)
     broker.errors[step] = BrokerUnavailable("down")
     with pytest.raises(BrokerUnavailable):
-        await hub.subscribe(connection, "a", info=ClientInfo(connection.id))
+        await hub.subscribe(connection, "a", info=ClientInfo(connection.id), since=ANYWHERE)
     assert broker.is_clean()
-    assert connection.channels == set()
+    assert connection.members == {}
     assert hub.statistics().subscriptions == 0
     assert hub._routes == {}
     # And it can be tried again.
@@ -849,7 +963,7 @@ async def test_a_cancelled_subscription_leaves_nothing_behind(step: str) -> None
     _, connection = await client(hub)
     broker.close_gate(step)
     subscribing = asyncio.ensure_future(
-        hub.subscribe(connection, "a", info=ClientInfo(connection.id))
+        hub.subscribe(connection, "a", info=ClientInfo(connection.id), since=ANYWHERE)
     )
     await until(lambda: broker.calls[-1:] == [step])
     subscribing.cancel()
@@ -857,7 +971,7 @@ async def test_a_cancelled_subscription_leaves_nothing_behind(step: str) -> None
         await subscribing
     assert broker.is_clean()
     assert "unsubscribe" in broker.calls  # it may have got as far as the broker
-    assert connection.channels == set()
+    assert connection.members == {}
     assert hub._routes == {}
     await gone(hub, connection)
 
@@ -870,7 +984,7 @@ async def test_a_second_cancellation_leaves_nothing_behind_either(step: str) -> 
     broker.close_gate("history")
     broker.close_gate(step)
     subscribing = asyncio.ensure_future(
-        hub.subscribe(connection, "a", info=ClientInfo(connection.id))
+        hub.subscribe(connection, "a", info=ClientInfo(connection.id), since=ANYWHERE)
     )
     await until(lambda: broker.calls[-1:] == ["history"])
     subscribing.cancel()
@@ -913,7 +1027,7 @@ async def test_a_broker_that_is_down_does_not_keep_a_connection_registered(step:
         await hub.unregister(connection)
     assert broker.calls.count(step) == 3
     assert hub.statistics().connections == 0
-    assert (hub._routes, hub._fanouts, connection.channels) == ({}, {}, set())
+    assert (hub._routes, hub._fanouts, connection.members) == ({}, {}, {})
     await gone(hub, connection)
 
 
@@ -924,7 +1038,7 @@ async def test_to_unsubscribe_while_subscribing_leaves_nothing_behind(step: str)
     _, connection = await client(hub)
     broker.close_gate(step)
     subscribing = asyncio.ensure_future(
-        hub.subscribe(connection, "a", info=ClientInfo(connection.id))
+        hub.subscribe(connection, "a", info=ClientInfo(connection.id), since=ANYWHERE)
     )
     await until(lambda: broker.calls[-1:] == [step])
     leaving = asyncio.ensure_future(hub.unregister(connection))
@@ -935,7 +1049,7 @@ async def test_to_unsubscribe_while_subscribing_leaves_nothing_behind(step: str)
         await subscribing
     await leaving
     assert broker.is_clean()
-    assert (hub._routes, hub._fanouts, connection.channels) == ({}, {}, set())
+    assert (hub._routes, hub._fanouts, connection.members) == ({}, {}, {})
     await gone(hub, connection)
 
 
@@ -955,19 +1069,22 @@ async def test_nothing_is_left_after_many_cancelled_at_any_moment() -> None:
     class Slow(MemoryBroker):
         """Takes a turn of the loop for every step."""
 
-        async def subscribe(self, channel: str) -> None:
+        async def subscribe(self, channel: str) -> Position:
             await asyncio.sleep(0)
-            await super().subscribe(channel)
+            position = await super().subscribe(channel)
             await asyncio.sleep(0)
+            return position
 
         async def unsubscribe(self, channel: str) -> None:
             await asyncio.sleep(0)
             await super().unsubscribe(channel)
             await asyncio.sleep(0)
 
-        async def enter(self, channel: str, info: ClientInfo) -> None:
+        async def enter(
+            self, channel: str, info: ClientInfo, *, last_will: Payload | None = None
+        ) -> None:
             await asyncio.sleep(0)
-            await super().enter(channel, info)
+            await super().enter(channel, info, last_will=last_will)
             await asyncio.sleep(0)
 
     broker = Slow()
@@ -1067,7 +1184,7 @@ async def test_who_comes_back_at_once_is_present() -> None:
     await asyncio.sleep(0)
     leaving.cancel()
     await hub.subscribe(connection, "a", info=me)
-    await until(lambda: not hub._releases)
+    await until(lambda: not hub._tasks)
     assert await hub.present("a") == {connection.id: me}
     await gone(hub, connection)
     assert await hub.present("a") == {}
