@@ -5,10 +5,10 @@ import logging
 import threading
 
 import pytest
-
-from chatserver.connection import MESSAGE_OVERHEAD
 from chatserver.fanout import Fanout, Member, Shared, loop
 from chatserver.fanout.loop import INBOX_SIZE, MAX_WAITING, TURN_BYTES, TURN_WRITES
+
+from chatserver.connection import MESSAGE_OVERHEAD
 from chatserver.limits import Limits
 from chatserver.publication import PLAIN, Frame, Position, Publication
 from tests.asgi import PATIENCE, MemoryWriter, accepted, direct, text, until

@@ -9,9 +9,9 @@ import asyncio
 from random import Random
 
 import pytest
+from chatserver.fanout import Fanout, Shared, loop
 
 from chatserver.connection import Connection
-from chatserver.fanout import Fanout, Shared, loop
 from chatserver.hub.hub import _merge
 from chatserver.publication import History, Position, Publication
 from tests.asgi import MemoryServer, MemoryWriter, accepted, direct, text

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar
 
 import pytest
+from chatserver.fanout.loop import INBOX_SIZE
 from msgspec import Raw
 from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
@@ -19,7 +20,6 @@ from chatserver import Endpoint
 from chatserver.brokers import MemoryBroker
 from chatserver.connection import Connection
 from chatserver.errors import BrokerUnavailable
-from chatserver.fanout.loop import INBOX_SIZE
 from chatserver.hub import Hub, Statistics, Subscribed
 from chatserver.limits import Limits
 from chatserver.publication import (
