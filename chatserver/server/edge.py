@@ -47,6 +47,8 @@ class Edge:
         admission: Counts the WebSockets, and refuses those beyond the limits.
         limits: What a client may take.
         counts: How often a client was refused or ended for a limit.
+        loop: The server's event loop. Python 3.11 asks the system who it is, whenever it is asked
+            for the running one.
         ping_interval: Seconds without a sign of life after which a client is pinged.
         ping_timeout: Seconds that it has for an answer.
         interval: Seconds between two sweeps.
@@ -55,6 +57,7 @@ class Edge:
     def __init__(
         self, config: Config, server_state: ServerState, app_state: Mapping[str, Any]
     ) -> None:
+        self.loop = asyncio.get_running_loop()
         self.admission: Admission = app_state.get(ADMISSION) or Admission()
         self.limits = self.admission.limits
         self.counts = self.admission.counts
@@ -80,7 +83,7 @@ class Edge:
 
     def start(self, application: Coroutine[Any, Any, None]) -> None:
         """Serve the application to a connection, in a task."""
-        task = asyncio.get_running_loop().create_task(application)
+        task = self.loop.create_task(application)
         self._tasks.add(task)
         task.add_done_callback(self._forget_task)
 
@@ -89,7 +92,7 @@ class Edge:
     def watch(self) -> None:
         """Look after the connections; called by each when it is made."""
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self.interval, self._sweep)
+            self._timer = self.loop.call_later(self.interval, self._sweep)
 
     def _sweep(self) -> None:
         self._timer = None
@@ -105,7 +108,7 @@ class Edge:
             if isinstance(connection, Watched):
                 connection.check(now)
         if turn:
-            asyncio.get_running_loop().call_soon(self._check, connections)
+            self.loop.call_soon(self._check, connections)
 
 
 _edges: WeakKeyDictionary[ServerState, Edge] = WeakKeyDictionary()

@@ -242,7 +242,7 @@ class Socket(Connection, Watched, asyncio.Protocol):
                     "reason": self._reason,
                 }
             # Should two tasks wait, whoever was first is woken behind the other, and looks again.
-            other, self._waiter = self._waiter, asyncio.get_running_loop().create_future()
+            other, self._waiter = self._waiter, self._edge.loop.create_future()
             try:
                 await self._waiter
             finally:
@@ -251,7 +251,7 @@ class Socket(Connection, Watched, asyncio.Protocol):
         if not self._inbox and not self._reading and not self._scheduled:
             # In a turn of its own, so that a flood is handled piece by piece between others.
             self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._read_on)
+            self._edge.loop.call_soon(self._read_on)
         return event
 
     def _read_on(self) -> None:
@@ -486,7 +486,7 @@ class Socket(Connection, Watched, asyncio.Protocol):
     def _abort_after(self, seconds: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(seconds, self.abort)
+        self._timer = self._edge.loop.call_later(seconds, self.abort)
 
     # Deadlines, once an interval
 

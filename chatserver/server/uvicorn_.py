@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
 #: Whether requests can be parsed by httptools, whose protocol shows more than that on h11.
@@ -24,10 +23,7 @@ __all__ = [
     "HttpToolsProtocol",
     "RequestResponseCycle",
     "ServerState",
-    "get_local_addr",
-    "get_remote_addr",
     "is_full",
-    "is_ssl",
 ]
 
 

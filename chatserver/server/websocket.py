@@ -24,10 +24,7 @@ from chatserver.server.socket import HANDSHAKE, LAST_CHANCE, OPEN, Socket
 from chatserver.server.uvicorn_ import (
     Config,
     ServerState,
-    get_local_addr,
-    get_remote_addr,
     is_full,
-    is_ssl,
 )
 from chatserver.wire import encode
 
@@ -92,8 +89,8 @@ class WebSocketProtocol(Socket):
         if isinstance(transport, LingeringTransport):
             transport = transport.transport
         self.transport = cast("asyncio.Transport", transport)
-        self.client = get_remote_addr(self.transport)
-        self._server = self._edge.shared(get_local_addr(self.transport))
+        self.client = _client_of(self.transport.get_extra_info("peername"))
+        self._server = self._edge.shared(_server_of(self.transport.get_extra_info("sockname")))
         self._connections.add(self)
         self._edge.watch()
         # A transport doesn't say twice that it is full, maybe with answers of that protocol's.
@@ -194,7 +191,7 @@ class WebSocketProtocol(Socket):
             type="websocket",
             asgi={"version": self.config.asgi_version, "spec_version": "2.4"},
             http_version="1.1",
-            scheme="wss" if is_ssl(self.transport) else "ws",
+            scheme="wss" if self.transport.get_extra_info("sslcontext") else "ws",
             server=self._server,
             client=self.client,
             root_path=root,
@@ -294,3 +291,13 @@ class WebSocketProtocol(Socket):
             raise ClientDisconnected
         else:
             raise RuntimeError(f"Unexpected ASGI message '{kind}' on an open connection.")
+
+
+def _client_of(found: Any) -> tuple[str, int] | None:
+    """Host and port of a client; None on a Unix socket."""
+    return (found[0], found[1]) if isinstance(found, tuple) else None
+
+
+def _server_of(found: Any) -> Address:
+    """Where a client came to."""
+    return (found, None) if isinstance(found, str) else _client_of(found)
