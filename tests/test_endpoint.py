@@ -21,8 +21,12 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from chatserver import EchoEndpoint, Endpoint, FromPath, FromQuery, Hub, MemoryBroker
 from chatserver.auth import Identity
-from chatserver.errors import BrokerUnavailable, InvalidToken
+from chatserver.endpoints import lifecycle
+from chatserver.endpoints.outcome import OutageLog
+from chatserver.errors import BrokerUnavailable, InvalidToken, TooManyChannels
+from chatserver.publication import ClientInfo, Payload, Position
 from chatserver.testing import assert_no_message, receive
+from tests.asgi import until
 
 
 def client_of(cls: type[Endpoint], path: str = "/") -> TestClient:
@@ -343,7 +347,7 @@ def test_channels_are_left_before_on_disconnect() -> None:
 
     class Leaving(Room):
         async def on_disconnect(self, websocket: WebSocket, close_code: int) -> None:
-            seen.append((self.hub.statistics().subscriptions, set(self.connection.channels)))
+            seen.append((self.hub.statistics().subscriptions, set(self.connection.members)))
 
     with client_of(Leaving, "/{room}").websocket_connect("/a"):
         pass
@@ -435,14 +439,16 @@ def test_channels_of_one_name_are_one() -> None:
         channels = ("a", "{name}", "b")
 
         async def on_accept(self, websocket: WebSocket) -> None:
-            await self.push(sorted(self.connection.channels))
+            await self.push(sorted(self.connection.members))
 
     with client_of(Twice).websocket_connect("/") as session:
         assert session.receive_json() == ["a", "b"]
 
 
-@pytest.mark.parametrize("how", ["raises", "hangs"])
-def test_a_broker_in_trouble_does_not_keep_on_disconnect_from_its_call(how: str) -> None:
+@pytest.mark.parametrize(("how", "error"), [("raises", None), ("hangs", TimeoutError)])
+def test_a_broker_in_trouble_does_not_keep_on_disconnect_from_its_call(
+    how: str, error: type[Exception] | None
+) -> None:
     codes = []
 
     class Troubled(MemoryBroker):
@@ -460,10 +466,202 @@ def test_a_broker_in_trouble_does_not_keep_on_disconnect_from_its_call(how: str)
 
     client = client_of(Leaving)
     client.app.state.hub = Hub(Troubled())  # type: ignore[attr-defined]
-    expected = BrokerUnavailable if how == "raises" else TimeoutError
-    with pytest.raises(expected), client.websocket_connect("/"):
+    expected = contextlib.nullcontext() if error is None else pytest.raises(error)
+    with expected, client.websocket_connect("/"):
         pass
     assert codes == [1000]
+
+
+class Follower(Endpoint):
+    encoding = "text"
+    channels = ("a", "b")
+
+
+@pytest.mark.parametrize("published", ["before the accept", "with the accept"])
+def test_nothing_published_after_joining_is_missed(published: str) -> None:
+    """What a client that sees its connection open has published elsewhere reaches it."""
+
+    async def main() -> None:
+        hub = Hub()
+
+        class Watched(Server):
+            async def send(self, event: Event) -> None:
+                if event["type"] == "websocket.accept" and published == "with the accept":
+                    await hub.publish("b", "news")
+                await super().send(event)
+
+        class Publishing(Follower):
+            async def on_connect(self, websocket: WebSocket) -> None:
+                await websocket.accept()
+                await self.push("open")
+
+        class Slow(MemoryBroker):
+            async def subscribe(self, channel: str) -> Position:
+                position = await super().subscribe(channel)
+                if channel == "b" and published == "before the accept":
+                    await self.publish("b", "news")
+                return position
+
+        if published == "before the accept":
+            hub = Hub(Slow())
+        app = Starlette(routes=[WebSocketRoute("/", Publishing)])
+        app.state.hub = hub
+        server = Watched()
+        task = asyncio.create_task(server.serve(app))
+        await until(lambda: len(server.from_app) == 3)
+        assert [event.get("text") for event in server.from_app] == [None, "news", "open"]
+        server.to_app.put_nowait({"type": "websocket.disconnect", "code": 1000})
+        await task
+
+    asyncio.run(main())
+
+
+class Failing(MemoryBroker):
+    """Fails to subscribe to the channel "b", in one of several ways."""
+
+    def __init__(self, how: BaseException | None = None) -> None:
+        super().__init__()
+        self.how = how
+        self.subscribing = asyncio.Event()
+        self.followed: list[str] = []
+
+    async def subscribe(self, channel: str) -> Position:
+        self.followed.append(channel)
+        if channel == "b":
+            self.subscribing.set()
+            if self.how is None:
+                await asyncio.sleep(60)
+            else:
+                raise self.how
+        return await super().subscribe(channel)
+
+    async def unsubscribe(self, channel: str) -> None:
+        self.followed.remove(channel)
+        await super().unsubscribe(channel)
+
+
+@pytest.mark.parametrize("how", ["refused", "fault", "cancelled"])
+def test_a_join_that_fails_leaves_nothing_behind(how: str) -> None:
+    """It is a refusal: no accept is sent, and whatever was joined is left."""
+    errors = {"refused": TooManyChannels("too many"), "fault": ValueError("boom")}
+
+    async def main() -> None:
+        broker = Failing(errors.get(how))
+        app = Starlette(routes=[WebSocketRoute("/", Follower)])
+        app.state.hub = hub = Hub(broker)
+        server = Server()
+        task = asyncio.create_task(server.serve(app))
+        await broker.subscribing.wait()
+        assert hub.statistics().connections == 1
+        if how == "cancelled":
+            task.cancel()
+        expected = {"fault": ValueError, "cancelled": asyncio.CancelledError}.get(how)
+        with contextlib.nullcontext() if expected is None else pytest.raises(expected):
+            await task
+        closes = [{"type": "websocket.close", "code": 1008, "reason": "too many"}]
+        assert server.from_app == (closes if how == "refused" else [])
+        assert (hub.statistics().connections, hub.statistics().subscriptions) == (0, 0)
+        await until(lambda: "a" not in broker.followed)
+
+    asyncio.run(main())
+
+
+# The broker is not there
+
+
+@pytest.fixture
+def outages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing was logged yet in this minute."""
+    monkeypatch.setattr(lifecycle, "outages", OutageLog())
+
+
+@pytest.mark.usefixtures("outages")
+def test_a_broker_that_is_not_there_refuses_with_503(caplog: pytest.LogCaptureFixture) -> None:
+    client = client_of(Follower)
+    hub = Hub(Failing(BrokerUnavailable("10.0.0.1 is unreachable")))
+    client.app.state.hub = hub  # type: ignore[attr-defined]
+    for _ in range(3):
+        with pytest.raises(WebSocketDenialResponse) as refusal, client.websocket_connect("/"):
+            pass
+        assert refusal.value.status_code == 503
+        assert refusal.value.text == "the server is not available right now, try again later"
+    assert hub.statistics().broker_unavailable == 3
+    assert [(r.getMessage(), r.exc_info) for r in caplog.records] == [
+        ("BrokerUnavailable: 10.0.0.1 is unreachable", None)
+    ]
+
+
+@pytest.mark.usefixtures("outages")
+@pytest.mark.parametrize("where", ["handler", "task", "group", "on_disconnect"])
+def test_a_broker_that_goes_away_closes_with_1013(
+    where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    codes = []
+
+    class Gone(MemoryBroker):
+        async def publish(self, *args: Any, **kwargs: Any) -> Position:
+            raise BrokerUnavailable("the engine is gone")
+
+    class Publisher(Follower):
+        async def on_receive(self, websocket: WebSocket, data: Any) -> None:
+            with pytest.raises(BrokerUnavailable):
+                await self.publish(data, channel="a")
+            if where == "handler":
+                await self.publish(data, channel="a")
+            elif where == "group":
+                async with anyio.create_task_group() as group:
+                    group.start_soon(self.publish_now)
+            elif where == "task":
+                self.task_group.start_soon(self.publish_now)
+            else:
+                await websocket.close()
+
+        async def publish_now(self) -> None:
+            await self.publish("x", channel="a")
+
+        async def on_disconnect(self, websocket: WebSocket, close_code: int) -> None:
+            codes.append(close_code)
+            await self.publish("left", channel="a")
+
+    client = client_of(Publisher)
+    client.app.state.hub = hub = Hub(Gone())  # type: ignore[attr-defined]
+    with client.websocket_connect("/") as session:
+        session.send_text("x")
+        code = 1000 if where == "on_disconnect" else 1013
+        assert receive(session)["code"] == code
+    assert codes == [code]
+    assert hub.statistics().broker_unavailable == (where != "on_disconnect")
+    assert not any(record.exc_info for record in caplog.records)
+    errors = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert [record.getMessage() for record in errors] == ["BrokerUnavailable: the engine is gone"]
+
+
+# What is said when a process dies
+
+
+def test_the_last_will_goes_with_the_subscriptions() -> None:
+    wills = []
+
+    class Watched(MemoryBroker):
+        async def enter(
+            self, channel: str, info: ClientInfo, *, last_will: Payload | None = None
+        ) -> None:
+            wills.append((channel, last_will))
+            await super().enter(channel, info, last_will=last_will)
+
+    class Mortal(Follower):
+        def last_will(self) -> Any:
+            return {"left": self.channels[0]}
+
+    client = client_of(Mortal)
+    client.app.state.hub = hub = Hub(Watched())  # type: ignore[attr-defined]
+    with client.websocket_connect("/"):
+        pass
+    assert [(channel, bytes(will)) for channel, will in wills] == [
+        ("a", b'{"left":"a"}'),
+        ("b", b'{"left":"a"}'),
+    ]
+    assert asyncio.run(hub.history("a")).publications == ()
 
 
 # Tasks
