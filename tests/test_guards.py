@@ -872,7 +872,7 @@ def test_connections_of_an_address(on: bool, log: Log) -> None:
 
 def test_clients_of_a_unix_socket_have_no_address_to_be_counted_by() -> None:
     state = {LIMITS: Limits(max_address_connections=1)}
-    shared = edge.edge_of(Config("none"), ServerState(), state)
+    shared = edge.edge_of(Config("none", log_config=None), ServerState(), state)
     for address, refused in (("", False), ("127.0.0.1", True)):
         shared.enter(address)
         assert (shared.refusal(address) is not None) == refused
