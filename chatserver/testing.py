@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import anyio
@@ -27,7 +26,7 @@ __all__ = ["LiveServer", "assert_no_message", "live_server", "receive"]
 #: The protocols of `chatserver run`, as options of uvicorn.
 PROTOCOLS = {
     "ws": "chatserver.server:WebSocketProtocol",
-    "http": "chatserver.server:HttpProtocol" if find_spec("httptools") else "auto",
+    "http": "chatserver.server:HttpProtocol",
 }
 #: Seconds in which handlers may finish when the server stops.
 GRACE = 3

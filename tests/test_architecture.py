@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "limits": {"errors"},
     "wire": {"errors"},
     "publication": {"wire", "errors"},
-    "server": {"connection", "publication", "wire", "limits", "errors"},
+    "server": {"hub", "connection", "publication", "wire", "limits", "errors"},
     "logs": {"errors"},
     "cookies": {"errors"},
     "auth": {"cookies", "errors"},
@@ -41,7 +41,7 @@ MAY_IMPORT = {
     },
     "cli": {
         *("__init__", "app", "endpoints", "hub", "connection", "brokers", "publication"),
-        *("limits", "errors", "auth", "logs", "settings"),
+        *("limits", "errors", "auth", "logs", "settings", "server"),
     },
     "__main__": {"cli"},
 }

@@ -89,5 +89,6 @@ async def _last_words(hub: Hub) -> None:
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + LAST_WORDS
+    # Each end would have to set an event; this is the last second of a process.
     while (ENDING or hub.statistics().connections) and loop.time() < deadline:
         await asyncio.sleep(0.01)

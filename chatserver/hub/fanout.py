@@ -227,7 +227,7 @@ class Feed:
 
     def next_row(self) -> Row | None:
         """The next row that is behind; None when all have everything."""
-        for _ in self.rows:
+        for _ in range(len(self.rows)):
             row = self.rows[0]
             self.rows.rotate(-1)
             if row.place < self.log.end:
