@@ -85,7 +85,11 @@ def create_app(settings: Settings | None = None) -> Starlette:
     app.state.verifier = _verifier(settings)
     app.state.allowed_origins = settings.allowed_origins
     app.state.hub = Hub(
-        MemoryBroker(history_size=settings.history_size, history_ttl=settings.history_ttl),
+        MemoryBroker(
+            history_size=settings.history_size,
+            history_ttl=settings.history_ttl,
+            history_memory=settings.history_memory,
+        ),
         limits=settings.limits(),
     )
     return app

@@ -1,7 +1,7 @@
 """The command line: `chatserver run` serves, `chatserver token` makes a token for trying it.
 
-Exit status: 0 done; 1 the address can't be had; 2 a flag or setting won't do; 130 Ctrl-C.
-Whatever goes wrong on the user's side is one sentence on stderr, never a traceback.
+The exit status says what became of it: `EXIT_STATUSES`, which `--help` shows. Whatever goes wrong
+on the user's side is one sentence on stderr, never a traceback.
 """
 
 import argparse
@@ -38,9 +38,13 @@ EXPOSED = (
     "CHATSERVER_TOKEN_PUBLIC_KEY or CHATSERVER_TOKEN_JWKS_URL, or say --open-to-network."
 )
 OPEN_MODE = "Open mode: any non-empty token passes; set CHATSERVER_TOKEN_SECRET to verify tokens."
+EXIT_STATUSES = (
+    "Exit status: 0 done; 1 the address can't be listened on; 2 a flag or setting can't be used; "
+    "3 the application failed to start; 130 ended by Ctrl-C."
+)
 EPILOG = (
     "Flags win over the environment, but other users of the machine can read them: "
-    "set CHATSERVER_TOKEN_SECRET rather than giving --token-secret."
+    f"set CHATSERVER_TOKEN_SECRET rather than giving --token-secret. {EXIT_STATUSES}"
 )
 
 
@@ -52,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Do what the arguments say (those of the process if None).
 
     Returns:
-        The exit status.
+        The exit status, but for 3: with that uvicorn raises a SystemExit of its own.
     """
     arguments = vars(_parser().parse_args(argv))
     command = arguments.pop("command")
@@ -67,7 +71,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="chatserver", description="Real-time channels over WebSocket.", allow_abbrev=False
+        prog="chatserver",
+        description="Real-time channels over WebSocket.",
+        epilog=EXIT_STATUSES,
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="run | token")

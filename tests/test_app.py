@@ -229,6 +229,41 @@ def test_an_expired_token_closes_the_connection(leeway: float) -> None:
     assert expires <= time.time() < expires + 1
 
 
+def test_a_cookie_of_somebody_else_hides_no_good_token(secured: TestClient) -> None:
+    """Starlette's `SessionMiddleware` has a cookie called `session`, too."""
+    token = mint(SECRET, user="ann", ttl_seconds=60)
+    cookie = {"cookie": "session=eyJ1c2VyIjogImFubiJ9.aSXKdw.Wn4zv2hUsB1mJ1cJ8n1kF0m3vXo"}
+    with secured.websocket_connect(f"/items/foo/ws?token={token}", headers=dict(cookie)) as session:
+        session.send_text("hi")
+        assert session.receive_text().endswith(f"value is: {token}")
+    with secured.websocket_connect(
+        "/items/foo/ws", subprotocols=["bearer", token], headers=dict(cookie)
+    ) as session:
+        session.send_text("hi")
+        assert session.receive_text().endswith(f"value is: {token}")
+
+
+def test_a_fault_of_ours_in_verifying_is_a_500_with_its_traceback(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    token = mint(SECRET, user="ann", ttl_seconds=60)
+    app = create_app(Settings(token_secret=SECRET))
+    monkeypatch.setattr(app.state.verifier, "_key", b"cut")
+    with live_server(app) as server, pytest.raises(InvalidStatus) as refusal:
+        connect(f"{server.ws}/items/foo/ws?token={token}").__enter__()
+    assert refusal.value.response.status_code == 500
+    assert b"key" not in refusal.value.response.body
+    assert "InvalidKeyError" in caplog.text
+    assert token not in caplog.text
+
+
+def test_the_broker_is_told_what_it_may_keep() -> None:
+    settings = Settings(history_size=3, history_ttl=4.0, history_memory=5000)
+    broker = create_app(settings).state.hub.broker
+    assert broker._memory == 5000
+    assert (broker._rules("a").history_size, broker._rules("a").history_ttl) == (3, 4.0)
+
+
 def test_echo_and_chat_ask_for_no_token(secured: TestClient) -> None:
     with secured.websocket_connect("/ws"), secured.websocket_connect("/ws/1"):
         pass

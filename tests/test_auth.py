@@ -230,7 +230,7 @@ def test_token_without_the_claim_opens_everything_and_an_empty_list_nothing() ->
 
 
 def test_audience_issuer_and_claim() -> None:
-    names = {"audience": "chat", "issuer": "us", "claim": "rooms"}
+    names: dict[str, Any] = {"audience": "chat", "issuer": "us", "claim": "rooms"}
     token = mint(SECRET, user="ann", ttl_seconds=60, channels=["a"], **names)
     assert verify(Verifier(secret=SECRET, **names), token).channels == frozenset("a")
 
@@ -545,7 +545,7 @@ def test_no_input_raises_anything_else() -> None:
         {"public_key": public_pem("secp256k1")},
     ],
 )
-def test_bad_key_is_a_bad_setting(given: dict[str, str]) -> None:
+def test_bad_key_is_a_bad_setting(given: dict[str, Any]) -> None:
     with pytest.raises(InvalidSetting) as caught:
         Verifier(**given)
     assert not any(len(value) > 4 and value in str(caught.value) for value in given.values())

@@ -121,6 +121,37 @@ def test_help_has_every_setting_with_default_unit_and_variable() -> None:
     assert "set CHATSERVER_TOKEN_SECRET rather than giving --token-secret" in shown
 
 
+EXITS = {"0": "done", "1": "listened on", "2": "setting", "3": "failed to start", "130": "Ctrl-C"}
+
+
+@pytest.mark.parametrize("command", [(), ("run",), ("token",)])
+def test_help_has_every_exit_status(command: tuple[str, ...]) -> None:
+    shown = re.sub(r"\s+", " ", run(*command, "--help").stdout)
+    listed = dict(re.findall(r"(\d+) ([^;.]+)", shown.partition("Exit status: ")[2]))
+    assert set(listed) == set(EXITS)
+    assert all(words in listed[status] for status, words in EXITS.items())
+
+
+def test_an_application_that_fails_to_start_is_exit_status_3() -> None:
+    code = (
+        "import sys, chatserver.app\n"
+        "async def fail(self): raise RuntimeError('no engine here')\n"
+        "chatserver.app.Hub.start = fail\n"
+        "from chatserver.cli import main; sys.exit(main(['run', '--port', '0']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert done.returncode == 3
+    assert "no engine here" in done.stderr
+    assert "Application startup failed" in done.stderr
+
+
 def test_help_imports_no_server() -> None:
     code = (
         "import sys; from chatserver.cli import main\n"

@@ -5,12 +5,14 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import pytest
+from fastapi import FastAPI
 from msgspec import Meta
 from starlette.applications import Starlette
+from starlette.convertors import CONVERTOR_TYPES, IntegerConvertor
 from starlette.requests import HTTPConnection
-from starlette.routing import Mount, WebSocketRoute
+from starlette.routing import Host, Mount, Router, WebSocketRoute
 from starlette.testclient import TestClient
-from starlette.websockets import WebSocketDisconnect
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from chatserver import Endpoint, FromCookie, FromHeader, FromPath, FromQuery, lifespan
 from chatserver.endpoints.params import check_routes
@@ -135,15 +137,68 @@ def test_attributes_of_the_instance() -> None:
         assert session.receive_text() == "foo 3"
 
 
-def test_a_converted_path_parameter_too_long_for_python() -> None:
-    class Number(Endpoint):
-        n: FromPath[int]
+class Number(Endpoint):
+    n: FromPath[int]
 
+
+async def plain(websocket: WebSocket) -> None:
+    await websocket.accept()
+    await websocket.close()
+
+
+@pytest.mark.parametrize(
+    "app",
+    [
+        Starlette(routes=[WebSocketRoute("/{n:int}", Number)], lifespan=lifespan),
+        FastAPI(routes=[WebSocketRoute("/{n:int}", Number)], lifespan=lifespan),
+        Starlette(
+            routes=[Mount("/", routes=[WebSocketRoute("/{n:int}", Number)])], lifespan=lifespan
+        ),
+        Starlette(
+            routes=[Mount("/{n:int}", routes=[WebSocketRoute("/ws", Number)])], lifespan=lifespan
+        ),
+        Starlette(
+            routes=[Mount("/", Starlette(routes=[WebSocketRoute("/{n:int}", Number)]))],
+            lifespan=lifespan,
+        ),
+        Starlette(
+            routes=[Host("testserver", Router([WebSocketRoute("/{n:int}", Number)]))],
+            lifespan=lifespan,
+        ),
+    ],
+    ids=["starlette", "fastapi", "mounted", "in the mount's path", "application", "host"],
+)
+def test_a_converted_path_parameter_too_long_for_python(app: Starlette) -> None:
+    rest = "/ws" if isinstance(app.routes[0], Mount) and "{" in app.routes[0].path else ""
+    with TestClient(app) as client:
+        refused(client, "/" + "9" * 4301 + rest)
+        refused(client, "/" + "0" * 5000 + rest)
+        with client.websocket_connect("/" + "9" * 4300 + rest):
+            pass
+
+
+def test_without_a_lifespan_digits_are_bounded_from_the_first_handshake_on() -> None:
     client = TestClient(Starlette(routes=[WebSocketRoute("/{n:int}", Number)]))
-    with client.websocket_connect("/" + "9" * 4300):
+    with client.websocket_connect("/7"):
         pass
-    with pytest.raises(WebSocketDisconnect), client.websocket_connect("/" + "9" * 4301):
+    refused(client, "/" + "9" * 4301)
+
+
+def refused(client: TestClient, path: str) -> None:
+    """Refused without any exception in the application."""
+    with pytest.raises(WebSocketDisconnect), client.websocket_connect(path):
         pass
+
+
+def test_the_convertor_of_everybody_else_stays_as_it_is() -> None:
+    assert type(CONVERTOR_TYPES["int"]) is IntegerConvertor
+    assert IntegerConvertor.regex == "[0-9]+"
+    routes = [WebSocketRoute("/a/{n:int}", Number), WebSocketRoute("/b/{n:int}", plain)]
+    client = TestClient(Starlette(routes=routes, lifespan=lifespan))
+    with client:
+        refused(client, "/a/" + "9" * 4301)
+        with pytest.raises(ValueError, match="4300"), client.websocket_connect("/b/" + "9" * 4301):
+            pass
 
 
 def test_routes_without_the_parameter_are_an_error_at_the_start() -> None:

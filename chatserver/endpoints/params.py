@@ -12,12 +12,13 @@ constraints work too: `FromQuery[Annotated[int, Meta(ge=1)]]`.
 """
 
 import re
+import sys
 import types
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar, Union, get_args, get_origin
 
 import msgspec
-from starlette.convertors import IntegerConvertor, register_url_convertor
+from starlette.convertors import IntegerConvertor
 from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute, Host, Mount, WebSocketRoute
 
@@ -30,6 +31,7 @@ __all__ = [
     "FromPath",
     "FromQuery",
     "Parameter",
+    "bound_integers",
     "check_routes",
     "find_parameters",
 ]
@@ -53,19 +55,6 @@ REQUIRED: Any = object()
 
 _LEADING_ZEROS = re.compile(r"^(-?)\+?0*(?=[0-9])")
 _KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
-
-
-class _BoundedInteger(IntegerConvertor):
-    """Starlette's `{name:int}`, less the digits that Python refuses to convert.
-
-    With more than 4,300 of them `int()` raises, and the route would end in a traceback
-    before any endpoint is reached.
-    """
-
-    regex = "[0-9]{1,4300}"
-
-
-register_url_convertor("int", _BoundedInteger())
 
 
 class Parameter(NamedTuple):
@@ -115,6 +104,8 @@ class Parameter(NamedTuple):
         match self.source.name:
             case "path parameter":
                 value = connection.path_params.get(self.name)
+                if type(value) is int:
+                    bound_integers(connection.scope.get("route"))
             case "query parameter" if self._is_list:
                 return [self._plain(item) for item in connection.query_params.getlist(self.name)]
             case "query parameter":
@@ -150,33 +141,66 @@ def find_parameters(cls: type, annotations: Mapping[str, Any]) -> dict[str, Para
     return found
 
 
-def check_routes(routes: Iterable[BaseRoute], inherited: frozenset[str] = frozenset()) -> None:
-    """Check that every `FromPath` of every endpoint stands in its route.
+def bound_integers(route: object) -> None:
+    """Let a route match no more digits of `{name:int}` than Python converts; once is enough.
+
+    With more than 4,300 `int()` raises, and the handshake would end in a traceback before any
+    endpoint is reached; now the path is not found. Starlette's convertor itself stays as it is,
+    for it belongs to every application in the process. The routes that FastAPI makes in
+    `include_router` are out of reach.
+    """
+    most = sys.get_int_max_str_digits()  # 0 is no limit
+    if not most or not isinstance(route, WebSocketRoute | Mount):
+        return
+    for name, convertor in route.param_convertors.items():
+        unbounded, bounded = (f"(?P<{name}>[0-9]{digits})" for digits in ("+", f"{{1,{most}}}"))
+        pattern = route.path_regex.pattern
+        if type(convertor) is IntegerConvertor and unbounded in pattern:
+            route.path_regex = re.compile(
+                pattern.replace(unbounded, bounded), route.path_regex.flags
+            )
+
+
+def check_routes(routes: Iterable[BaseRoute], inherited: frozenset[str] = frozenset()) -> bool:
+    """Check that every `FromPath` of every endpoint stands in its route, and bound its integers.
 
     Args:
         routes: An application's routes; mounted ones are followed.
         inherited: Names of path parameters that a mount around them brings.
 
+    Returns:
+        Whether there is an endpoint among them.
+
     Raises:
         TypeError: One doesn't; the sentence names the class, the parameter and the path.
     """
+    found = False
     for route in routes:
         if isinstance(route, Mount):
-            check_routes(route.routes, inherited | set(route.param_convertors))
+            ours = check_routes(route.routes, inherited | set(route.param_convertors))
         elif isinstance(route, Host):
-            check_routes(route.routes, inherited)
-        elif isinstance(route, WebSocketRoute):
-            _check_route(route, inherited | set(route.param_convertors))
+            ours = check_routes(route.routes, inherited)
+        else:
+            ours = isinstance(route, WebSocketRoute) and _check_route(route, inherited)
+        if ours:
+            bound_integers(route)
+            found = True
+    return found
 
 
-def _check_route(route: WebSocketRoute, names: frozenset[str]) -> None:
-    parameters: dict[str, Parameter] = getattr(route.endpoint, "parameters", {})
+def _check_route(route: WebSocketRoute, inherited: frozenset[str]) -> bool:
+    """Check one route; whether it is of an endpoint at all."""
+    parameters: dict[str, Parameter] | None = getattr(route.endpoint, "parameters", None)
+    if not isinstance(parameters, dict):
+        return False
+    names = inherited | set(route.param_convertors)
     for parameter in parameters.values():
         if parameter.source.name == "path parameter" and parameter.name not in names:
             raise TypeError(
                 f"{route.endpoint.__name__}.{parameter.name} is FromPath, but the route "
                 f"{route.path!r} has no {{{parameter.name}}}"
             )
+    return True
 
 
 def _without_none(annotation: Any) -> Any:
