@@ -183,6 +183,7 @@ def _verifier(settings: Settings) -> Verifier | None:
         audience=settings.token_audience,
         issuer=settings.token_issuer,
         claim=settings.token_claim,
+        leeway=settings.token_leeway,
     )
 
 

@@ -1,9 +1,12 @@
 """Who is there: where a token may stand, and whom it stands for.
 
-    found = credential(websocket)                       # header, cookie, subprotocol, query
     verifier = Verifier(secret=settings.token_secret)
-    identity = await verifier.verify(found.value)       # or InvalidToken
+    for found in credentials(websocket):                # header, cookie, subprotocol, query
+        identity = await verifier.verify(found.value)   # or InvalidToken
     identity.may("item:foo")
+
+Other software has a cookie `session` too, so the first credential need not be the token: whoever
+asks for one tries each in order.
 
 A token is a JSON Web Token (RFC 7519). It must name a user (`sub`) and an end (`exp`); the claim
 `channels` lists what it opens, and without that claim it opens everything. Nothing in a token
@@ -11,6 +14,7 @@ chooses how it is verified: the kind of our key does, so `none` and a public key
 secret (RFC 8725, section 2.1) have no way in.
 """
 
+import base64
 import math
 import re
 import time
@@ -27,6 +31,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from starlette.requests import HTTPConnection
 
+from chatserver.cookies import cookie
 from chatserver.errors import InvalidSetting, InvalidToken, KeysUnavailable
 
 __all__ = ["ANONYMOUS", "Credential", "Identity", "Verifier", "credential", "credentials", "mint"]
@@ -34,6 +39,7 @@ __all__ = ["ANONYMOUS", "Credential", "Identity", "Verifier", "credential", "cre
 MIN_SECRET_BYTES = 32  # a key at least as long as its hash: RFC 7518, section 3.2
 MAX_TOKEN_LENGTH = 8192  # characters; what a cookie or header may hold in most servers
 MAX_EXPIRY = 253402300799  # the last second of the year 9999, as datetime can tell it
+MAX_LEEWAY = 300  # seconds: "usually no more than a few minutes", RFC 7519, section 4.1.4
 FETCH_TIMEOUT = 5.0  # seconds for each read from the key server
 FETCH_PAUSE = 30.0  # seconds after a fetch in which an unknown key causes no other
 RETRY_PAUSE = 5.0  # seconds after a failed fetch in which none is tried
@@ -59,7 +65,8 @@ class Identity(msgspec.Struct, frozen=True):
 
     Attributes:
         user: The token's `sub`; never empty.
-        expires: Unix time in seconds at which the token ends; None is never.
+        expires: Unix time in seconds after which the token is good for nothing: its `exp` and
+            the verifier's leeway. None is never.
         channels: The channels the token opens; None is every one.
         claims: All that the token says.
     """
@@ -75,9 +82,18 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 ANONYMOUS = Identity(user="anonymous")
-"""Everyone in open mode, where no token is verified."""
+"""Everyone in open mode, where no token is verified: nobody in particular, so not one user.
+
+Tell it by `identity is ANONYMOUS`; a token may name a user "anonymous".
+"""
 
 Source = Literal["authorization", "cookie", "subprotocol", "query"]
+
+
+class _Header(msgspec.Struct):
+    """The header of a token (RFC 7515, section 4.1.1), as far as it tells one from other texts."""
+
+    alg: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +102,21 @@ class Credential:
 
     value: str = field(repr=False)
     source: Source
+
+    @property
+    def looks_like_token(self) -> bool:
+        """Whether it begins with a header that names an algorithm, as a JSON Web Token does.
+
+        The cookie of Starlette's `SessionMiddleware` does not, though it is JSON in base64 with
+        two dots. Says nothing of whether the token is good.
+        """
+        header, dot, _ = self.value[:MAX_TOKEN_LENGTH].partition(".")
+        try:
+            # The standard library wants the "=" that a token goes without, and ignores too many.
+            msgspec.json.decode(base64.urlsafe_b64decode(header + "=="), type=_Header)
+        except (ValueError, RecursionError, msgspec.DecodeError):
+            return False
+        return bool(dot)
 
 
 def credentials(connection: HTTPConnection) -> tuple[Credential, ...]:
@@ -97,10 +128,9 @@ def credentials(connection: HTTPConnection) -> tuple[Credential, ...]:
     scope = connection.scope
     # Most come without any: what Starlette makes of headers and query would stay as long as they.
     headers = [value for name, value in scope["headers"] if name == b"authorization"]
-    cookies = any(name == b"cookie" for name, _ in scope["headers"])
     candidates: tuple[tuple[Source, str], ...] = (
         ("authorization", _bearer(headers[0].decode("latin-1")) if headers else ""),
-        ("cookie", connection.cookies.get("session", "") if cookies else ""),
+        ("cookie", cookie(scope, "session") or ""),
         ("subprotocol", _after_marker(scope.get("subprotocols", ()))),
         ("query", connection.query_params.get("token", "") if scope["query_string"] else ""),
     )
@@ -135,9 +165,11 @@ class Verifier:
             is meant for someone else.
         issuer: What `iss` must be; None takes any.
         claim: The claim that lists the channels.
+        leeway: Seconds by which `exp` may lie behind us and `nbf` and `iat` ahead, since clocks
+            differ; at most 300.
 
     Raises:
-        InvalidSetting: There is not exactly one key, or it can't be used.
+        InvalidSetting: There is not exactly one key, or it or the leeway can't be used.
     """
 
     def __init__(
@@ -149,10 +181,16 @@ class Verifier:
         audience: str | None = None,
         issuer: str | None = None,
         claim: str = "channels",
+        leeway: float = 10.0,
     ) -> None:
         if [secret, public_key, jwks_url].count(None) != 2:
             raise InvalidSetting("A verifier takes one of secret, public_key and jwks_url.")
+        if not 0 <= leeway <= MAX_LEEWAY:
+            raise InvalidSetting(
+                f"Expected a leeway of 0 to {MAX_LEEWAY} seconds, but got {leeway!r}."
+            )
         self._audience, self._issuer, self._claim = audience, issuer, claim
+        self._leeway = leeway
         self._keys = _KeySet(jwks_url) if jwks_url is not None else None
         self._key: Any = None
         self._algorithms: Sequence[str] = ()
@@ -164,6 +202,9 @@ class Verifier:
     async def verify(self, token: str) -> Identity:
         """Verify a token of any shape and provenance.
 
+        Whatever else is raised is a fault of ours, such as a key that is too short for its
+        algorithm, and is not told to the client.
+
         Raises:
             InvalidToken: It will not do; the reason never quotes it.
             KeysUnavailable: The key server can't be asked, which is not the client's fault.
@@ -174,11 +215,10 @@ class Verifier:
             raise InvalidToken(f"Expected a token of at most {MAX_TOKEN_LENGTH} ASCII characters.")
         try:
             key, algorithms = await self._key_for(token)
-            return self._identity(self._decode(token, key, algorithms))
-        except (InvalidToken, KeysUnavailable):
-            raise
-        except Exception as error:  # whatever a parser trips over, the answer is no
+            claims = self._decode(token, key, algorithms)
+        except jwt.InvalidTokenError as error:
             raise InvalidToken(_reason(error)) from None
+        return self._identity(claims)
 
     async def _key_for(self, token: str) -> tuple[Any, Sequence[str]]:
         if self._keys is None:
@@ -193,6 +233,7 @@ class Verifier:
             algorithms=algorithms,
             audience=self._audience,
             issuer=self._issuer,
+            leeway=self._leeway,
             # The user is checked in _identity, more strictly.
             options={
                 "require": ["exp", "sub"],
@@ -210,7 +251,7 @@ class Verifier:
             if not (isinstance(listed, list) and all(map(_is_text, listed))):
                 raise InvalidToken(f"Expected the token's {self._claim} to be a list of texts.")
             channels = frozenset(listed)
-        return Identity(user, _expiry(claims["exp"]), channels, claims)
+        return Identity(user, _expiry(claims["exp"]) + self._leeway, channels, claims)
 
 
 def _is_text(value: Any) -> bool:

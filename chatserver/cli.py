@@ -150,6 +150,8 @@ def _seconds(duration: str) -> int:
 
 
 def _run(**overrides: Any) -> int:
+    from chatserver.server.http import missing_guards
+
     settings = Settings.from_env(**overrides)
     if not (settings.verifies_tokens or settings.open_to_network or _is_loopback(settings.host)):
         raise InvalidSetting(EXPOSED.format(host=settings.host))
@@ -159,6 +161,8 @@ def _run(**overrides: Any) -> int:
         print(_invitation(settings, listener))
         if not settings.verifies_tokens:
             print(OPEN_MODE)
+        if missing := missing_guards():
+            print(missing)
         sys.stdout.flush()
         _serve(settings, listener)
     return 0
@@ -204,7 +208,7 @@ def _uvicorn_config(settings: Settings) -> "uvicorn.Config":
         port=settings.port,
         root_path=settings.root_path,
         ws="chatserver.server:WebSocketProtocol",
-        http="chatserver.server:HttpProtocol" if importlib.util.find_spec("httptools") else "auto",
+        http="chatserver.server:HttpProtocol",
         ws_max_size=settings.max_message_size,
         ws_ping_interval=settings.ping_interval,
         ws_ping_timeout=settings.ping_timeout,

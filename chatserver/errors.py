@@ -6,6 +6,7 @@
     │   ├── InvalidFrame        a frame that breaks the WebSocket protocol
     │   ├── InvalidMessage      a message that can't be read
     │   ├── InvalidToken        a token that is missing, wrong, expired or opens something else
+    │   ├── TooManyChannels     of one connection: HTTP 429
     │   └── TooManyConnections  of one user: HTTP 429
     ├── BrokerUnavailable       the broker can't say for sure that it has a publication
     ├── KeysUnavailable         the keys that verify tokens can't be fetched: HTTP 503
@@ -28,6 +29,7 @@ __all__ = [
     "InvalidToken",
     "KeysUnavailable",
     "PeerError",
+    "TooManyChannels",
     "TooManyConnections",
     "can_be_sent",
     "close_code_for_status",
@@ -86,6 +88,13 @@ class InvalidToken(PeerError):
     status = 401
 
 
+class TooManyChannels(PeerError):
+    """One connection asked for more channels than the limits allow."""
+
+    code = 4429
+    status = 429
+
+
 class TooManyConnections(PeerError):
     """A user has as many connections as the limits allow."""
 
@@ -139,7 +148,12 @@ CLOSE_CODES: dict[int, CloseCode] = {
         CloseCode(4401, "The token is missing, wrong or expired.", False, "server"),
         CloseCode(4403, "This origin or token may not do that.", False, "server"),
         CloseCode(4422, "A value of the address can't be used.", False, "server"),
-        CloseCode(4429, "There are too many connections of this user.", True, "server"),
+        CloseCode(
+            4429,
+            "There are too many connections of this user, or channels of this client.",
+            True,
+            "server",
+        ),
     )
 }
 

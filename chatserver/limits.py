@@ -1,84 +1,230 @@
-"""What a client may take, and how often one wanted more.
+"""What a client may take, and how often a client asked for more.
 
-Every guard of the server has its line in `Limits`. The hub holds them, hands them to its
-connections, and the server at the edge finds them in the application's lifespan state.
+Every guard of the server has its line in `Limits`: default, sentence, bounds and unit stand there
+and nowhere else; the settings of the same names are made of it. The hub holds the limits, hands
+them to its connections, and the server finds them in the application's lifespan state.
 """
+
+from collections.abc import Callable
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, TypeVar
 
 from msgspec import Struct
 
-__all__ = ["COUNTS", "LIMITS", "Counts", "Limits"]
+from chatserver.errors import InvalidSetting
+
+__all__ = [
+    "COUNTS",
+    "LIMITS",
+    "TIME",
+    "Check",
+    "Counts",
+    "Limits",
+    "between",
+    "setting",
+    "true_or_false",
+]
 
 #: Where a lifespan leaves them for the server, in its state.
 LIMITS, COUNTS = "chatserver.limits", "chatserver.counts"
 
+T = TypeVar("T")
+Check = Callable[[Any], Any]
+"""Takes a value, gives the one to keep, or raises a ValueError that says what was expected."""
 
-class Limits(Struct, frozen=True, kw_only=True):
-    """What clients may take; where a number may be 0, that is no limit.
+
+def setting(
+    default: T,
+    help: str,
+    check: Check,
+    *,
+    unit: str = "",
+    secret: bool = False,
+    switch: bool = False,
+) -> T:
+    """Declare a field of `Limits` or `Settings`.
+
+    Args:
+        default: The value where none is given.
+        help: What it means, in words for the command line and the README.
+        check: Refuses what is out of bounds.
+        unit: What it is counted in.
+        secret: Whether its value is kept out of `repr` and of every sentence.
+        switch: Whether its flag is `--name` or `--no-name`, without a value.
+    """
+    words = {"help": help, "check": check, "unit": unit, "secret": secret, "switch": switch}
+    declared: T = field(default=default, repr=not secret, metadata=words)
+    return declared
+
+
+def between(low: float, high: float, kind: type = int) -> Check:
+    """A check that a number lies within its bounds, both of them allowed.
+
+    Args:
+        low: The lowest value.
+        high: The highest value.
+        kind: `int`, or `float`, which takes whole numbers too.
+    """
+    kinds, words = ((int,), "a whole number") if kind is int else ((int, float), "a number")
+
+    def check(value: Any) -> Any:
+        # A bool is an int to Python; every comparison with nan is false.
+        if type(value) not in kinds or not low <= value <= high:
+            raise ValueError(f"{words} from {low} to {high}")
+        return kind(value)
+
+    return check
+
+
+def true_or_false(value: Any) -> Any:
+    """A check that takes no 0, 1 or "off" for a truth value."""
+    if not isinstance(value, bool):
+        raise ValueError("True or False")
+    return value
+
+
+SIZE, NUMBER = between(1, 2**30), between(0, 10**9)
+SEVERAL, TIME = between(1, 10**6), between(0.001, 10**9, float)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What clients may take, as declared below: each line has default, meaning, bounds and unit.
 
     The first group holds on every server, the second on `chatserver.server` only.
 
-    Attributes:
-        max_message_size: Bytes in one message from the client, inflated; beyond, close 1009.
-        max_buffer: Bytes waiting to be sent, with 64 for each message besides its payload;
-            beyond, the client is a slow consumer and is closed with 1013. A single message
-            larger than that passes an empty buffer.
-        max_unhandled: Messages received and not yet handled; at that number nothing more
-            is read until one has been, and the client feels the back-pressure. That it has
-            left is noticed only then, too.
-        send_timeout: Seconds in which the client must take something off a full socket;
-            beyond, it is a slow consumer too.
-        close_timeout: Seconds for which a slow consumer, or a client that has left, may keep
-            its socket open with data in it; then the socket is aborted.
-        max_user_connections: Connections of one authenticated user in this process; the next
-            is refused with 429. May be 0.
-
-        max_connections: WebSockets of this server; the next is refused with 503. May be 0.
-        max_address_connections: WebSockets from one address; the next is refused with 429.
-            May be 0, and should where all clients come through one proxy.
-        max_header_size: Bytes in a request's line and headers; beyond, 431.
-        header_timeout: Seconds in which a request's headers must be complete; beyond, 408.
-        message_timeout: Seconds in which a begun message must be complete; beyond, close 1008.
-        max_fragments: Frames in one message; beyond, close 1008.
-        max_message_rate: Messages a second from one client, pings included. One that sends more
-            is read no further until the second is over; one that sends twice as many for
-            some seconds on end is closed with 1008. May be 0.
-        compression: Whether to agree on permessage-deflate with clients that offer it.
+    Raises:
+        InvalidSetting: A value is out of its bounds; the sentence names it.
     """
 
-    max_message_size: int = 64 * 1024
-    max_buffer: int = 1024 * 1024
-    max_unhandled: int = 32
-    send_timeout: float = 20.0
-    close_timeout: float = 3.0
-    max_user_connections: int = 0
+    max_message_size: int = setting(
+        64 * 1024,
+        "longest message taken from a client, inflated; a longer one closes with 1009",
+        SIZE,
+        unit="bytes",
+    )
+    # A single message larger than that passes an empty buffer.
+    max_buffer: int = setting(
+        1024 * 1024,
+        "data that may wait to be sent to a client, 64 bytes more for each message; "
+        "beyond, it is closed as slow, with 1013",
+        SIZE,
+        unit="bytes",
+    )
+    # That the client has left is noticed only when one of them has been handled, too.
+    max_unhandled: int = setting(
+        32,
+        "messages of one client that may wait to be handled; at that number it is read no further",
+        SEVERAL,
+        unit="messages",
+    )
+    send_timeout: float = setting(
+        20.0,
+        "how long a client may take nothing of what waits for it before it is closed as slow",
+        TIME,
+        unit="seconds",
+    )
+    close_timeout: float = setting(
+        3.0,
+        "how long a closed connection may keep its socket before it is aborted",
+        TIME,
+        unit="seconds",
+    )
+    linger: float = setting(
+        10.0,
+        "how long messages that came before a client left may still be handled; "
+        "0 cancels their handler at once",
+        between(0, 10**9, float),
+        unit="seconds",
+    )
+    handshake_timeout: float = setting(
+        10.0,
+        "how long authentication and the accept may take",
+        TIME,
+        unit="seconds",
+    )
+    max_channels: int = setting(128, "most channels of one connection", SEVERAL, unit="channels")
+    max_cookie_size: int = setting(
+        8 * 1024, "longest cookies of a request, together; beyond, 431", SIZE, unit="bytes"
+    )
+    max_user_connections: int = setting(
+        0, "most WebSockets of one token's user; the next gets 429; 0 is no limit", NUMBER
+    )
 
-    max_connections: int = 20_000
-    max_address_connections: int = 0
-    max_header_size: int = 64 * 1024
-    header_timeout: float = 8.0
-    message_timeout: float = 20.0
-    max_fragments: int = 1024
-    max_message_rate: int = 10_000
-    compression: bool = False
+    max_connections: int = setting(
+        20_000, "most WebSockets of this process; the next gets 503; 0 is no limit", NUMBER
+    )
+    max_address_connections: int = setting(
+        0,
+        "most WebSockets from one address; the next gets 429; "
+        "0 is no limit, as it must be behind a proxy",
+        NUMBER,
+    )
+    max_header_size: int = setting(
+        64 * 1024, "longest line and headers of a request; beyond, 431", SIZE, unit="bytes"
+    )
+    header_timeout: float = setting(
+        8.0, "how long a request's headers may take; then 408", TIME, unit="seconds"
+    )
+    message_timeout: float = setting(
+        20.0, "how long a begun message may take; then it closes with 1008", TIME, unit="seconds"
+    )
+    max_fragments: int = setting(
+        1024, "most frames in one message; beyond, it closes with 1008", SEVERAL, unit="frames"
+    )
+    # Whoever sends more is read no further until the second is over.
+    max_message_rate: int = setting(
+        10_000,
+        "most messages taken from one client, pings included; one that sends twice as many "
+        "for some seconds is closed with 1008; 0 is no limit",
+        NUMBER,
+        unit="a second",
+    )
+    compression: bool = setting(
+        False, "whether to compress messages for clients that can: on or off", true_or_false
+    )
+
+    def __post_init__(self) -> None:
+        for spec in fields(self):
+            value = getattr(self, spec.name)
+            try:
+                kept = spec.metadata["check"](value)
+            except ValueError as error:
+                raise self.refusal(spec, str(error), value) from None
+            object.__setattr__(self, spec.name, kept)
+
+    @classmethod
+    def refusal(cls, spec: "Field[Any]", expected: str, value: Any) -> InvalidSetting:
+        """The exception that says that a field's value can't be used."""
+        return InvalidSetting(f"{spec.name}: expected {expected}, but got {value!r}.")
 
 
 class Counts(Struct, kw_only=True):
-    """How often a client wanted more than its `Limits`, since the start.
+    """How often a client asked for more than its `Limits`, or was let down, since the start.
 
     Attributes:
         slow_consumers: Connections closed because they read too slowly.
-        refused: Handshakes answered with 429 or 503, for there were too many connections.
+        refused: Handshakes answered with 429 or 503 because there were too many connections.
         bad_requests: Requests whose headers were too late (408) or too large (431).
+        late_handshakes: Connections refused or closed because the handshake took too long.
         bad_messages: Connections closed for what they sent: 1002, 1003, 1007, 1008, 1009.
-        floods: Connections closed because they sent too fast, of the above.
-        unfinished: Connections closed because a message was not completed, of the above.
+        floods: Connections closed because they sent too fast; also in `bad_messages`.
+        unfinished: Connections closed because a message was not completed; also in
+            `bad_messages`.
         dead_peers: Connections aborted because the client answered no ping.
+        unhandled: Messages received and not handled, because `linger` was over.
+        lost: Members of a channel that were told that they missed publications.
+        broker_unavailable: Handshakes and connections ended because the broker was not there.
     """
 
     slow_consumers: int = 0
     refused: int = 0
     bad_requests: int = 0
+    late_handshakes: int = 0
     bad_messages: int = 0
     floods: int = 0
     unfinished: int = 0
     dead_peers: int = 0
+    unhandled: int = 0
+    lost: int = 0
+    broker_unavailable: int = 0

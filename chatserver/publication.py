@@ -16,10 +16,13 @@ from chatserver.wire import Frame
 __all__ = [
     "PLAIN",
     "ClientInfo",
+    "Delivery",
     "Encoder",
     "Encoding",
     "Frame",
     "History",
+    "Joined",
+    "Left",
     "Payload",
     "Position",
     "Publication",
@@ -70,6 +73,24 @@ class Publication(Struct, frozen=True, gc=False):
     info: ClientInfo | None = None
 
 
+class Joined(Struct, frozen=True, gc=False):
+    """A client entered a channel's presence."""
+
+    channel: str
+    info: ClientInfo
+
+
+class Left(Struct, frozen=True, gc=False):
+    """A client left a channel's presence, or is known to be gone."""
+
+    channel: str
+    info: ClientInfo
+
+
+#: What a broker delivers to the subscribers of a channel.
+Delivery: TypeAlias = Publication | Joined | Left
+
+
 class History(Struct, frozen=True):
     """A part of a channel's retained stream, and the position of the stream's top."""
 
@@ -77,7 +98,8 @@ class History(Struct, frozen=True):
     position: Position
 
 
-Encoder: TypeAlias = Callable[[Publication], Frame]
+#: Turns what is delivered into what a client gets; None where it gets nothing of it.
+Encoder: TypeAlias = Callable[[Delivery], Frame | None]
 
 
 def payload(data: Any) -> Payload:
@@ -127,25 +149,22 @@ def frame(data: Payload, encoding: Encoding) -> Frame:
     return Frame(msgspec.json.encode(data).decode() if encoding == "json" else data)
 
 
-def _as_text(publication: Publication) -> Frame:
-    return frame(publication.data, "text")
+def _plain(encoding: Encoding) -> Encoder:
+    def encode(delivery: Delivery) -> Frame | None:
+        return frame(delivery.data, encoding) if isinstance(delivery, Publication) else None
+
+    return encode
 
 
-def _as_bytes(publication: Publication) -> Frame:
-    return frame(publication.data, "bytes")
+_text = _plain("text")
 
-
-def _as_json(publication: Publication) -> Frame:
-    return frame(publication.data, "json")
-
-
-#: The encoder of each plain wire format. An encoder's identity is the key under which a
-#: publication's frame is shared, so these are functions made once.
+#: The encoder of each plain wire format: publications only. An encoder's identity is the key
+#: under which a publication's frame is shared, so these are made once.
 PLAIN: dict[Encoding, Encoder] = {
-    None: _as_text,
-    "text": _as_text,
-    "bytes": _as_bytes,
-    "json": _as_json,
+    None: _text,
+    "text": _text,
+    "bytes": _plain("bytes"),
+    "json": _plain("json"),
 }
 
 

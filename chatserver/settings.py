@@ -13,25 +13,22 @@ never holds the value of a secret.
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 from urllib.parse import urlsplit
 
 from chatserver.errors import InvalidSetting
-from chatserver.limits import Limits
+from chatserver.limits import TIME, Check, Limits, between, setting, true_or_false
 
-__all__ = ["MIN_SECRET_BYTES", "PREFIX", "Row", "Settings"]
+__all__ = ["MAX_TOKEN_LEEWAY", "MIN_SECRET_BYTES", "PREFIX", "Row", "Settings"]
 
 PREFIX = "CHATSERVER_"
 MIN_SECRET_BYTES = 32  # a key at least as long as its hash: RFC 7518, section 3.2
+MAX_TOKEN_LEEWAY = 300  # seconds: "usually no more than a few minutes", RFC 7519, section 4.1.4
 LOG_LEVELS = ("critical", "error", "warning", "info", "debug", "trace")
 ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
-
-T = TypeVar("T")
-Check = Callable[[Any], Any]
-"""Takes a value, gives the one to keep, or raises a ValueError that says what was expected."""
 
 
 class Row(NamedTuple):
@@ -49,29 +46,6 @@ class Row(NamedTuple):
     def flag(self) -> str:
         """The setting as a flag of the command line: `--token-secret`."""
         return "--" + self.name.replace("_", "-")
-
-
-def setting(
-    default: T,
-    help: str,
-    check: Check = lambda value: value,
-    *,
-    unit: str = "",
-    secret: bool = False,
-) -> T:
-    """A field of `Settings`; a secret's value is kept out of `repr` and out of every sentence."""
-    metadata = {"help": help, "check": check, "unit": unit, "secret": secret}
-    marked: T = field(default=default, repr=not secret, metadata=metadata)
-    return marked
-
-
-def _between(low: float, high: float) -> Check:
-    def check(value: float) -> float:
-        if not low <= value <= high:  # also says no to nan
-            raise ValueError(f"a number from {low} to {high}")
-        return value
-
-    return check
 
 
 def _one_of(*words: str) -> Check:
@@ -102,8 +76,8 @@ def _folder(value: Path | None) -> Path | None:
 
 
 def _origins(values: tuple[str, ...]) -> tuple[str, ...]:
-    lowered = tuple(value.lower() for value in values)
-    if not all(ORIGIN.fullmatch(value) for value in lowered):
+    lowered = () if isinstance(values, str) else tuple(value.lower() for value in values)
+    if isinstance(values, str) or not all(ORIGIN.fullmatch(value) for value in lowered):
         raise ValueError("origins such as https://example.org:8443, separated by commas, or *")
     return lowered
 
@@ -142,21 +116,24 @@ def _url(value: str | None) -> str | None:
     return value
 
 
-LIMITS = Limits()
-SIZE, NUMBER, TIME = _between(1, 2**30), _between(0, 10**9), _between(0.001, 10**9)
-
-
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How this server runs; the table of `Settings.describe()` says what each line means.
+class Settings(Limits):
+    """How this server runs: the fields of `Limits`, and those declared below.
+
+    The table of `Settings.describe()` says what each line means.
 
     Raises:
         InvalidSetting: A value is out of its bounds, or two exclude each other.
     """
 
     host: str = setting("127.0.0.1", "address or name to listen on", _given)
-    port: int = setting(8000, "TCP port to listen on; 0 takes a free one", _between(0, 65535))
-    reload: bool = setting(False, "restart when the code, a template or a static file changes")
+    port: int = setting(8000, "TCP port to listen on; 0 takes a free one", between(0, 65535))
+    reload: bool = setting(
+        False,
+        "restart when the code, a template or a static file changes",
+        true_or_false,
+        switch=True,
+    )
     log_level: str = setting(
         "info", f"how much is logged: {', '.join(LOG_LEVELS)}", _one_of(*LOG_LEVELS)
     )
@@ -177,59 +154,14 @@ class Settings:
     token_audience: str | None = setting(None, "audience (aud) a token must name", _given)
     token_issuer: str | None = setting(None, "issuer (iss) a token must name", _given)
     token_claim: str = setting("channels", "claim that lists the channels a token opens", _given)
-    open_to_network: bool = setting(False, "listen beyond loopback though no token is verified")
-    max_message_size: int = setting(
-        LIMITS.max_message_size, "longest message taken from a client", SIZE, unit="bytes"
-    )
-    max_buffer: int = setting(
-        LIMITS.max_buffer,
-        "unsent data a connection may pile up before it is closed as slow",
-        SIZE,
-        unit="bytes",
-    )
-    max_unhandled: int = setting(
-        LIMITS.max_unhandled,
-        "messages of one client that may wait to be handled; then it is read no further",
-        _between(1, 10**6),
-        unit="messages",
-    )
-    send_timeout: float = setting(
-        LIMITS.send_timeout, "how long a full socket may take nothing", TIME, unit="seconds"
-    )
-    close_timeout: float = setting(
-        LIMITS.close_timeout,
-        "how long a closed connection may keep its socket before it is aborted",
-        TIME,
+    token_leeway: float = setting(
+        10.0,
+        "how far a token's times (exp, nbf, iat) may be off, as clocks differ",
+        between(0, MAX_TOKEN_LEEWAY, float),
         unit="seconds",
     )
-    max_connections: int = setting(
-        LIMITS.max_connections, "most WebSockets of this process; 0 is no limit", NUMBER
-    )
-    max_address_connections: int = setting(
-        LIMITS.max_address_connections,
-        "most WebSockets from one address; 0 is no limit, as it must be behind a proxy",
-        NUMBER,
-    )
-    max_user_connections: int = setting(
-        LIMITS.max_user_connections, "most WebSockets of one token's user; 0 is no limit", NUMBER
-    )
-    max_header_size: int = setting(
-        LIMITS.max_header_size, "longest line and headers of a request", SIZE, unit="bytes"
-    )
-    header_timeout: float = setting(
-        LIMITS.header_timeout, "how long a request's headers may take", TIME, unit="seconds"
-    )
-    message_timeout: float = setting(
-        LIMITS.message_timeout, "how long a begun message may take", TIME, unit="seconds"
-    )
-    max_fragments: int = setting(
-        LIMITS.max_fragments, "most frames in one message", _between(1, 10**6), unit="frames"
-    )
-    max_message_rate: int = setting(
-        LIMITS.max_message_rate,
-        "most messages taken from one client, pings included; 0 is no limit",
-        NUMBER,
-        unit="a second",
+    open_to_network: bool = setting(
+        False, "listen beyond loopback though no token is verified", true_or_false, switch=True
     )
     ping_interval: float = setting(
         20.0, "silence after which a client is asked for a sign of life", TIME, unit="seconds"
@@ -237,23 +169,21 @@ class Settings:
     ping_timeout: float = setting(
         20.0, "how long that sign may take before the client is dead", TIME, unit="seconds"
     )
-    compression: str = setting(
-        "off", "whether to compress messages for clients that can: on or off", _one_of("on", "off")
-    )
     history_size: int = setting(
-        100, "newest publications kept of a channel", _between(0, 10**6), unit="publications"
+        100, "newest publications kept of a channel", between(0, 10**6), unit="publications"
     )
     history_ttl: float = setting(
-        300.0, "how long a publication is kept", _between(0, 10**9), unit="seconds"
+        300.0, "how long a publication is kept", between(0, 10**9, float), unit="seconds"
+    )
+    history_memory: int = setting(
+        64 * 1024 * 1024,
+        "publications kept of all channels together; beyond, the oldest channels are emptied first",
+        between(0, 2**50),
+        unit="bytes",
     )
 
     def __post_init__(self) -> None:
-        for spec in fields(self):
-            value = getattr(self, spec.name)
-            try:
-                object.__setattr__(self, spec.name, spec.metadata["check"](value))
-            except ValueError as error:
-                raise _refused(spec.name, str(error), value) from None
+        super().__post_init__()
         if len(sources := self._token_sources()) > 1:
             raise InvalidSetting(
                 f"Expected one way to verify tokens, but got {len(sources)}: {', '.join(sources)}."
@@ -270,10 +200,7 @@ class Settings:
 
     def limits(self) -> Limits:
         """What clients may take."""
-        names = set(Limits.__struct_fields__) - {"compression"}
-        return Limits(
-            **{name: getattr(self, name) for name in names}, compression=self.compression == "on"
-        )
+        return Limits(**{spec.name: getattr(self, spec.name) for spec in fields(Limits)})
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ, **overrides: Any) -> "Settings":
@@ -300,7 +227,8 @@ class Settings:
 
     @classmethod
     def describe(cls) -> tuple[Row, ...]:
-        """Every setting as text, in order; the README's table and the flags are made of it."""
+        """Every setting as text, the limits last; README and flags are made of it."""
+        limits = {spec.name for spec in fields(Limits)}
         return tuple(
             Row(
                 name=spec.name,
@@ -309,10 +237,18 @@ class Settings:
                 unit=spec.metadata["unit"],
                 help=spec.metadata["help"],
                 secret=spec.metadata["secret"],
-                is_switch=spec.default is False,
+                is_switch=spec.metadata["switch"],
             )
-            for spec in fields(cls)
+            for spec in sorted(fields(cls), key=lambda spec: spec.name in limits)
         )
+
+    @classmethod
+    def refusal(cls, spec: "Field[Any]", expected: str, value: Any) -> InvalidSetting:
+        """As for `Limits`, by flag and variable; the value of a secret is not shown."""
+        env, flag = PREFIX + spec.name.upper(), "--" + spec.name.replace("_", "-")
+        secret = spec.metadata["secret"]
+        came = f"a value of {len(value)} characters" if secret else repr(value)
+        return InvalidSetting(f"{env} ({flag}): expected {expected}, but got {came}.")
 
 
 def _boolean(text: str) -> bool:
@@ -334,7 +270,7 @@ def _path(text: str) -> Path:
 PARSERS: dict[Any, tuple[Callable[[str], Any], str]] = {
     int: (int, "a whole number"),
     float: (float, "a number"),
-    bool: (_boolean, "true or false"),
+    bool: (_boolean, "on or off"),
     tuple[str, ...]: (_texts, "texts separated by commas"),
     Path | None: (_path, "a path"),
 }
@@ -349,23 +285,18 @@ def _parsed(name: str, value: Any) -> Any:
     try:
         return parse(value)
     except (ValueError, KeyError):
-        raise _refused(name, expected, value) from None
+        spec = next(spec for spec in fields(Settings) if spec.name == name)
+        raise Settings.refusal(spec, expected, value) from None
 
 
 def _as_text(value: Any) -> str:
     if isinstance(value, bool):
-        return str(value).lower()
+        return "on" if value else "off"
     if isinstance(value, tuple):
         return ",".join(value)
     if isinstance(value, Path):
         return str(value.absolute())
     return f"{value:.15g}" if isinstance(value, float) else str(value)
-
-
-def _refused(name: str, expected: str, value: Any) -> InvalidSetting:
-    row = next(row for row in Settings.describe() if row.name == name)
-    came = f"a value of {len(value)} characters" if row.secret else repr(value)
-    return InvalidSetting(f"{row.env} ({row.flag}): expected {expected}, but got {came}.")
 
 
 def _unknown(variable: str, known: list[str]) -> InvalidSetting:

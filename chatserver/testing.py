@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import anyio
@@ -27,8 +26,10 @@ __all__ = ["LiveServer", "assert_no_message", "live_server", "receive"]
 #: The protocols of `chatserver run`, as options of uvicorn.
 PROTOCOLS = {
     "ws": "chatserver.server:WebSocketProtocol",
-    "http": "chatserver.server:HttpProtocol" if find_spec("httptools") else "auto",
+    "http": "chatserver.server:HttpProtocol",
 }
+#: Seconds in which handlers may finish when the server stops.
+GRACE = 3
 #: Seconds that a server may take to start or to stop.
 SERVER_TIMEOUT = 10.0
 
@@ -95,7 +96,7 @@ def live_server(app: ASGIApp, **options: Any) -> Iterator[LiveServer]:
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     # As `chatserver run` has it, save for the log, which is left to the test.
-    defaults = {"log_config": None, **PROTOCOLS}
+    defaults = {"log_config": None, "timeout_graceful_shutdown": GRACE, **PROTOCOLS}
     server = uvicorn.Server(uvicorn.Config(app, **{**defaults, **options}))
     thread = threading.Thread(target=_run, args=(server, listener), daemon=True)
     thread.start()

@@ -11,9 +11,9 @@ from typing import Any, TypeAlias
 
 from starlette.types import Message
 
-from chatserver.connection import DirectConnection, QueuedConnection
+from chatserver.connection import Connection, QueuedConnection, Write
 from chatserver.limits import Limits
-from chatserver.publication import PLAIN, Encoder, Frame
+from chatserver.publication import Frame
 from chatserver.testing import LiveServer
 
 #: Options of uvicorn that say which protocols serve; see the fixture of that name.
@@ -110,71 +110,88 @@ class Transport:
         return self.buffered
 
 
-async def accepted(
-    limits: Limits | None = None, encoder: Encoder | None = None
-) -> tuple[MemoryServer, QueuedConnection]:
+async def accepted(limits: Limits | None = None) -> tuple[MemoryServer, QueuedConnection]:
     """A connection after its handshake, and the server below it."""
     server = MemoryServer()
-    connection = QueuedConnection(
-        server.receive, server.send, encoder or PLAIN["text"], limits or Limits()
-    )
+    connection = QueuedConnection(server.receive, server.send, limits or Limits())
     connection.start()
     await connection.send({"type": "websocket.accept"})
     server.sent.clear()
     return server, connection
 
 
-class MemoryWriter:
-    """A server's `Writer`, and its transport, in memory.
+class MemoryConnection(Connection):
+    """A connection of a server of ours, after its handshake, in memory.
 
     Attributes:
         written: What was written, in pieces.
-        queued: How many of these came by `write` while it was full.
-        failure: Raised by the transport when set.
-        closed: The close code.
+        queued: How many of these came by `write` while the socket was full.
+        failure: Raised instead of writing, when set.
     """
 
-    def __init__(self, window_bits: int = 0) -> None:
-        self.limits = Limits()
+    cancelled_at_will = False
+
+    def __init__(self, window_bits: int = 0, limits: Limits | None = None) -> None:
+        super().__init__(limits or Limits())
         self.window_bits = window_bits
-        self.listener: DirectConnection | None = None
-        self.transport: Any = self
-        self.full = False
-        self.slow = False
+        self.accepted = True
         self.written: list[bytes] = []
         self.queued = 0
         self.failure: Exception | None = None
-        self.closed: int | None = None
+        self._full = False
+
+    @property
+    def full(self) -> bool:
+        """Whether the socket takes nothing."""
+        return self._full
+
+    @full.setter
+    def full(self, full: bool) -> None:
+        self._full = full
+        self._paced()
+
+    @property
+    def writer(self) -> Write:
+        if self.close_code is not None:
+            return self._drop
+        return self.write if self._full else self._write_directly
+
+    @property
+    def unhandled(self) -> int:
+        return 0
+
+    def start(self) -> None:
+        pass
+
+    async def push(self, frame: Frame) -> None:
+        self._catch_up()
+        self.write(frame.wire(self.window_bits or 0))
 
     def write(self, wire: bytes) -> None:
-        if self.failure is not None:
-            raise self.failure
-        if self.closed is None:
-            self.queued += self.full
-            self.written.append(wire)
+        if self.close_code is None:
+            self.queued += self._full
+            self._write_directly(wire)
 
-    async def send_wire(self, wire: bytes) -> None:
-        self.write(wire)
-
-    def close(self, code: int, reason: str) -> None:
-        if self.closed is None:
-            self.closed = code
-            if self.listener is not None:
-                self.listener.socket_gone(code, reason)
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        self._catch_up()
+        self._gone(code)
 
     def abort(self) -> None:
         raise AssertionError("nothing is to be aborted here")
 
+    async def departure(self) -> None:
+        pass
 
-def direct(
-    encoder: Encoder = PLAIN["text"], *, window_bits: int = 0
-) -> tuple[MemoryWriter, DirectConnection]:
-    """A connection of a server of ours, after its handshake, and the server's end of it."""
-    writer, server = MemoryWriter(window_bits), MemoryServer()
-    connection = DirectConnection(writer, server.receive, server.send, encoder, writer.limits)
-    connection.start()
-    connection.accepted = True
-    return writer, connection
+    async def finish(self) -> None:
+        pass
+
+    def _write_directly(self, wire: bytes) -> None:
+        if self.failure is not None:
+            raise self.failure
+        self.written.append(wire)
+
+    def _drop(self, wire: bytes) -> None:
+        pass
 
 
 def text(data: str) -> Frame:

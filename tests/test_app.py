@@ -215,10 +215,15 @@ def test_a_bad_token(secured: TestClient, token: str) -> None:
     assert not token or token not in refusal.value.reason
 
 
-def test_an_expired_token_closes_the_connection(secured: TestClient) -> None:
+@pytest.mark.parametrize("leeway", [0, 1])
+def test_an_expired_token_closes_the_connection(leeway: float) -> None:
     token = mint(SECRET, user="ann", ttl_seconds=1)
-    expires = jwt.decode(token, SECRET, algorithms=["HS256"])["exp"]
-    with secured.websocket_connect(f"/items/foo/ws?token={token}") as session:
+    expires = jwt.decode(token, SECRET, algorithms=["HS256"])["exp"] + leeway
+    settings = Settings(token_secret=SECRET, token_leeway=leeway)
+    with (
+        TestClient(create_app(settings)) as client,
+        client.websocket_connect(f"/items/foo/ws?token={token}") as session,
+    ):
         event = session.receive()
     assert (event["type"], event["code"]) == ("websocket.close", 4401)
     assert expires <= time.time() < expires + 1

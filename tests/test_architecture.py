@@ -17,18 +17,20 @@ PACKAGE = Path(__file__).resolve().parent.parent / "chatserver"
 # cli → app → endpoints → hub → connection, brokers → publication, errors
 MAY_IMPORT = {
     "errors": set[str](),
-    "limits": set[str](),
+    "limits": {"errors"},
     "wire": {"errors"},
     "publication": {"wire", "errors"},
-    "server": {"connection", "publication", "wire", "limits", "errors"},
+    "server": {"hub", "connection", "publication", "wire", "limits", "errors"},
     "logs": {"errors"},
-    "auth": {"errors"},
+    "cookies": {"errors"},
+    "auth": {"cookies", "errors"},
     "settings": {"limits", "errors"},
     "connection": {"publication", "wire", "limits", "errors"},
     "brokers": {"publication", "errors"},
-    "fanout": {"connection", "publication", "limits", "errors"},
-    "hub": {"fanout", "connection", "brokers", "publication", "limits", "errors"},
-    "endpoints": {"hub", "connection", "publication", "limits", "errors", "auth", "logs"},
+    "hub": {"connection", "brokers", "publication", "limits", "errors"},
+    "endpoints": {
+        *("hub", "connection", "publication", "limits", "errors", "auth", "cookies", "logs"),
+    },
     "testing": {"endpoints", "hub", "connection", "brokers", "publication", "limits", "errors"},
     "__init__": {
         *("endpoints", "hub", "connection", "brokers", "publication", "limits", "errors", "auth"),
@@ -39,7 +41,7 @@ MAY_IMPORT = {
     },
     "cli": {
         *("__init__", "app", "endpoints", "hub", "connection", "brokers", "publication"),
-        *("limits", "errors", "auth", "logs", "settings"),
+        *("limits", "errors", "auth", "logs", "settings", "server"),
     },
     "__main__": {"cli"},
 }
@@ -48,6 +50,8 @@ MAY_IMPORT = {
 WITHOUT_IO = (
     "chatserver.centrifuge",
     "chatserver.wire",
+    "chatserver.hub.subscription",
+    "chatserver.hub.log",
 )
 IO = {
     *("anyio", "asyncio", "concurrent", "http", "io", "multiprocessing", "os", "select"),

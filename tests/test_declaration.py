@@ -28,6 +28,15 @@ def declare(**namespace: Any) -> type[Endpoint]:
         ),
         ({"channels": ("{}",)}, "names ''"),
         ({"channels": "chat"}, "Room.channels must be a sequence of names, not a str"),
+        ({"subprotocols": "v1.chat"}, "Room.subprotocols must be a sequence of names, not a str"),
+        ({"subprotocols": ""}, "Room.subprotocols must be a sequence of names, not a str"),
+        (
+            {"allowed_origins": "https://example.com"},
+            r"Room.allowed_origins must be a sequence of origins such as \('https://example.com',\),"
+            " not a str",
+        ),
+        ({"allowed_origins": "*"}, "Room.allowed_origins must be a sequence of origins"),
+        ({"allowed_origins": b"*"}, "Room.allowed_origins must be .* not a bytes"),
         ({"encoding": "xml"}, "Room.encoding must be 'text', 'bytes', 'json' or None, got 'xml'"),
         (
             {"__annotations__": {"user": FromQuery[str]}},

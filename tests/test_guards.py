@@ -27,17 +27,15 @@ import pytest
 from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
-from uvicorn.config import Config
-from uvicorn.server import ServerState
 from websockets.sync.client import connect
 
 from chatserver import Endpoint, FromQuery
 from chatserver.app import create_app
 from chatserver.auth import Identity, Verifier, mint
 from chatserver.endpoints.application import lifespan
-from chatserver.hub import Hub, Statistics
-from chatserver.limits import LIMITS, Limits
-from chatserver.server import edge, rate
+from chatserver.hub import Admission, Hub, Statistics
+from chatserver.limits import Limits
+from chatserver.server import incoming
 from chatserver.settings import Settings
 from chatserver.testing import LiveServer, live_server
 from tests.asgi import wait_until
@@ -717,7 +715,7 @@ def flooding(peer: Peer, wire: bytes) -> Iterator[None]:
 @pytest.fixture
 def brief(monkeypatch: pytest.MonkeyPatch) -> float:
     """Seconds for which a client may flood: fewer than usual, for the test not to take long."""
-    monkeypatch.setattr(rate, "FLOOD_SECONDS", 0.6)
+    monkeypatch.setattr(incoming, "FLOOD_SECONDS", 0.6)
     return 0.6
 
 
@@ -871,11 +869,10 @@ def test_connections_of_an_address(on: bool, log: Log) -> None:
 
 
 def test_clients_of_a_unix_socket_have_no_address_to_be_counted_by() -> None:
-    state = {LIMITS: Limits(max_address_connections=1)}
-    shared = edge.edge_of(Config("none"), ServerState(), state)
+    admission = Admission(Limits(max_address_connections=1))
     for address, refused in (("", False), ("127.0.0.1", True)):
-        shared.enter(address)
-        assert (shared.refusal(address) is not None) == refused
+        assert admission.enter(address) is None
+        assert (admission.enter(address) is not None) == refused
 
 
 @pytest.mark.parametrize("manner", ["mine", "minetoo", "minebypolicy"])
@@ -961,9 +958,9 @@ def test_a_place_is_free_again_however_a_client_ends(end: str, log: Log) -> None
             for peer in peers:
                 leave(peer)
                 peer.drop()
-            wait_until(lambda: site.sockets == 0 and not site.hub._users)
-        shared = edge._edges[site.live.server.server_state]
-        assert (shared._sockets, shared._addresses) == (0, {})
+            wait_until(lambda: site.sockets == 0 and not site.hub.admission._users)
+        admission = site.hub.admission
+        assert (admission._sockets, admission._addresses) == (0, {})
         with site.peer(f"/mine?token={token}") as peer:
             assert peer.status == 101
 

@@ -37,10 +37,9 @@ def handshake(request: bytes = b"", *, compression: bool = False) -> Handshake:
 
 def refusal_of(request: bytes, *, compression: bool = False) -> bytes:
     """How a request is refused, which may be no request at all."""
-    try:
-        return handshake(request, compression=compression).refusal
-    except InvalidRequest as error:
-        return error.answer
+    with pytest.raises(InvalidRequest) as raised:
+        handshake(request, compression=compression)
+    return raised.value.answer
 
 
 def status(answer: bytes) -> int:
@@ -61,9 +60,7 @@ def field(answer: bytes, name: str) -> str | None:
 
 
 def test_1_3_the_example() -> None:
-    opening = handshake()
-    assert opening.refusal == b""
-    assert opening.accept(None, []) == ANSWER + b"\r\n"
+    assert handshake().accept(None, []) == ANSWER + b"\r\n"
 
 
 @pytest.mark.parametrize(
@@ -147,7 +144,6 @@ REFUSED = {
     "4.2.1 subprotocols that are no tokens": (head(Sec_WebSocket_Protocol='"chat"'), 400),
     "4.2.1 bytes of another protocol": (b"\x16\x03\x01\x00\xee\x01\x00\r\n\r\n", 400),
     "4.2.1 too many headers": (head(more="X: y\r\n" * 200), 431),
-    "4.2.1 a line too long": (head("GET /" + "x" * 10_000 + " HTTP/1.1"), 414),
 }
 
 
@@ -163,7 +159,7 @@ def test_4_2_2_what_is_no_handshake_is_answered_by_http(request_head: bytes, cod
 
 @pytest.mark.parametrize("version", ["0", "8", "12", "14", "255", "13, 8", "013", "thirteen"])
 def test_4_4_another_version_is_told_which_one_is_known(version: str) -> None:
-    refusal = handshake(head(Sec_WebSocket_Version=version)).refusal
+    refusal = refusal_of(head(Sec_WebSocket_Version=version))
     assert status(refusal) == 426
     assert field(refusal, "Sec-WebSocket-Version") == "13"
     # RFC 9110, section 15.5.22: a 426 says to what.
@@ -171,7 +167,7 @@ def test_4_4_another_version_is_told_which_one_is_known(version: str) -> None:
 
 
 def test_a_method_that_is_not_allowed_is_told_which_one_is() -> None:
-    assert field(handshake(head("POST / HTTP/1.1")).refusal, "Allow") == "GET"
+    assert field(refusal_of(head("POST / HTTP/1.1")), "Allow") == "GET"
 
 
 # The scope
@@ -195,7 +191,6 @@ def test_a_method_that_is_not_allowed_is_told_which_one_is() -> None:
 )
 def test_4_2_1_the_resource(target: str, path: str, raw_path: bytes, query: bytes) -> None:
     opening = handshake(head(f"GET {target} HTTP/1.1"))
-    assert opening.refusal == b""
     assert opening.target == target
     scope = opening.scope()
     assert (scope["path"], scope["raw_path"], scope["query_string"]) == (path, raw_path, query)
@@ -385,7 +380,6 @@ AGREED = {
 def test_compression_is_agreed_on(offer: str, agreed: str | None, window_bits: int) -> None:
     request_head = head(Sec_WebSocket_Extensions=offer)
     opening = handshake(request_head, compression=True)
-    assert opening.refusal == b""
     assert field(opening.accept(None, []), "Sec-WebSocket-Extensions") == agreed
     assert opening.window_bits == window_bits
     without = handshake(request_head, compression=False)
@@ -417,79 +411,10 @@ def test_7_1_2_2_the_client_may_have_whatever_window_it_has(bits: int) -> None:
 )
 def test_9_1_what_is_no_list_of_extensions_is_refused(offer: str) -> None:
     request_head = head(Sec_WebSocket_Extensions=offer)
-    assert status(handshake(request_head, compression=True).refusal) == 400
+    assert status(refusal_of(request_head, compression=True)) == 400
 
 
 def test_without_an_offer_nothing_is_agreed_on() -> None:
     opening = handshake(compression=True)
     assert opening.accept(None, []) == ANSWER + b"\r\n"
     assert opening.window_bits == 0
-
-
-def test_a_request_may_have_been_parsed_already() -> None:
-    """Then its headers go to the application as they are."""
-    lines = head().split(b"\r\n")[1:-2]
-    headers = [
-        (name.lower(), value) for name, _, value in (line.partition(b": ") for line in lines)
-    ]
-    opening = Handshake.of(b"/chat?a=1", headers, compression=False)
-    assert opening.accept(None, []) == ANSWER + b"\r\n"
-    assert opening.target == "/chat?a=1"
-    assert opening.scope()["headers"] is headers
-    with pytest.raises(InvalidRequest):
-        Handshake.of("/é".encode(), headers, compression=False)
-
-
-def parsed_elsewhere(request: bytes, *, compression: bool) -> Handshake:
-    line, *fields = request.removesuffix(b"\r\n\r\n").split(b"\r\n")
-    headers = [
-        (name.lower(), value.strip(b" \t"))
-        for name, _, value in (field.partition(b":") for field in fields)
-    ]
-    return Handshake.of(line.split(b" ")[1], headers, compression=compression)
-
-
-def answer_of(opening: Handshake) -> list[bytes]:
-    """The answer's lines, save for the time of day."""
-    answer = opening.refusal or opening.accept(None, [])
-    return [line for line in answer.split(b"\r\n") if not line.startswith(b"Date:")]
-
-
-@pytest.mark.parametrize(
-    "request_head",
-    [
-        head(),
-        head("GET /caf%C3%A9?q=a?b HTTP/1.1"),
-        head("GET http://server.example.com/chat?x HTTP/1.1"),
-        head("GET /chat#top HTTP/1.1"),
-        head(Connection="keep-alive", more="Connection: Upgrade\r\n"),
-        head(more="X-Odd: caf\xe9\r\nx-odd: 2\r\n"),
-        head(Sec_WebSocket_Protocol="chat, superchat", more="Sec-WebSocket-Protocol: c\r\n"),
-        head(Sec_WebSocket_Protocol='"chat"'),
-        head(Host=None),
-        head(more="Host: other\r\n"),
-        head(Sec_WebSocket_Version="8"),
-        head(Sec_WebSocket_Version=None),
-        head(more="Sec-WebSocket-Version: 13\r\n"),
-        head(Sec_WebSocket_Key="x"),
-        head(Sec_WebSocket_Key=None),
-        head(Sec_WebSocket_Extensions="x;;"),
-        head(Content_Length="0"),
-        *(head(Sec_WebSocket_Extensions=offer) for offer, _, _ in AGREED.values()),
-    ],
-)
-def test_what_was_parsed_already_is_answered_alike(request_head: bytes) -> None:
-    for compression in (False, True):
-        one = handshake(request_head, compression=compression)
-        other = parsed_elsewhere(request_head, compression=compression)
-        assert answer_of(other) == answer_of(one)
-        assert (other.window_bits, other.target) == (one.window_bits, one.target)
-        assert one.refusal or other.scope() == one.scope()
-
-
-@pytest.mark.parametrize(
-    "header", ["Content-Length: 5", "Content-Length: 0, 5", "Transfer-Encoding: chunked"]
-)
-def test_4_2_1_a_body_is_refused_though_it_was_parsed_already(header: str) -> None:
-    opening = parsed_elsewhere(head(more=f"{header}\r\n"), compression=False)
-    assert status(opening.refusal) == 400

@@ -6,10 +6,12 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+import anyio
 import pytest
 import websockets
 from starlette.applications import Starlette
@@ -19,12 +21,12 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 from websockets.sync.client import ClientConnection, connect
 
-from chatserver import Endpoint, FromQuery, Message, on_message
+from chatserver import Endpoint, FromQuery, Message, lifespan, on_message
 from chatserver.auth import Identity
 from chatserver.hub import Hub
 from chatserver.limits import Limits
 from chatserver.testing import LiveServer, live_server
-from tests.asgi import Edge
+from tests.asgi import Edge, until
 
 #: What became of each connection, by the name it was given: (event, close code).
 EVENTS: dict[str, list[tuple[str, int]]] = {}
@@ -134,6 +136,10 @@ class PushesForEver(Recorded):
 
 
 class Busy(Recorded):
+    """Asks to be cancelled at once."""
+
+    linger = 0
+
     async def on_receive(self, websocket: WebSocket, data: Any) -> None:
         await self.push("begun")
         try:
@@ -143,20 +149,81 @@ class Busy(Recorded):
 
 
 class SlowHandshake(Recorded):
+    linger = 0
+
     async def authenticate(self, websocket: WebSocket) -> None:
         EVENTS.setdefault(self.run, []).append(("authenticate", 0))
         await asyncio.sleep(60)
 
 
 class Slow(Recorded):
-    """Takes a little for each message, and keeps count."""
+    """Takes its time for each message, and keeps count."""
 
     encoding = "text"
-    linger = 5
 
     async def on_receive(self, websocket: WebSocket, data: Any) -> None:
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.3 if data == "slow" else 0)
         EVENTS.setdefault(self.run, []).append((data, 0))
+
+
+class SlowUntilTheEnd(Recorded):
+    """Handles each message when the client has left, and tries to send to it."""
+
+    encoding = "text"
+
+    async def on_receive(self, websocket: WebSocket, data: Any) -> None:
+        await until(lambda: self.connection.close_code is not None)
+        EVENTS.setdefault(self.run, []).append((data, self.connection.close_code or 0))
+        await websocket.send_text("are you there?")
+        EVENTS[self.run].append(("sent", 0))
+
+
+class TooSlow(Recorded):
+    """Handles no message before its time is over, in spite of what it wanted."""
+
+    encoding = "text"
+    linger = 0.1
+
+    async def on_receive(self, websocket: WebSocket, data: Any) -> None:
+        await self.push("begun")
+        await asyncio.sleep(60)
+
+
+class Silent(Recorded):
+    """Asks for a token in the first message."""
+
+    async def authenticate(self, websocket: WebSocket) -> None:
+        await websocket.accept()
+        await websocket.receive_text()
+
+
+STARTED: ContextVar[str] = ContextVar("started")
+
+
+class InOneContext(Recorded):
+    """Undoes in `on_disconnect` what it did in `on_connect`, the way that libraries ask for."""
+
+    encoding = "text"
+
+    async def on_connect(self, websocket: WebSocket) -> None:
+        self.token = STARTED.set(self.run)
+        self.group = anyio.create_task_group()
+        await self.group.__aenter__()
+        self.group.start_soon(anyio.sleep_forever)
+        await super().on_connect(websocket)
+
+    async def on_receive(self, websocket: WebSocket, data: Any) -> None:
+        EVENTS.setdefault(self.run, []).append((STARTED.get(), 0))
+        if data == "wait":
+            await self.push("begun")
+            await asyncio.sleep(60)
+
+    async def on_disconnect(self, websocket: WebSocket, close_code: int) -> None:
+        STARTED.reset(self.token)
+        self.group.cancel_scope.cancel()
+        await self.group.__aexit__(None, None, None)
+        await asyncio.sleep(0.01)
+        await super().on_disconnect(websocket, close_code)
 
 
 class Expiring(Recorded):
@@ -391,11 +458,43 @@ def test_the_client_goes_while_the_handler_waits(server: LiveServer, run: str, l
     assert log() == []
 
 
-def test_what_came_before_the_leave_is_handled(server: LiveServer, run: str) -> None:
+@pytest.mark.parametrize("texts", [["slow"] * 3, [str(n) for n in range(200)]], ids=len)
+def test_what_came_before_the_leave_is_handled(
+    server: LiveServer, run: str, log: Log, texts: list[str]
+) -> None:
     with connect(address(server, Slow, run)) as client:
-        for n in range(200):
-            client.send(str(n))
-    assert ended(run) == [*((str(n), 0) for n in range(200)), ("disconnect", 1000)]
+        for text in texts:
+            client.send(text)
+    assert ended(run) == [*((text, 0) for text in texts), ("disconnect", 1000)]
+    assert log() == []
+
+
+def test_a_leave_is_noticed_at_once_and_the_rest_is_handled(
+    server: LiveServer, run: str, log: Log
+) -> None:
+    """A handler that sends to nobody ends by that; what the client said then is handled too."""
+    with connect(address(server, SlowUntilTheEnd, run)) as client:
+        for text in "abc":
+            client.send(text)
+    assert ended(run) == [("a", 1000), ("b", 1000), ("c", 1000), ("disconnect", 1000)]
+    assert log() == []
+
+
+def test_what_is_cut_off_is_counted_and_logged(
+    run: str, log: Log, caplog: pytest.LogCaptureFixture, edge: Edge
+) -> None:
+    app = Starlette(routes=[WebSocketRoute("/TooSlow", TooSlow)])
+    app.state.hub = hub = Hub()
+    with live_server(app, **edge) as server:
+        with connect(address(server, TooSlow, run)) as client:
+            for text in "abc":
+                client.send(text)
+            client.recv(timeout=5)
+        assert ended(run) == [("disconnect", 1000)]
+    assert hub.statistics().unhandled == 3
+    assert log() == []
+    lines = [record.getMessage() for record in caplog.records if record.name == "chatserver"]
+    assert lines == ["TooSlow: 3 received messages were not handled in time"]
 
 
 def test_a_handler_that_only_sends_keeps_its_client(run: str, edge: Edge) -> None:
@@ -425,6 +524,43 @@ def test_shutdown_while_a_handler_is_busy(run: str, log: Log, edge: Edge) -> Non
     assert log() == []
 
 
+@pytest.mark.parametrize(("text", "handled"), [("slow", True), ("endless", False)])
+def test_a_shutdown_leaves_the_grace_to_handlers(
+    run: str, log: Log, edge: Edge, text: str, handled: bool
+) -> None:
+    """What was received is handled within it; then `on_disconnect` comes, to its own end."""
+
+    class Graced(Slow):
+        async def on_receive(self, websocket: WebSocket, data: Any) -> None:
+            await self.push("begun")
+            await until(lambda: self.connection.close_code is not None)
+            await asyncio.sleep(60 if data == "endless" else 0)
+            await super().on_receive(websocket, data)
+
+        async def on_disconnect(self, websocket: WebSocket, close_code: int) -> None:
+            await asyncio.sleep(0.05)
+            await super().on_disconnect(websocket, close_code)
+
+    app = Starlette(routes=[WebSocketRoute("/Graced", Graced)], lifespan=lifespan)
+    app.state.hub = hub = Hub()
+    with live_server(app, timeout_graceful_shutdown=1, **edge) as server:
+        client = connect(address(server, Graced, run)).__enter__()
+        for _ in range(2):
+            client.send(text)
+        client.recv(timeout=5)
+        begun = time.monotonic()
+        server.stop()
+        assert closed(client)[0] == 1012
+        client.close()
+    assert time.monotonic() - begun < 3
+    assert EVENTS[run] == [*([(text, 0)] * 2 if handled else []), ("disconnect", 1012)]
+    assert hub.statistics().unhandled == (0 if handled else 2)
+    messages = [record.getMessage() for record in log()]
+    assert messages == (
+        [] if handled else ["Cancel 1 running task(s), timeout graceful shutdown exceeded"]
+    )
+
+
 @pytest.mark.parametrize("cls", [Busy, SlowHandshake])
 def test_shutdown_of_a_flooded_or_waiting_connection(
     run: str, cls: type[Recorded], edge: Edge
@@ -446,6 +582,69 @@ def test_shutdown_of_a_flooded_or_waiting_connection(
         server.stop()
         begun = time.monotonic()
     assert time.monotonic() - begun < 2
+
+
+def test_a_handshake_in_one_context_with_its_end(server: LiveServer, run: str, log: Log) -> None:
+    with connect(address(server, InOneContext, run)) as client:
+        client.send("x")
+    assert ended(run) == [(run, 0), ("disconnect", 1000)]
+    assert log() == []
+
+
+def test_the_context_is_the_same_after_a_cancellation(run: str, edge: Edge) -> None:
+    app = Starlette(routes=[WebSocketRoute("/InOneContext", InOneContext)], lifespan=lifespan)
+    with live_server(app, timeout_graceful_shutdown=1, **edge) as server:
+        client = connect(address(server, InOneContext, run)).__enter__()
+        client.send("wait")
+        client.recv(timeout=5)
+        server.stop()
+        assert closed(client)[0] == 1012
+        client.close()
+    assert EVENTS[run] == [(run, 0), ("disconnect", 1012)]
+
+
+def test_a_handshake_that_takes_too_long(run: str, log: Log, edge: Edge) -> None:
+    app = Starlette(routes=[WebSocketRoute("/SlowHandshake", SlowHandshake)])
+    app.state.hub = hub = Hub(limits=Limits(handshake_timeout=0.2))
+    with live_server(app, **edge) as server:
+        with (
+            pytest.raises(websockets.InvalidStatus) as refusal,
+            connect(address(server, SlowHandshake, run)),
+        ):
+            pass
+        assert refusal.value.response.status_code == 408
+        body = bytes(refusal.value.response.body or b"")
+        assert body == b"the handshake was not completed within 0.2 s"
+    assert hub.statistics().late_handshakes == 1
+    assert EVENTS[run] == [("authenticate", 0)]
+    assert log() == []
+
+
+def test_whoever_is_accepted_and_never_says_who_it_is(run: str, log: Log, edge: Edge) -> None:
+    app = Starlette(routes=[WebSocketRoute("/Silent", Silent)])
+    app.state.hub = hub = Hub(limits=Limits(handshake_timeout=0.2))
+    with (
+        live_server(app, **edge) as server,
+        connect(address(server, Silent, run)) as client,
+    ):
+        assert closed(client) == (4408, "the handshake was not completed within 0.2 s")
+        assert ended(run) == [("disconnect", 4408)]
+    assert hub.statistics().late_handshakes == 1
+    assert log() == []
+
+
+def test_a_completed_handshake_has_no_deadline(run: str, edge: Edge) -> None:
+    app = Starlette(routes=[WebSocketRoute("/Silent", Silent), WebSocketRoute("/Slow", Slow)])
+    app.state.hub = Hub(limits=Limits(handshake_timeout=0.1))
+    with (
+        live_server(app, **edge) as server,
+        connect(address(server, Slow, run)) as one,
+        connect(address(server, Silent, uuid4().hex)) as two,
+    ):
+        two.send("me")
+        for client in (one, two):
+            with pytest.raises(TimeoutError):
+                client.recv(timeout=0.2)
 
 
 def test_an_expired_token(server: LiveServer, run: str, log: Log) -> None:

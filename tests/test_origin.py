@@ -1,17 +1,19 @@
 """Which pages may connect."""
 
+from collections.abc import Collection
+
 import pytest
 from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.testclient import TestClient, WebSocketDenialResponse
 
-from chatserver import EchoEndpoint
+from chatserver import EchoEndpoint, lifespan
 from chatserver.endpoints.origin import check_origin
 from chatserver.errors import InvalidHandshake
 
 
 def passes(
-    *origins: str, host: str | None = "h:8000", scheme: str = "ws", allowed: tuple[str, ...] = ()
+    *origins: str, host: str | None = "h:8000", scheme: str = "ws", allowed: Collection[str] = ()
 ) -> bool:
     headers = [(b"origin", origin.encode("latin-1")) for origin in origins]
     headers += [(b"host", host.encode())] if host is not None else []
@@ -149,4 +151,31 @@ def test_a_class_and_its_application_may_widen_it() -> None:
     assert (refusal.value.status_code, refusal.value.text) == (403, "this origin may not connect")
     app.state.allowed_origins = ("https://app.example",)
     with client.websocket_connect("/ws", headers=dict(foreign)):
+        pass
+
+
+ONE_TEXT = r"app\.state\.allowed_origins must be a sequence of origins .* not a str"
+
+
+@pytest.mark.parametrize("origin", ["https://e", "https://example.com", "http://h:8000"])
+def test_one_text_is_never_searched_for_an_origin(origin: str) -> None:
+    with pytest.raises(TypeError, match=ONE_TEXT):
+        passes(origin, allowed="https://example.com")
+
+
+def test_one_text_in_the_application_is_an_error_at_the_start() -> None:
+    app = Starlette(routes=[WebSocketRoute("/ws", EchoEndpoint)], lifespan=lifespan)
+    app.state.allowed_origins = "https://example.com"
+    with pytest.raises(TypeError, match=ONE_TEXT), TestClient(app):
+        pass
+
+
+@pytest.mark.parametrize("headers", [{}, {"origin": "https://e"}])
+def test_without_a_lifespan_it_is_an_error_at_the_first_handshake(headers: dict[str, str]) -> None:
+    app = Starlette(routes=[WebSocketRoute("/ws", EchoEndpoint)])
+    app.state.allowed_origins = "https://example.com"
+    with (
+        pytest.raises(TypeError, match=ONE_TEXT),
+        TestClient(app).websocket_connect("/ws", headers=headers),
+    ):
         pass

@@ -8,6 +8,7 @@ import pytest
 
 from chatserver import auth, settings
 from chatserver.errors import InvalidSetting
+from chatserver.limits import Limits
 from chatserver.settings import Settings
 
 SECRET = "correct-horse-battery-staple-0123456789"
@@ -55,6 +56,12 @@ def test_settings_cannot_be_changed() -> None:
         ("open_to_network", "on", True),
         ("history_size", "0", 0),
         ("history_ttl", "0.5", 0.5),
+        ("history_memory", "0", 0),
+        ("token_leeway", "0", 0.0),
+        ("compression", "on", True),
+        ("compression", "off", False),
+        ("linger", "0", 0.0),
+        ("max_channels", "1", 1),
     ],
 )
 def test_environment(name: str, text: str, value: object) -> None:
@@ -69,10 +76,11 @@ def test_environment(name: str, text: str, value: object) -> None:
         ("port", "", "a whole number"),
         ("port", "eighty", "a whole number"),
         ("port", "9" * 5000, "a whole number"),
-        ("port", "-1", "a number from 0 to 65535"),
-        ("port", "65536", "a number from 0 to 65535"),
+        ("port", "-1", "a whole number from 0 to 65535"),
+        ("port", "65536", "a whole number from 0 to 65535"),
         ("port", "tcp://10.0.0.1:80", "a whole number"),
-        ("reload", "maybe", "true or false"),
+        ("reload", "maybe", "on or off"),
+        ("compression", "maybe", "on or off"),
         ("log_level", "loud", "one of critical, error, warning, info, debug, trace"),
         ("root_path", "chat", "nothing or a path such as /chat"),
         ("root_path", "/a b", "nothing or a path such as /chat"),
@@ -92,12 +100,19 @@ def test_environment(name: str, text: str, value: object) -> None:
         ("token_jwks_url", "http://[", "an https:// or http:// URL"),
         ("token_audience", "", "a value that is not empty"),
         ("token_claim", "", "a value that is not empty"),
-        ("max_message_size", "0", "a number from 1 to"),
+        ("max_message_size", "0", "a whole number from 1 to"),
         ("max_buffer", "1e6", "a whole number"),
-        ("history_size", "-1", "a number from 0 to"),
+        ("history_size", "-1", "a whole number from 0 to"),
         ("history_ttl", "nan", "a number from 0 to"),
         ("history_ttl", "inf", "a number from 0 to"),
         ("history_ttl", "soon", "a number"),
+        ("history_memory", "64 MiB", "a whole number"),
+        ("token_leeway", "-1", "a number from 0 to 300"),
+        ("token_leeway", "301", "a number from 0 to 300"),
+        ("linger", "-0.1", "a number from 0 to"),
+        ("handshake_timeout", "0", "a number from 0.001 to"),
+        ("max_channels", "0", "a whole number from 1 to"),
+        ("max_cookie_size", "0", "a whole number from 1 to"),
     ],
 )
 def test_bad_value_is_named_with_what_was_expected(name: str, text: str, expected: str) -> None:
@@ -143,8 +158,37 @@ def test_repr_shows_no_key() -> None:
     assert "port=8000" in repr(Settings())
 
 
-def test_secret_is_as_long_as_the_verifier_wants_it() -> None:
+def test_the_verifier_has_the_same_bounds() -> None:
     assert settings.MIN_SECRET_BYTES == auth.MIN_SECRET_BYTES
+    assert settings.MAX_TOKEN_LEEWAY == auth.MAX_LEEWAY
+
+
+def test_defaults_of_the_limits_are_the_same_everywhere() -> None:
+    assert Settings().limits() == Limits()
+    assert type(Settings().limits()) is Limits
+
+
+def test_every_limit_is_a_setting() -> None:
+    changed = {"max_channels": "7", "linger": "0.5", "compression": "on", "max_cookie_size": "99"}
+    made = Settings.from_env({f"CHATSERVER_{name.upper()}": text for name, text in changed.items()})
+    expected = Limits(max_channels=7, linger=0.5, compression=True, max_cookie_size=99)
+    assert made.limits() == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"port": "80"}, "CHATSERVER_PORT (--port): expected a whole number from 0 to 65535, but"),
+        ({"port": True}, "CHATSERVER_PORT (--port): expected a whole number"),
+        ({"reload": 1}, "CHATSERVER_RELOAD (--reload): expected True or False, but got 1."),
+        ({"max_buffer": 0}, "CHATSERVER_MAX_BUFFER (--max-buffer): expected a whole number"),
+        ({"allowed_origins": "*"}, "CHATSERVER_ALLOWED_ORIGINS (--allowed-origins): expected"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(given: dict[str, Any], expected: str) -> None:
+    with pytest.raises(InvalidSetting) as caught:
+        Settings(**given)
+    assert str(caught.value).startswith(expected)
 
 
 def test_one_way_to_verify_tokens() -> None:
@@ -187,10 +231,13 @@ def test_settings_survive_the_environment(tmp_path: Path) -> None:
 
 def test_table_has_every_field_with_its_words() -> None:
     rows = {row.name: row for row in Settings.describe()}
-    assert list(rows) == [spec.name for spec in dataclasses.fields(Settings)]
+    assert set(rows) == {spec.name for spec in dataclasses.fields(Settings)}
+    limits = [spec.name for spec in dataclasses.fields(Limits)]
+    assert list(rows)[-len(limits) :] == limits
     assert all(row.help and row.env == f"CHATSERVER_{row.name.upper()}" for row in rows.values())
     assert rows["max_buffer"][2:4] == ("1048576", "bytes")
     assert (rows["history_ttl"].default, rows["history_ttl"].unit) == ("300", "seconds")
-    assert (rows["reload"].default, rows["reload"].is_switch) == ("false", True)
+    assert (rows["reload"].default, rows["reload"].is_switch) == ("off", True)
+    assert (rows["compression"].default, rows["compression"].is_switch) == ("off", False)
     assert (rows["templates"].default, rows["root_path"].default) == ("none", "empty")
     assert rows["token_secret"].flag == "--token-secret"

@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from chatserver.limits import LIMITS, Limits
+from chatserver.hub import ADMISSION, Admission
+from chatserver.limits import Limits
 from chatserver.testing import LiveServer, live_server
 from tests.asgi import PATIENCE, wait_until
 
@@ -101,7 +102,7 @@ class Site:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            scope["state"][LIMITS] = self.limits
+            scope["state"][ADMISSION] = Admission(self.limits)
             for kind in ("startup", "shutdown"):
                 assert (await receive())["type"] == f"lifespan.{kind}"
                 await send({"type": f"lifespan.{kind}.complete"})
@@ -606,7 +607,7 @@ def test_a_violation_of_a_client_that_has_not_taken_the_close(site: Site) -> Non
         writer = writers[0]
         for _ in range(100):
             writer.write(b"\x82\x7f" + (65_536).to_bytes(8) + bytes(65_536))
-            if writer.full:
+            if writer.writer == writer.write:
                 break
         writer.write(b"\x82\x00")
         await send({"type": "websocket.close"})

@@ -1,6 +1,23 @@
 """Brokers: what carries publications between processes, and keeps history and presence."""
 
-from chatserver.brokers.base import Broker
+from chatserver.brokers.base import (
+    Broker,
+    Control,
+    Disconnect,
+    Health,
+    Rules,
+    RulesFor,
+    Unsubscribe,
+)
 from chatserver.brokers.memory import MemoryBroker
 
-__all__ = ["Broker", "MemoryBroker"]
+__all__ = [
+    "Broker",
+    "Control",
+    "Disconnect",
+    "Health",
+    "MemoryBroker",
+    "Rules",
+    "RulesFor",
+    "Unsubscribe",
+]

@@ -6,13 +6,25 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 
-from chatserver.brokers.base import Broker
-from chatserver.publication import ClientInfo, History, Payload, Position, Publication
+from chatserver.brokers.base import Broker, Control, Health, Rules, RulesFor
+from chatserver.publication import (
+    ClientInfo,
+    Delivery,
+    History,
+    Joined,
+    Left,
+    Payload,
+    Position,
+    Publication,
+    payload_size,
+)
 
 __all__ = ["MemoryBroker"]
 
 #: Seconds for which a publish with the same id is answered without delivering again.
 ID_TTL = 300.0
+#: Bytes that a retained publication, or a remembered id, counts for besides what is in it.
+OVERHEAD = 256
 
 
 class MemoryBroker(Broker):
@@ -22,9 +34,16 @@ class MemoryBroker(Broker):
     A channel with neither history nor subscribers is forgotten; should it come back, it
     has a new epoch. There is no timer: what is too old goes when anything else happens.
 
+    The lease of an entry is that of its event loop: the hub lets it lapse when the loop was
+    closed with the client still in the channel.
+
     Args:
         history_size: Publications kept per channel at most; 0 keeps none.
         history_ttl: Seconds for which a publication is kept at most.
+        history_memory: Bytes that all histories and remembered ids may take together. Beyond,
+            the history of the channel that was longest without a publication goes first. Ids
+            take half of it at most; beyond, the oldest are forgotten before their five minutes.
+        rules: What is kept of each channel, where that differs; the two above are not asked then.
         clock: Seconds that never go back.
     """
 
@@ -33,20 +52,26 @@ class MemoryBroker(Broker):
         *,
         history_size: int = 100,
         history_ttl: float = 300.0,
+        history_memory: int = 64 * 1024 * 1024,
+        rules: RulesFor | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__()
-        self.history_size = history_size
-        self.history_ttl = history_ttl
+        default = Rules(history_size=history_size, history_ttl=history_ttl)
+        self._rules: RulesFor = rules or (lambda _: default)
+        self._memory = history_memory
         self._clock = clock
+        self._since = time.time()
         self._lock = threading.Lock()
         self._streams: dict[str, _Stream] = {}
         self._subscribed: set[str] = set()
-        # Channels with history, the one longest without a publication first.
+        # Channels with history and when the newest of it was published, the oldest first.
         self._ageing: OrderedDict[str, float] = OrderedDict()
+        self._history_bytes = 0
         # (channel, id) of recent publications, oldest first, with their time.
         self._ids: OrderedDict[tuple[str, str], tuple[Position, float]] = OrderedDict()
-        self._presence: dict[str, dict[str, ClientInfo]] = {}
+        self._id_bytes = 0
+        self._presence: dict[str, dict[str, tuple[ClientInfo, Payload | None]]] = {}
 
     @property
     def channels(self) -> int:
@@ -54,6 +79,23 @@ class MemoryBroker(Broker):
         with self._lock:
             self._forget(self._clock())
             return len(self._streams)
+
+    @property
+    def memory(self) -> int:
+        """Bytes that histories and remembered ids count for now."""
+        with self._lock:
+            return self._history_bytes + self._id_bytes
+
+    async def start(self) -> None:
+        """See `Broker`: there is nothing to connect to."""
+
+    async def stop(self) -> None:
+        """See `Broker`: there is nothing to give up."""
+
+    @property
+    def health(self) -> Health:
+        """See `Broker`: as long as the process lives."""
+        return Health("up", self._since)
 
     async def publish(
         self,
@@ -64,24 +106,12 @@ class MemoryBroker(Broker):
         info: ClientInfo | None = None,
     ) -> Position:
         with self._lock:
-            now = self._clock()
-            self._forget(now)
-            if id is not None and (channel, id) in self._ids:
-                return self._ids[channel, id][0]
-            stream = self._stream(channel)
-            publication = stream.append(channel, data, info, now)
-            self._retain(channel, stream, now)
-            position = stream.position
-            if id is not None:
-                self._ids[channel, id] = position, now
-            # Under the lock, so that publications reach the hub in the order of offsets.
-            self.deliver(publication)
-            return position
+            return self._publish(channel, data, id, info)
 
-    async def subscribe(self, channel: str) -> None:
+    async def subscribe(self, channel: str) -> Position:
         with self._lock:
             self._subscribed.add(channel)
-            self._stream(channel)
+            return self._stream(channel).position
 
     async def unsubscribe(self, channel: str) -> None:
         with self._lock:
@@ -103,24 +133,54 @@ class MemoryBroker(Broker):
             self._forget(now)
             # A channel that nobody follows or fills isn't worth remembering for a question.
             stream = self._streams.get(channel) or _Stream()
-            stream.trim(self.history_size, now - self.history_ttl)
+            self._trim(channel, stream, now)
             kept = tuple(stream.read(since, reverse))
             return History(kept if limit is None else kept[: max(limit, 0)], stream.position)
 
-    async def enter(self, channel: str, info: ClientInfo) -> None:
+    async def enter(
+        self, channel: str, info: ClientInfo, *, last_will: Payload | None = None
+    ) -> None:
         with self._lock:
-            self._presence.setdefault(channel, {})[info.client] = info
+            clients = self._presence.setdefault(channel, {})
+            known = info.client in clients
+            clients[info.client] = (info, last_will)
+            if not known:
+                self._announce(Joined(channel, info))
 
     async def leave(self, channel: str, client: str) -> None:
         with self._lock:
-            clients = self._presence.get(channel, {})
-            clients.pop(client, None)
-            if not clients:
-                self._presence.pop(channel, None)
+            self._remove(channel, client)
+
+    async def lapse(self, channel: str, client: str) -> None:
+        with self._lock:
+            last_will = self._remove(channel, client)
+            if last_will is not None:
+                self._publish(channel, last_will, client, None)
 
     async def present(self, channel: str) -> dict[str, ClientInfo]:
         with self._lock:
-            return dict(self._presence.get(channel, {}))
+            entries = self._presence.get(channel, {})
+            return {client: info for client, (info, _) in entries.items()}
+
+    async def tell(self, control: Control) -> None:
+        self.control(control)
+
+    def _publish(
+        self, channel: str, data: Payload, id: str | None, info: ClientInfo | None
+    ) -> Position:
+        now = self._clock()
+        self._forget(now)
+        if id is not None and (channel, id) in self._ids:
+            return self._ids[channel, id][0]
+        stream = self._stream(channel)
+        publication = stream.next(channel, data, info)
+        self._retain(channel, stream, publication, now)
+        if id is not None:
+            self._remember(channel, id, stream.position, now)
+        self._limit_memory()
+        # Under the lock, so that publications reach the hub in the order of offsets.
+        self.deliver(publication)
+        return Position(publication.offset, publication.epoch)
 
     def _stream(self, channel: str) -> "_Stream":
         stream = self._streams.get(channel)
@@ -128,23 +188,77 @@ class MemoryBroker(Broker):
             stream = self._streams[channel] = _Stream()
         return stream
 
-    def _retain(self, channel: str, stream: "_Stream", now: float) -> None:
-        stream.trim(self.history_size, now - self.history_ttl)
-        if stream.retained:
-            self._ageing[channel] = now
-            self._ageing.move_to_end(channel)
-        elif channel not in self._subscribed:
-            del self._streams[channel]
+    # Presence
+
+    def _remove(self, channel: str, client: str) -> Payload | None:
+        """Take a client out of a channel; returns its last will."""
+        clients = self._presence.get(channel, {})
+        info, last_will = clients.pop(client, (None, None))
+        if not clients:
+            self._presence.pop(channel, None)
+        if info is not None:
+            self._announce(Left(channel, info))
+        return last_will
+
+    def _announce(self, delivery: Delivery) -> None:
+        if self._rules(delivery.channel).join_leave:
+            self.deliver(delivery)
+
+    # What is kept, and for how long
+
+    def _retain(
+        self, channel: str, stream: "_Stream", publication: Publication, now: float
+    ) -> None:
+        rules = self._rules(channel)
+        if rules.history_size <= 0 or rules.history_ttl <= 0:
+            self._drop(channel, stream)
+            return
+        self._history_bytes += stream.retain(publication, now)
+        self._trim(channel, stream, now)
+        self._ageing[channel] = now
+        self._ageing.move_to_end(channel)
+
+    def _trim(self, channel: str, stream: "_Stream", now: float) -> None:
+        rules = self._rules(channel)
+        self._history_bytes -= stream.trim(rules.history_size, now - rules.history_ttl)
+
+    def _drop(self, channel: str, stream: "_Stream") -> None:
+        """Let a channel's history go, and the channel with it where nobody follows it."""
+        self._history_bytes -= stream.trim(0, 0.0)
+        self._ageing.pop(channel, None)
+        if channel not in self._subscribed:
+            self._streams.pop(channel, None)
+
+    def _remember(self, channel: str, id: str, position: Position, now: float) -> None:
+        self._ids[channel, id] = position, now
+        self._id_bytes += len(id) + OVERHEAD
+
+    def _forget_oldest_id(self) -> None:
+        (_, id), _ = self._ids.popitem(last=False)
+        self._id_bytes -= len(id) + OVERHEAD
+
+    def _limit_memory(self) -> None:
+        while self._id_bytes > self._memory // 2:
+            self._forget_oldest_id()
+        while self._history_bytes + self._id_bytes > self._memory and self._ageing:
+            channel = next(iter(self._ageing))
+            stream = self._streams[channel]
+            if len(self._ageing) > 1 or len(stream.retained) == 1:
+                self._drop(channel, stream)
+            else:
+                self._history_bytes -= stream.trim(len(stream.retained) // 2, 0.0)
 
     def _forget(self, now: float) -> None:
+        """Let go what is too old."""
         while self._ids and next(iter(self._ids.values()))[1] <= now - ID_TTL:
-            self._ids.popitem(last=False)
-        while self._ageing and next(iter(self._ageing.values())) <= now - self.history_ttl:
-            channel, _ = self._ageing.popitem(last=False)
-            if channel in self._subscribed:
-                self._streams[channel].retained.clear()
-            else:
-                del self._streams[channel]
+            self._forget_oldest_id()
+        # Where rules differ, one that is kept for longer may stand before others. What is too
+        # old is never read all the same, and counts until then.
+        while self._ageing:
+            channel, newest = next(iter(self._ageing.items()))
+            if newest > now - self._rules(channel).history_ttl:
+                return
+            self._drop(channel, self._streams[channel])
 
 
 class _Stream:
@@ -155,30 +269,38 @@ class _Stream:
     def __init__(self) -> None:
         self.epoch = secrets.token_hex(4)
         self.offset = 0
-        self.retained: deque[tuple[float, Publication]] = deque()
+        # With when each was published, and the bytes that it counts for.
+        self.retained: deque[tuple[float, Publication, int]] = deque()
 
     @property
     def position(self) -> Position:
         return Position(self.offset, self.epoch)
 
-    def append(
-        self, channel: str, data: Payload, info: ClientInfo | None, now: float
-    ) -> Publication:
+    def next(self, channel: str, data: Payload, info: ClientInfo | None) -> Publication:
         self.offset += 1
-        publication = Publication(channel, data, self.offset, self.epoch, info)
-        self.retained.append((now, publication))
-        return publication
+        return Publication(channel, data, self.offset, self.epoch, info)
 
-    def trim(self, size: int, oldest: float) -> None:
-        """Keep the last `size`, and of these what is newer than `oldest`."""
-        retained = self.retained
+    def retain(self, publication: Publication, now: float) -> int:
+        """Keep a publication; returns the bytes that it counts for."""
+        size = payload_size(publication.data) + OVERHEAD
+        self.retained.append((now, publication, size))
+        return size
+
+    def trim(self, size: int, oldest: float) -> int:
+        """Keep the last `size`, and of these what is newer than `oldest`.
+
+        Returns:
+            The bytes that what was dropped counted for.
+        """
+        retained, dropped = self.retained, 0
         while retained and (len(retained) > size or retained[0][0] <= oldest):
-            retained.popleft()
+            dropped += retained.popleft()[2]
+        return dropped
 
     def read(self, since: Position | None, reverse: bool) -> Iterator[Publication]:
         if since is not None and since.epoch != self.epoch:
             return
-        for _, publication in reversed(self.retained) if reverse else self.retained:
+        for _, publication, _ in reversed(self.retained) if reverse else self.retained:
             if (
                 since is None
                 or (reverse and publication.offset < since.offset)

@@ -6,11 +6,10 @@ whoever is first, and stays.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from itertools import count
 from secrets import token_hex
-from types import MappingProxyType
-from typing import Any, ClassVar, Protocol, TypeAlias
+from typing import Any, ClassVar, Final, Protocol, TypeAlias
 
 from chatserver.limits import Limits
 from chatserver.publication import Frame
@@ -20,8 +19,8 @@ __all__ = ["MESSAGE_OVERHEAD", "NO_MEMBERS", "Connection", "Source", "Wire", "Wr
 #: Bytes for which a waiting message counts besides its payload, so that empty ones count too.
 MESSAGE_OVERHEAD = 64
 
-#: One for all connections that are in no channel yet: an empty dict takes 64 bytes.
-NO_MEMBERS: Mapping[str, Any] = MappingProxyType({})
+#: One for all connections that are in no channel yet, never changed: an empty dict takes 64 bytes.
+NO_MEMBERS: Final[dict[str, Any]] = {}
 
 #: Publications as a connection takes them: the bytes of their frames where `window_bits` is a
 #: number, else the frames themselves.
@@ -58,6 +57,7 @@ class Connection(ABC):
         accepted: Whether the handshake was completed.
         close_code: Why it ended, as in the table of close codes; None while it is open.
         slow: Whether it ended as a slow consumer.
+        user: Whose it is, as the hub was told; empty where nobody asked.
         on_gone: Called once, with the close code, when it has ended for whatever reason.
         window_bits: What form of a publication it takes: the bytes of a frame, compressed for a
             window of so many bits, or plain for 0; with None it takes `Frame`s.
@@ -72,6 +72,7 @@ class Connection(ABC):
         "on_gone",
         "slow",
         "source",
+        "user",
     )
 
     #: Whether the server cancels the application's task as it likes, more than once or by the
@@ -83,11 +84,12 @@ class Connection(ABC):
     def __init__(self, limits: Limits) -> None:
         self._id = ""
         self.limits = limits
-        self.members: Mapping[str, Any] = NO_MEMBERS
+        self.members = NO_MEMBERS
         self.source: Source | None = None
         self.accepted = False
         self.close_code: int | None = None
         self.slow = False
+        self.user = ""
         self.on_gone: Callable[[int], None] | None = None
 
     def __repr__(self) -> str:

@@ -11,15 +11,16 @@ What lies below is a `send` and a `receive`. The rules of this file:
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
 from starlette.types import Message, Receive, Send
 
-from chatserver.connection.base import MESSAGE_OVERHEAD, Connection
+from chatserver.connection.base import MESSAGE_OVERHEAD, Connection, Write
 from chatserver.errors import can_be_sent, close_reason
 from chatserver.limits import Limits
-from chatserver.publication import Encoder, Frame
+from chatserver.publication import Frame
 
 __all__ = ["QueuedConnection"]
 
@@ -47,12 +48,14 @@ class QueuedConnection(Connection):
     Args:
         receive: The server's ASGI `receive`.
         send: The server's ASGI `send`.
-        encoder: Turns a publication into what this client gets.
         limits: What it may take.
     """
 
-    def __init__(self, receive: Receive, send: Send, encoder: Encoder, limits: Limits) -> None:
-        super().__init__(encoder, limits)
+    #: ASGI has no word for bytes that are framed already.
+    window_bits = None
+
+    def __init__(self, receive: Receive, send: Send, limits: Limits) -> None:
+        super().__init__(limits)
         self._close_reason = ""
         self._receive = receive
         self._send = send
@@ -77,7 +80,7 @@ class QueuedConnection(Connection):
         self._reader = self._loop.create_task(self._read())
 
     async def receive(self) -> Message:
-        """See `Connection`."""
+        """The next ASGI event for the application, in order; the last one is the disconnect."""
         while True:
             if self._inbox:
                 message = self._inbox.popleft()
@@ -130,7 +133,11 @@ class QueuedConnection(Connection):
     # What goes out
 
     async def send(self, message: Message) -> None:
-        """See `Connection`."""
+        """Send an ASGI event in its turn, and wait until the server has taken it.
+
+        Raises:
+            OSError: The client is gone; Starlette makes a `WebSocketDisconnect` of it.
+        """
         kind = message["type"]
         if kind == "websocket.accept":
             await self._deliver(message)
@@ -152,16 +159,28 @@ class QueuedConnection(Connection):
             # Even so a loop that only pushes gives the event loop its turn.
             await asyncio.sleep(0)
 
-    def write(self, frame: Frame) -> None:
+    @property
+    def writer(self) -> Write:
+        """See `Connection`."""
+        return self.write
+
+    @property
+    def unhandled(self) -> int:
+        """See `Connection`."""
+        return sum(message["type"] == "websocket.receive" for message in self._inbox)
+
+    def write(self, wire: Sequence[Frame]) -> None:
         """See `Connection`."""
         if self.close_code is not None:
             return
-        size = frame.size + MESSAGE_OVERHEAD
+        size = sum(frame.size + MESSAGE_OVERHEAD for frame in wire)
+        # What is written at once passes an empty buffer, however large it is.
         if self._buffered and self._buffered + size > self.limits.max_buffer:
             self._too_slow(f"more than {self.limits.max_buffer} bytes waiting")
             return
         self._buffered += size
-        self._queue(_Outgoing(frame.message, size))
+        for frame in wire:
+            self._queue(_Outgoing(frame.message, frame.size + MESSAGE_OVERHEAD))
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """See `Connection`."""

@@ -16,7 +16,6 @@ class BroadcastEndpoint(Endpoint):
     encoding = "text"
     reject_as = "policy"
     channels = ("chat",)
-    presence = True
 
     client_id: FromPath[int]
 
@@ -25,4 +24,7 @@ class BroadcastEndpoint(Endpoint):
         await self.publish(f"Client #{self.client_id} says: {data}")
 
     async def on_disconnect(self, websocket: WebSocket, close_code: int) -> None:
-        await self.publish(f"Client #{self.client_id} left the chat")
+        await self.publish(self.last_will())
+
+    def last_will(self) -> str:
+        return f"Client #{self.client_id} left the chat"

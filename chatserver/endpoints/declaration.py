@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Collection
 from typing import Any
 
+from chatserver.endpoints.origin import check_allowed_origins
 from chatserver.endpoints.params import Parameter, find_parameters
 from chatserver.publication import PLAIN
 
@@ -67,13 +68,16 @@ def _own_parameters(cls: type, resolve: Callable[[Any], Any]) -> dict[str, Param
 
 
 def check_class(cls: Any) -> None:
-    """Check an endpoint class's encoding and channels, and that all its methods are reached."""
+    """Check an endpoint class's attributes, and that all its methods are reached."""
     if cls.encoding not in PLAIN:
         raise TypeError(
             f"{cls.__name__}.encoding must be 'text', 'bytes', 'json' or None, got {cls.encoding!r}"
         )
-    if isinstance(cls.channels, str):
-        raise TypeError(f"{cls.__name__}.channels must be a sequence of names, not a str")
+    for name in ("channels", "subprotocols"):
+        if isinstance(value := getattr(cls, name), str | bytes):
+            kind = type(value).__name__
+            raise TypeError(f"{cls.__name__}.{name} must be a sequence of names, not a {kind}")
+    check_allowed_origins(cls.allowed_origins or (), f"{cls.__name__}.allowed_origins")
     if cls.handlers and "on_receive" in vars(cls):
         raise TypeError(
             f"{cls.__name__}.on_receive would never be called, its messages go to "

@@ -4,7 +4,7 @@ from typing import Any
 
 from starlette.websockets import WebSocket
 
-from chatserver.auth import Identity, credential
+from chatserver.auth import Identity
 from chatserver.endpoints.base import Endpoint
 from chatserver.endpoints.params import FromCookie, FromPath, FromQuery
 
@@ -28,10 +28,7 @@ class ItemEndpoint(Endpoint):
     q: FromQuery[int | None] = None
 
     async def authenticate(self, websocket: WebSocket) -> Identity:
-        identity = await self.identify(websocket)
-        found = credential(websocket)
-        self.credential = self.session or self.token or (found.value if found else "")
-        return identity
+        return await self.identify(websocket)
 
     async def on_receive(self, websocket: WebSocket, data: Any) -> None:
         await self.push(f"Session cookie or query token value is: {self.credential}")

@@ -11,11 +11,30 @@ from starlette.types import Scope
 
 from chatserver.errors import InvalidHandshake
 
-__all__ = ["check_origin"]
+__all__ = ["check_allowed_origins", "check_origin"]
 
 _ORIGIN = re.compile(r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?")
 _DEFAULT_PORT = {"http": 80, "https": 443}
 _PAGE_SCHEME = {"ws": "http", "wss": "https", "http": "http", "https": "https"}
+
+
+def check_allowed_origins(allowed: Collection[str], name: str) -> None:
+    """Refuse one text in place of a collection of them.
+
+    `"https://e" in "https://example.com"` is true in Python: parts of a name would be let in.
+
+    Args:
+        allowed: What was given as the origins that may connect.
+        name: Where it was given, for the sentence.
+
+    Raises:
+        TypeError: It is a str, or bytes.
+    """
+    if isinstance(allowed, str | bytes):
+        raise TypeError(
+            f"{name} must be a sequence of origins such as ({allowed!r},), "
+            f"not a {type(allowed).__name__}"
+        )
 
 
 def check_origin(scope: Scope, allowed: Collection[str]) -> None:
@@ -32,7 +51,9 @@ def check_origin(scope: Scope, allowed: Collection[str]) -> None:
 
     Raises:
         InvalidHandshake: HTTP 403, or 4403.
+        TypeError: `allowed` is a single text, which is a mistake of the application's.
     """
+    check_allowed_origins(allowed, "app.state.allowed_origins")
     origins = _header(scope, b"origin")
     if not origins or "*" in allowed:
         return

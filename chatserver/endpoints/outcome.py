@@ -1,26 +1,60 @@
 """What an exception means for a connection: how it ends, and whose fault that is."""
 
 import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable
 
 from starlette.exceptions import HTTPException, WebSocketException
-from starlette.websockets import WebSocketDisconnect, WebSocketDisconnected
+from starlette.websockets import WebSocketDisconnect
 
-from chatserver.errors import InvalidToken, KeysUnavailable, PeerError, close_code_for_status
+from chatserver.endpoints.internals import DEPARTURES
+from chatserver.errors import (
+    BrokerUnavailable,
+    InvalidToken,
+    KeysUnavailable,
+    PeerError,
+    close_code_for_status,
+)
 
-__all__ = ["as_refusal", "close_for", "is_departure", "is_ours"]
+__all__ = [
+    "OutageLog",
+    "as_refusal",
+    "close_for",
+    "is_departure",
+    "is_expected",
+    "is_ours",
+    "is_outage",
+]
+
+logger = logging.getLogger("chatserver")
+
+#: What a client is told of an outage. Its own text is for the log: it may tell of our network.
+TRY_AGAIN = "the server is not available right now, try again later"
 
 
 def is_departure(error: BaseException) -> bool:
     """Whether this only says that the client is gone: the normal end of a busy handler."""
     if isinstance(error, BaseExceptionGroup):
         return all(is_departure(inner) for inner in error.exceptions)
-    return isinstance(error, WebSocketDisconnect | WebSocketDisconnected)
+    return isinstance(error, DEPARTURES)
+
+
+def is_expected(error: BaseException) -> bool:
+    """Whether this is how a handler may end whose connection has: its time may be over, too."""
+    return is_departure(error) or isinstance(error, asyncio.CancelledError)
 
 
 def is_ours(error: BaseException) -> bool:
     """Whether this is a fault of the server's side, to be raised and logged with a traceback."""
     peer = (PeerError, HTTPException, WebSocketException, WebSocketDisconnect)
-    return not isinstance(error, peer)
+    return not isinstance(error, peer) and not is_outage(error)
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether a service that we depend on can't be reached: nobody's fault here, and it passes."""
+    return isinstance(error, BrokerUnavailable | KeysUnavailable)
 
 
 def close_for(error: BaseException) -> tuple[int, str]:
@@ -32,6 +66,8 @@ def close_for(error: BaseException) -> tuple[int, str]:
             return close_code_for_status(error.status_code), error.detail
         case asyncio.CancelledError():
             return 1012, "the server is stopping"
+        case BrokerUnavailable() | KeysUnavailable():
+            return 1013, TRY_AGAIN
         case _:
             return 1011, "internal error"
 
@@ -45,8 +81,33 @@ def as_refusal(error: BaseException | None) -> HTTPException | WebSocketExceptio
             return HTTPException(401, error.reason, headers={"WWW-Authenticate": "Bearer"})
         case PeerError():
             return HTTPException(error.status, error.reason)
-        case KeysUnavailable():
-            # Its text is for the log: it may tell of our own network.
-            return HTTPException(503, "tokens can't be verified right now, try again later")
+        case BrokerUnavailable() | KeysUnavailable():
+            return HTTPException(503, TRY_AGAIN)
         case _:
             return None
+
+
+class OutageLog:
+    """Logs outages, which thousands of connections notice at once: one line a minute of a kind.
+
+    Args:
+        interval: Seconds between two lines.
+        clock: Tells the time in seconds.
+    """
+
+    def __init__(self, interval: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._interval = interval
+        self._clock = clock
+        # By kind: when its last line was written, and how many were left out since.
+        self._told: dict[type, tuple[float, int]] = {}
+
+    def log(self, error: BaseException) -> None:
+        """Log an outage, unless one of its kind was logged less than `interval` ago."""
+        kind, now = type(error), self._clock()
+        last, left_out = self._told.get(kind, (-math.inf, 0))
+        if now - last < self._interval:
+            self._told[kind] = last, left_out + 1
+            return
+        self._told[kind] = now, 0
+        more = f" ({left_out} times more since the last line)" if left_out else ""
+        logger.error("%s: %s%s", kind.__name__, error, more)

@@ -21,6 +21,7 @@ from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute, Host, Mount, WebSocketRoute
 
+from chatserver.cookies import cookie
 from chatserver.errors import InvalidHandshake
 
 __all__ = [
@@ -121,7 +122,7 @@ class Parameter(NamedTuple):
             case "header":
                 value = connection.headers.get(self.name.replace("_", "-"))
             case _:
-                value = connection.cookies.get(self.name)
+                value = cookie(connection.scope, self.name)
         return self._plain(value)
 
     def _plain(self, value: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any, TypeVarTuple
 
 import anyio
 
-__all__ = ["TaskGroup", "shielded"]
+__all__ = ["ENDED", "TaskGroup", "run_apart"]
 
 Ts = TypeVarTuple("Ts")
 
@@ -54,9 +54,13 @@ class TaskGroup:
         self._tasks.add(task)
         task.add_done_callback(self._done)
 
+    def close(self) -> None:
+        """Let no more tasks be started."""
+        self._ended = True
+
     async def end(self) -> None:
         """Cancel all tasks and wait until they are done, two seconds at most."""
-        self._ended = True
+        self.close()
         tasks = set(self._tasks or ())
         for task in tasks:
             task.cancel()
@@ -72,20 +76,35 @@ class TaskGroup:
             self._on_error(error)
 
 
-async def shielded(coroutine: Coroutine[Any, Any, None]) -> None:
-    """Await a coroutine to its end though this task be cancelled, and be cancelled then.
+#: The tasks of a connection that has ended: there are none, and none can be started.
+ENDED = TaskGroup(lambda _: None)
+ENDED.close()
 
-    It stands both kinds of cancellation: asyncio's, which comes once, and that of an anyio
-    scope around, which comes again at each await.
+
+async def run_apart(coroutine: Coroutine[Any, Any, None], shield: anyio.CancelScope) -> None:
+    """Run a coroutine to its end in a task of its own, which is cancelled once at most.
+
+    The task around may be cancelled as often as a server likes, or by an anyio scope at each
+    await. The first time is passed on, and all is over when the coroutine is.
+
+    Args:
+        coroutine: What to run.
+        shield: Not entered yet. While its `shield` is set, anyio scopes around cancel nothing.
+
+    Raises:
+        asyncio.CancelledError: The task around was cancelled, and so was the coroutine.
+        Exception: What the coroutine raises.
     """
     task = asyncio.get_running_loop().create_task(coroutine)
     cancelled: asyncio.CancelledError | None = None
-    with anyio.CancelScope(shield=True):
+    with shield:
         while not task.done():
             try:
                 await asyncio.wait({task})
             except asyncio.CancelledError as exc:
-                cancelled = exc
+                if cancelled is None:
+                    task.cancel()
+                cancelled, shield.shield = exc, True
+    if cancelled is not None and task.cancelled():
+        raise cancelled  # by this one the scope that cancels knows its own
     task.result()
-    if cancelled is not None:
-        raise cancelled

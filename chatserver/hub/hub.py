@@ -1,64 +1,60 @@
-"""The hub: this process's connections by channel, and the fan-out to them.
+"""The hub's face: publishing, subscribing, and the registry of this process's connections.
 
 A publication goes from `Hub.publish` to the broker, which numbers and keeps it, and comes
-back from there by `Hub.deliver`, in this process as in every other. `deliver` encodes it once
-per wire format and writes the frame to each member; it awaits nobody.
+back from there by `Hub.deliver`, in this process as in every other. `deliver` checks that it
+follows the one before, and hands it to the fan-out of each event loop that has a subscriber.
 
 Connections live on event loops, and a process may have several (each socket of Starlette's
-`TestClient` has its own). So the members are kept per loop, in a `Fanout` which only that
+`TestClient` has its own). So the members are kept per loop, in a `Fanout` that only that
 loop's thread touches; what comes from another thread is put into its inbox.
 """
 
 import asyncio
+import logging
 import threading
-from collections import Counter
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from typing import Any
 
-from msgspec import Struct, structs
+from msgspec import structs
 
-from chatserver.brokers import Broker, MemoryBroker
-from chatserver.brokers.following import Following
+from chatserver.brokers import Broker, Control, Disconnect, MemoryBroker
 from chatserver.connection import Connection
-from chatserver.errors import TooManyConnections
-from chatserver.fanout import Fanout, Member, Shared, running_loop
+from chatserver.errors import BrokerUnavailable, TooManyChannels
+from chatserver.hub.admission import Admission
+from chatserver.hub.fanout import Answer, Fanout, Lost, Member, OnLost, Shared, running_loop
+from chatserver.hub.following import Following
+from chatserver.hub.subscription import State, Subscribed, Verdict
 from chatserver.limits import Counts, Limits
 from chatserver.publication import (
+    PLAIN,
     ClientInfo,
+    Delivery,
+    Encoder,
     History,
+    Payload,
     Position,
     Publication,
-    continues,
     payload,
 )
 
-__all__ = ["Hub", "Statistics", "Subscribed"]
+__all__ = ["Hub", "Statistics"]
 
+logger = logging.getLogger("chatserver")
 
 #: Publications after which a publisher yields to the event loop.
 TURN_PUBLICATIONS = 256
-
-
-class Subscribed(Struct, frozen=True):
-    """The answer to a subscription.
-
-    Attributes:
-        recovered: Whether `publications` are exactly what was missed since the position
-            asked for; False too where none was asked for.
-        publications: What was missed, in order. Later ones are written to the connection.
-        position: Where in the stream the live publications go on.
-    """
-
-    recovered: bool
-    publications: tuple[Publication, ...]
-    position: Position
+#: Channels that a connection leaves before others get a turn.
+TURN_CHANNELS = 100
+#: Bytes of one channel that are held while its position, or what was missed, is asked for.
+MAX_HELD = 4 * 1024 * 1024
 
 
 class Statistics(Counts, kw_only=True):
     """What the hub is doing and has done since it began, with the `Counts` of its limits.
 
     Attributes:
-        connections: Accepted connections, now.
+        connections: Registered connections, now.
         channels: Channels with a subscriber in this process, now.
         subscriptions: Pairs of a connection and its channel, now.
         published: Publications acknowledged to publishers of this process.
@@ -79,28 +75,47 @@ class Hub:
     subscribed and unsubscribed on its own loop.
 
     Args:
-        broker: Carries the publications; in this process's memory by default.
+        broker: Carries the publications; in this process's memory by default. It can't be
+            another hub's.
         limits: What clients may take.
 
     Attributes:
-        counts: How often one wanted more.
+        broker: The broker.
+        admission: Counts connections, and refuses those beyond the limits.
+        limits: What clients may take.
+        counts: How many clients went beyond that, and what was lost.
     """
 
     def __init__(self, broker: Broker | None = None, *, limits: Limits | None = None) -> None:
         self.broker = broker or MemoryBroker()
-        self.broker.deliver = self.deliver
-        self.limits = limits or Limits()
-        self.counts = Counts()
-        self._lock = threading.Lock()
+        self.broker.attach(self.deliver, self.lost, self.control)
+        self.admission = Admission(limits)
+        self.limits = self.admission.limits
+        self.counts = self.admission.counts
+        self._lock = threading.RLock()
         self._fanouts: dict[asyncio.AbstractEventLoop, Fanout] = {}
-        # The loops with members in a channel: replaced, never changed, so that `deliver`
-        # can read without the lock.
+        # The loops with members in a channel: replaced, never changed, so that it can be read
+        # without the lock.
         self._routes: dict[str, tuple[Fanout, ...]] = {}
-        self._following = Following(self.broker, self._routes.__contains__)
-        self._releases: set[asyncio.Task[None]] = set()
-        self._users: Counter[str] = Counter()
+        self._following = Following(
+            self.broker, self._routes.__contains__, self._followed, MAX_HELD
+        )
+        # Tasks that are to come to their end whoever waits for them is cancelled.
+        self._tasks: set[asyncio.Task[None]] = set()
         self._published = 0
         self._delivered = 0
+
+    async def start(self) -> None:
+        """Connect the broker; called when the application starts.
+
+        Raises:
+            BrokerUnavailable: It can't be had; one sentence says why, and what to do.
+        """
+        await self.broker.start()
+
+    async def stop(self) -> None:
+        """Let the broker go; called when the application stops."""
+        await self.broker.stop()
 
     # Publishing
 
@@ -135,7 +150,7 @@ class Hub:
         position = await self.broker.publish(channel, payload(data), id=id, info=info)
         with self._lock:
             self._published += 1
-        await self._delivered_to(channel)
+        await self._written(channel)
         return position
 
     def publish_from_thread(
@@ -160,27 +175,137 @@ class Hub:
             )
         return asyncio.run(self.publish(channel, data, id=id, info=info))
 
-    async def _delivered_to(self, channel: str) -> None:
+    async def _written(self, channel: str) -> None:
         """Wait while this loop or another is far behind with writing to members.
 
-        So the writers get their turn however fast one publishes, and inboxes stay bounded.
+        So the writers get their turn however fast one publishes, and logs stay bounded.
         """
         here = asyncio.get_running_loop()
-        marks = [
-            (fanout, mark)
-            for fanout in self._routes.get(channel, ())
-            if (mark := fanout.mark(here, channel))
-        ]
+        for fanout in self._routes.get(channel, ()):
+            if fanout.loop.is_closed():
+                self._abandon(fanout)
+            elif fanout.loop is not here:
+                await fanout.reach()
+            elif (behind := fanout.behind(channel)) is not None:
+                feed, place = behind
+                await feed.written(place)
         if self._published % TURN_PUBLICATIONS == 0:
             await asyncio.sleep(0)
-        for fanout, mark in marks:
-            await fanout.reach(mark)
 
-    def deliver(self, publication: Publication) -> None:
-        """Write a publication to this process's subscribers. Awaits nobody, on any thread."""
-        shared = Shared(publication)
-        for fanout in self._routes.get(publication.channel, ()):
+    # What the broker calls, on any thread
+
+    def deliver(self, delivery: Delivery) -> None:
+        """Pass a delivery on to this process's subscribers. Awaits nobody."""
+        if not isinstance(delivery, Publication):
+            self._pass_on(delivery)
+            return
+        with self._lock:
+            continuity = self._following.continuity(delivery.channel)
+            if continuity is None:
+                return  # one that nobody follows any more
+            verdict = continuity.take(delivery)
+            if verdict is Verdict.NEXT:
+                self._pass_on(delivery)
+            elif verdict is Verdict.GAP:
+                self._fill_soon(delivery.channel)
+            elif verdict is Verdict.LOST:
+                self._tell_lost(delivery.channel, Position(delivery.offset - 1, delivery.epoch))
+                self._pass_on(delivery)
+
+    def lost(self, channel: str, position: Position) -> None:
+        """The broker has lost continuity: the stream of a channel goes on behind `position`."""
+        with self._lock:
+            continuity = self._following.continuity(channel)
+            if continuity is not None:
+                continuity.reset(position)
+                self._tell_lost(channel, position)
+
+    def control(self, control: Control) -> None:
+        """Do what another process, or this one, has told all of them."""
+        with self._lock:
+            fanouts = tuple(self._fanouts.values())
+        for fanout in fanouts:
+            with suppress(RuntimeError):  # its loop was closed this moment
+                fanout.loop.call_soon_threadsafe(self._obey, fanout, control)
+
+    def _pass_on(self, delivery: Delivery) -> None:
+        shared = Shared(delivery)
+        for fanout in self._routes.get(delivery.channel, ()):
             fanout.deliver(shared)
+
+    def _followed(self, channel: str, position: Position) -> None:
+        """The broker has said where the stream of a channel stands that it now delivers."""
+        with self._lock:
+            continuity = self._following.continuity(channel)
+            if continuity is not None:
+                self._pass_on_all(channel, continuity.start(position))
+
+    def _pass_on_all(self, channel: str, publications: Sequence[Publication]) -> None:
+        """Pass on what was held; behind it there may be a gap."""
+        for publication in publications:
+            self._pass_on(publication)
+        continuity = self._following.continuity(channel)
+        if continuity is not None and continuity.gap:
+            self._fill_soon(channel)
+
+    def _fill_soon(self, channel: str) -> None:
+        """Read what was missed of a channel, on one of the loops that have members of it."""
+        for fanout in self._routes.get(channel, ()):
+            with suppress(RuntimeError):  # its loop was closed this moment
+                fanout.loop.call_soon_threadsafe(self._begin_to_fill, channel)
+                return
+
+    def _begin_to_fill(self, channel: str) -> None:
+        self._begin(self._fill(channel))
+
+    def _begin(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _fill(self, channel: str) -> None:
+        """Read what was missed once for all members, or tell them that it is lost."""
+        continuity = self._following.continuity(channel)
+        if continuity is None or continuity.top is None:
+            return
+        try:
+            history = await self.broker.history(channel, since=continuity.top)
+        except Exception as error:
+            logger.warning("What was missed of channel %r can't be read: %s", channel, error)
+            history = None
+        with self._lock:
+            if continuity is not self._following.continuity(channel) or not continuity.gap:
+                return
+            publications, lost = continuity.fill(history)
+            if lost and publications:
+                first = publications[0]
+                self._tell_lost(channel, Position(first.offset - 1, first.epoch))
+            elif lost:
+                self._tell_lost(channel, continuity.top)
+            self._pass_on_all(channel, publications)
+
+    def _tell_lost(self, channel: str, position: Position) -> None:
+        logger.warning(
+            "Publications of channel %r were lost; it goes on behind offset %d",
+            channel,
+            position.offset,
+        )
+        for fanout in self._routes.get(channel, ()):
+            self.counts.lost += fanout.channels[channel].members
+            fanout.deliver(Lost(channel, position))
+
+    def _obey(self, fanout: Fanout, control: Control) -> None:
+        for connection in tuple(fanout.connections):
+            if not (
+                (control.client and control.client == connection.id)
+                or (control.user and control.user == connection.user)
+            ):
+                continue
+            if isinstance(control, Disconnect):
+                connection.close(control.code, control.reason)
+            elif control.channel in connection.members:
+                self._begin(self.unsubscribe(connection, control.channel))
 
     # Subscribing
 
@@ -189,79 +314,124 @@ class Hub:
         connection: Connection,
         channel: str,
         *,
+        encoder: Encoder = PLAIN[None],
         since: Position | None = None,
         info: ClientInfo | None = None,
+        last_will: Payload | None = None,
+        answer: Answer | None = None,
+        on_lost: OnLost | None = None,
     ) -> Subscribed:
         """Let a connection follow a channel, from now on or from a position on.
 
-        What is published meanwhile is held back and becomes part of the answer, so that
-        between the answer and what is written to the connection nothing is missing, twice
-        or out of order: send the answer before anything else is awaited.
+        What is published meanwhile is held back, so that between the answer and what is
+        written to the connection nothing is missing, twice or out of order. A connection that
+        is not accepted yet is written to when it is `opened`.
 
         Args:
             connection: One registered on this event loop, and not yet in the channel.
             channel: The channel's name.
+            encoder: Turns what is delivered into what this connection gets; text by default.
             since: Where the client stands; what it missed is in the answer.
             info: With it, the client is entered into the channel's presence.
+            last_will: Published to the channel if this process ends without the client having
+                left; it needs an entry in the channel's presence, and makes one.
+            answer: Makes the frame that tells the client of the answer. It is written before
+                everything else of the channel.
+            on_lost: Told when the client has missed something, on the connection's loop; the
+                client is in the channel then, but is written nothing more until it has left
+                and subscribed anew. Without it the client goes on behind the gap.
 
         Raises:
             ValueError: The connection is in the channel already, or not registered (any
                 more), or the name is empty.
+            TooManyChannels: It is in as many as the limits allow.
             RuntimeError: It was unsubscribed or unregistered meanwhile.
-            BrokerUnavailable: The broker can't say for certain that it delivers the channel.
+            BrokerUnavailable: The broker can't say for certain that it delivers the channel,
+                or took so long that more was published than can be held.
         """
         _check_channel(channel)
-        member = self._join(connection, channel)
+        if last_will is not None and info is None:
+            info = ClientInfo(connection.id)
+        member = self._join(connection, channel, encoder)
+        member.answer, member.on_lost = answer, on_lost
         try:
             await self._following.settle(channel)
             if info is not None:
-                member.present = True
-                await self.broker.enter(channel, info)
-            limit = None if since is not None else 0
-            history = await self.broker.history(channel, since=since, limit=limit)
-            if self._member(connection, channel) is not member:
+                member.info = info
+                await self.broker.enter(channel, info, last_will=last_will)
+            history = None
+            if since is not None:
+                history = await self.broker.history(channel, since=since)
+            if connection.members.get(channel) is not member:
                 raise RuntimeError(f"the connection left channel {channel!r} while subscribing")
+            # From here on nothing is awaited, so nothing can come between.
+            return self._answer(member, since, history)
         except BaseException:
-            if self._member(connection, channel) is member:
-                self._part(connection, channel)
+            self._part(member)
             with suppress(Exception):  # what came first is what is told
-                await self._release(connection, {channel: member})
+                await self._release(connection, [member])
             raise
-        # From here on nothing is awaited, so nothing can come between.
-        held = self._fanout().held(channel, connection)
-        subscribed = _merge(since, history, held)
-        member.go_live(subscribed.position)
+
+    def _answer(
+        self, member: Member, since: Position | None, history: History | None
+    ) -> Subscribed:
+        joining = member.joining
+        assert joining is not None, "it was not answered before"
+        subscribed = joining.answer(since, history, self._top(member.channel))
+        if joining.overflowed:
+            raise BrokerUnavailable("the broker took too long to answer a subscription")
+        if member.connection.accepted:
+            self._open(member)
         return subscribed
+
+    def opened(self, connection: Connection) -> None:
+        """A connection was accepted: write what was held for it, and go live."""
+        for member in tuple(connection.members.values()):
+            if member.joining is not None and member.joining.state is State.ANSWERED:
+                self._open(member)
+
+    def _open(self, member: Member) -> None:
+        fanout = self._fanouts[asyncio.get_running_loop()]
+        fanout.open(member, self._top(member.channel))
+
+    def _top(self, channel: str) -> Position:
+        """Where a followed channel stands in this process."""
+        continuity = self._following.continuity(channel)
+        if continuity is None or continuity.top is None:
+            raise BrokerUnavailable(f"channel {channel!r} is not delivered any more")
+        return continuity.top
 
     async def unsubscribe(self, connection: Connection, channel: str) -> None:
         """Let a connection leave a channel; nothing happens when it isn't in it.
 
         When cancelled, it leaves nevertheless: in this process at once, at the broker soon.
         """
-        if (member := self._part(connection, channel)) is not None:
-            await self._release(connection, {channel: member})
+        member: Member | None = connection.members.get(channel)
+        if member is not None:
+            self._part(member)
+            await self._release(connection, [member])
 
-    async def _release(self, connection: Connection, members: dict[str, Member]) -> None:
+    async def _release(self, connection: Connection, members: Sequence[Member]) -> None:
         """Tell the broker who left, to the end also when this is cancelled."""
-        task = asyncio.get_running_loop().create_task(self._tell(connection, members))
-        self._releases.add(task)
-        task.add_done_callback(self._releases.discard)
-        await asyncio.shield(task)
+        await asyncio.shield(self._begin(self._tell(connection, members)))
 
-    async def _tell(self, connection: Connection, members: dict[str, Member]) -> None:
+    async def _tell(self, connection: Connection, members: Sequence[Member]) -> None:
         """Tell the broker of every channel, and then raise what went wrong with the first."""
+        errors: list[BaseException] = []
+        for start in range(0, len(members), TURN_CHANNELS):
+            some = members[start : start + TURN_CHANNELS]
+            told = (self._tell_left(connection, member) for member in some)
+            errors += filter(None, await asyncio.gather(*told, return_exceptions=True))
+        if errors:
+            raise errors[0]
 
-        async def tell(channel: str, member: Member) -> None:
-            try:
-                if member.present and not self._is_present(connection, channel):
-                    await self.broker.leave(channel, connection.id)
-            finally:
-                await self._following.settle(channel)
-
-        told = (tell(channel, member) for channel, member in members.items())
-        for error in await asyncio.gather(*told, return_exceptions=True):
-            if error is not None:
-                raise error
+    async def _tell_left(self, connection: Connection, member: Member) -> None:
+        try:
+            again: Member | None = connection.members.get(member.channel)
+            if member.info is not None and (again is None or again.info is None):
+                await self.broker.leave(member.channel, member.info.client)
+        finally:
+            await self._following.settle(member.channel)
 
     # Reading
 
@@ -295,34 +465,24 @@ class Hub:
 
     # The registry
 
-    def enter_user(self, user: str) -> None:
-        """Count one more connection of a user, before it is accepted.
+    def register(self, connection: Connection, user: str = "") -> None:
+        """Count a connection of this event loop, before it is accepted.
 
-        Raises:
-            TooManyConnections: The user has as many in this process as the limits allow.
+        Args:
+            connection: The connection.
+            user: Whose it is, for control messages; empty where nobody asked.
         """
-        most = self.limits.max_user_connections
-        with self._lock:
-            if most and self._users[user] >= most:
-                self.counts.refused += 1
-                raise TooManyConnections(f"{most} connections are open already")
-            self._users[user] += 1
-
-    def leave_user(self, user: str) -> None:
-        """Count it no more."""
-        with self._lock:
-            self._users[user] -= 1
-            if not self._users[user]:
-                del self._users[user]
-
-    def register(self, connection: Connection) -> None:
-        """Count an accepted connection of this event loop."""
+        connection.user = user
         with self._lock:
             self._fanout().add(connection)
 
     async def unregister(self, connection: Connection) -> None:
         """Let a connection leave all its channels, and count it no more; see `unsubscribe`."""
-        members = {name: self._part(connection, name) for name in list(connection.channels)}
+        members = tuple(connection.members.values())
+        for number, member in enumerate(members, 1):
+            self._part(member)
+            if number % TURN_CHANNELS == 0:
+                await asyncio.sleep(0)
         with self._lock:
             fanout = self._fanouts.get(asyncio.get_running_loop())
             if fanout is not None and connection in fanout.connections:
@@ -330,38 +490,32 @@ class Hub:
                 self.counts.slow_consumers += connection.slow
                 if not fanout.connections:
                     self._forget(fanout)
-        if left := {name: member for name, member in members.items() if member is not None}:
-            await self._release(connection, left)
+        if members:
+            await self._release(connection, members)
 
-    def _join(self, connection: Connection, channel: str) -> Member:
+    def _join(self, connection: Connection, channel: str, encoder: Encoder) -> Member:
         with self._lock:
             fanout = self._fanouts.get(asyncio.get_running_loop())
             if fanout is None or connection not in fanout.connections:
                 raise ValueError("the connection is not registered on this event loop")
-            if channel in connection.channels:
+            if channel in connection.members:
                 raise ValueError(f"the connection is in channel {channel!r} already")
-            if channel not in fanout.members:
+            most = self.limits.max_channels
+            if most and len(connection.members) >= most:
+                raise TooManyChannels(f"a connection may be in {most} channels")
+            if channel not in fanout.channels:
                 self._routes[channel] = (*self._routes.get(channel, ()), fanout)
-            return fanout.join(channel, connection)
+            return fanout.join(channel, connection, encoder)
 
-    def _part(self, connection: Connection, channel: str) -> Member | None:
-        """Take a connection out of a channel, in this process; None when it isn't in it."""
+    def _part(self, member: Member) -> None:
+        """Take a connection out of a channel, in this process, unless it has left already."""
+        if member.connection.members.get(member.channel) is not member:
+            return
         with self._lock:
-            fanout = self._fanouts.get(asyncio.get_running_loop())
-            member = None if fanout is None else fanout.leave(channel, connection)
-            if fanout is not None and member is not None and channel not in fanout.members:
-                self._unroute(channel, fanout)
-            return member
-
-    def _member(self, connection: Connection, channel: str) -> Member | None:
-        """A connection's place in a channel now; None when it isn't in it."""
-        fanout = self._fanouts.get(asyncio.get_running_loop())
-        return None if fanout is None else fanout.members.get(channel, {}).get(connection)
-
-    def _is_present(self, connection: Connection, channel: str) -> bool:
-        """Whether a connection that left a channel has entered it anew."""
-        member = self._member(connection, channel)
-        return member is not None and member.present
+            fanout = self._fanouts[asyncio.get_running_loop()]
+            fanout.leave(member)
+            if member.channel not in fanout.channels:
+                self._unroute(member.channel, fanout)
 
     def _unroute(self, channel: str, fanout: Fanout) -> None:
         rest = tuple(other for other in self._routes[channel] if other is not fanout)
@@ -374,31 +528,32 @@ class Hub:
         loop = asyncio.get_running_loop()
         if loop not in self._fanouts:
             for other in [each for each in self._fanouts if each.is_closed()]:
-                self._forget(self._fanouts[other])
+                self._abandon(self._fanouts[other])
             self._fanouts[loop] = Fanout(loop, self.limits)
         return self._fanouts[loop]
 
     def _forget(self, fanout: Fanout) -> None:
         """Drop a loop without connections, or closed with connections left behind."""
-        for channel in fanout.members:
+        for channel in fanout.channels:
             self._unroute(channel, fanout)
         self._delivered += fanout.delivered
         del self._fanouts[fanout.loop]
 
+    def _abandon(self, fanout: Fanout) -> None:
+        """Give up the channels of a loop that was closed, and let its clients' entries lapse."""
+        with self._lock:
+            if self._fanouts.get(fanout.loop) is not fanout:
+                return  # another thread was quicker
+            self._forget(fanout)
+        self._begin(self._lapse(fanout))
 
-def _merge(since: Position | None, history: History, held: list[Publication]) -> Subscribed:
-    """Put what was published while subscribing behind what was read from history."""
-    top = history.position
-    # What was held of another epoch belongs to a stream that was lost meanwhile.
-    later = tuple(each for each in held if each.epoch == top.epoch and each.offset > top.offset)
-    if later:
-        top = Position(later[-1].offset, later[-1].epoch)
-    publications = history.publications + later
-    if since is None:
-        return Subscribed(False, later, top)
-    if continues(since, publications, top):
-        return Subscribed(True, publications, top)
-    return Subscribed(False, (), top)
+    async def _lapse(self, fanout: Fanout) -> None:
+        for connection in tuple(fanout.connections):
+            for member in connection.members.values():
+                if member.info is not None:
+                    await self.broker.lapse(member.channel, member.info.client)
+        for channel in fanout.channels:
+            await self._following.settle(channel)
 
 
 def _check_channel(channel: str) -> None:

@@ -4,13 +4,17 @@
 
 `chatserver run` uses them.
 
-    frames, deflate    the protocol's bytes, without I/O
-    http               a connection's first request, within its limits
+    http               a connection from its first byte: a WebSocket, or HTTP
+    requests           uvicorn's HTTP on httptools, with limits for every request
+    lingering          how to hang up on a client that is still sending
     websocket          from the handshake to the application: uvicorn's and ASGI's side
-    handshake          what the handshake asks, and the ways to answer it
-    socket             the open WebSocket: both directions, back-pressure, deadlines, the end
-    backlog, rate      what waits for a full socket; how fast a client may send
+    handshake          what a client asks for, and the ways to answer it
+    socket             the open WebSocket: its life, both directions, back-pressure, the end
+    incoming           from a client's bytes to messages, within its limits
+    backlog, stall     what waits for a full socket, and for how long nothing was taken
     edge               what a server's connections share: limits, counts, one sweep over all
+    uvicorn_           all that is taken from the insides of uvicorn
+    websockets_        the negotiation of compression, by `websockets`
 """
 
 from typing import TYPE_CHECKING, Any

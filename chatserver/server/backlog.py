@@ -4,16 +4,18 @@ import asyncio
 from collections import deque
 from typing import NamedTuple
 
-from uvicorn.protocols.utils import ClientDisconnected
+from chatserver.connection import MESSAGE_OVERHEAD
+from chatserver.server.stall import Stall
 
-__all__ = ["Backlog"]
+__all__ = ["Backlog", "ClientDisconnected"]
 
-#: Bytes for which a waiting message counts besides its size, so that empty ones count too.
-OVERHEAD = 64
+
+class ClientDisconnected(OSError):
+    """The client is gone: what ASGI lets `send` raise then."""
 
 
 class _Waiting(NamedTuple):
-    """A frame's bytes; their size is 0 where they don't count."""
+    """Bytes on their way out; their size is 0 where they don't count."""
 
     wire: bytes
     size: int
@@ -24,81 +26,71 @@ class Backlog:
     """Frames in their order, from when a transport is full until it has taken them all.
 
     Attributes:
-        size: Bytes in it, and OVERHEAD for each frame, without those that somebody waits for.
+        size: Bytes in it, and MESSAGE_OVERHEAD for each entry, without those that somebody
+            waits for.
         pong: The payload of the ping to answer when all is taken. Only the latest is, as
             section 5.5.3 allows, so that pongs which nobody reads don't pile up.
+        stall: For how long the client has taken nothing.
     """
 
-    __slots__ = ("_frames", "_idle_since", "_unsent", "pong", "size")
+    __slots__ = ("_entries", "pong", "size", "stall")
 
     def __init__(self) -> None:
-        self._frames: deque[_Waiting] = deque()
+        self._entries: deque[_Waiting] = deque()
         self.size = 0
         self.pong: bytes | None = None
-        self._unsent = -1
-        self._idle_since = 0.0
+        self.stall = Stall()
 
     def __len__(self) -> int:
-        """How many frames."""
-        return len(self._frames)
+        """How many entries wait."""
+        return len(self._entries)
 
     def append(self, wire: bytes) -> None:
-        """Queue a frame."""
+        """Queue a frame, or several that are written as one."""
         size = self.size_of(wire)
         self.size += size
-        self._frames.append(_Waiting(wire, size, None))
+        self._entries.append(_Waiting(wire, size, None))
 
     def append_last(self, wire: bytes) -> None:
         """Queue the close frame, for which there is always room."""
-        self._frames.append(_Waiting(wire, 0, None))
+        self._entries.append(_Waiting(wire, 0, None))
 
     async def wait(self, wire: bytes) -> None:
         """Queue a frame and wait until it is taken; when cancelled, take it out again.
 
-        So it needs no room: there is at most one for each who waits.
+        So it needs no room: there is at most one for each task that waits.
 
         Raises:
             ClientDisconnected: It was discarded.
         """
         written = asyncio.get_running_loop().create_future()
         waiting = _Waiting(wire, 0, written)
-        self._frames.append(waiting)
+        self._entries.append(waiting)
         try:
             await written
         except asyncio.CancelledError:
-            if waiting in self._frames:
-                self._frames.remove(waiting)
+            if waiting in self._entries:
+                self._entries.remove(waiting)
             raise
 
     def pop(self) -> bytes:
-        """The next frame, for the transport."""
-        wire, size, written = self._frames.popleft()
+        """The next entry, for the transport."""
+        wire, size, written = self._entries.popleft()
         self.size -= size
-        self._unsent = -1  # whatever the transport holds from now on, it has taken something
+        self.stall.end()
         if written is not None and not written.done():
             written.set_result(None)
         return wire
 
     def discard(self) -> None:
         """Drop all; whoever waits learns that the client is gone."""
-        for waiting in self._frames:
+        for waiting in self._entries:
             if waiting.written is not None and not waiting.written.done():
                 waiting.written.set_exception(ClientDisconnected())
-        self._frames.clear()
+        self._entries.clear()
         self.size = 0
-
-    def idle(self, unsent: int, now: float) -> float:
-        """For how many seconds the client has taken nothing, as far as was looked.
-
-        Args:
-            unsent: Bytes that the transport holds.
-            now: The event loop's time.
-        """
-        if unsent != self._unsent:
-            self._unsent, self._idle_since = unsent, now
-        return now - self._idle_since
 
     @staticmethod
     def size_of(wire: bytes) -> int:
-        """What a frame counts for."""
-        return len(wire) + OVERHEAD
+        """What an entry counts for."""
+        return len(wire) + MESSAGE_OVERHEAD

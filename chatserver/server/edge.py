@@ -5,26 +5,34 @@ whether one of its own has passed. So a connection needs no timer while nothing 
 """
 
 import asyncio
-from collections import Counter
-from collections.abc import Coroutine, Mapping, Sequence, Set
+from collections.abc import Coroutine, Iterator, Mapping, Set
+from itertools import islice
+from time import monotonic
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
-from uvicorn.config import Config
-from uvicorn.server import ServerState
+from chatserver.hub import ADMISSION, Admission
+from chatserver.server.uvicorn_ import Config, ServerState
 
-from chatserver.limits import COUNTS, LIMITS, Counts, Limits
-
-__all__ = ["Edge", "edge_of"]
+__all__ = ["Address", "Edge", "Watched", "edge_of"]
 
 #: Seconds between two sweeps at most; a deadline is kept to a quarter of itself.
 INTERVAL = 1.0
 #: Connections that are looked at before others get a turn.
 TURN_CHECKS = 100
 
-
 #: Where a client came to: host and port, or the path of a socket.
 Address: TypeAlias = tuple[str, int | None] | None
+
+
+class Watched:
+    """A connection that has deadlines; uvicorn's own have none."""
+
+    __slots__ = ()
+
+    def check(self, now: float) -> None:
+        """Do what is due at this time, in seconds; called once an interval."""
+        raise NotImplementedError
 
 
 class Edge:
@@ -32,32 +40,34 @@ class Edge:
 
     Args:
         config: uvicorn's; the pings' interval and timeout are in it.
-        server_state: uvicorn's; the tasks that it waits for at the end are in it.
-        app_state: The lifespan's state, with `LIMITS` and `COUNTS` in it or not.
+        server_state: uvicorn's; its connections, and the tasks that it waits for at the end.
+        app_state: The lifespan's state, with the hub's `ADMISSION` in it or not.
 
     Attributes:
+        admission: Counts the WebSockets, and refuses those beyond the limits.
         limits: What a client may take.
-        counts: How often one wanted more.
+        counts: How often a client was refused or ended for a limit.
+        ping_interval: Seconds without a sign of life after which a client is pinged.
+        ping_timeout: Seconds that it has for an answer.
         interval: Seconds between two sweeps.
     """
 
     def __init__(
         self, config: Config, server_state: ServerState, app_state: Mapping[str, Any]
     ) -> None:
-        self.limits: Limits = app_state.get(LIMITS) or Limits()
-        self.counts: Counts = app_state.get(COUNTS) or Counts()
+        self.admission: Admission = app_state.get(ADMISSION) or Admission()
+        self.limits = self.admission.limits
+        self.counts = self.admission.counts
         self.ping_interval = config.ws_ping_interval or float("inf")
         self.ping_timeout = config.ws_ping_timeout or float("inf")
         self.interval = min(INTERVAL, self._shortest() / 4)
-        self._addresses: Counter[str] = Counter()
-        self._sockets = 0
         self._servers: dict[Address, Address] = {}
-        # uvicorn's set of all that are open.
         self._connections: Set[Any] = server_state.connections
-        self._timer: asyncio.TimerHandle | None = None
-        self._swept_at = 0.0
         self._tasks = server_state.tasks
+        # Bound once, for all tasks.
         self._forget_task = server_state.tasks.discard
+        # Runs while there are connections.
+        self._timer: asyncio.TimerHandle | None = None
 
     def _shortest(self) -> float:
         limits = self.limits
@@ -85,47 +95,17 @@ class Edge:
         self._timer = None
         if self._connections:
             self.watch()
-            self._swept_at = asyncio.get_running_loop().time()
-            self._check(tuple(self._connections))
+            self._check(iter(tuple(self._connections)))
 
-    def _check(self, connections: Sequence[Any]) -> None:
+    def _check(self, connections: Iterator[Any]) -> None:
         """Let each do what is due, so many in a turn of the event loop."""
-        now = asyncio.get_running_loop().time()
-        for connection in connections[:TURN_CHECKS]:
-            # One of uvicorn's own protocols, beside one of ours, has no deadlines.
-            if (check := getattr(connection, "check", None)) is not None:
-                check(now)
-        if rest := connections[TURN_CHECKS:]:
-            asyncio.get_running_loop().call_soon(self._check, rest)
-
-    def elapsed(self) -> float:
-        """Seconds since the last sweep."""
-        return asyncio.get_running_loop().time() - self._swept_at
-
-    # Admission
-
-    def refusal(self, address: str) -> tuple[int, str] | None:
-        """The HTTP status and reason why one more WebSocket from there is too many, if it is."""
-        limits = self.limits
-        if limits.max_connections and self._sockets >= limits.max_connections:
-            return 503, "The server has as many connections as it can take. Try again later."
-        most = limits.max_address_connections
-        # On a Unix socket clients have none.
-        if most and address and self._addresses[address] >= most:
-            return 429, f"There are {most} connections from your address already."
-        return None
-
-    def enter(self, address: str) -> None:
-        """Count a WebSocket."""
-        self._sockets += 1
-        self._addresses[address] += 1
-
-    def leave(self, address: str) -> None:
-        """Count a WebSocket no more."""
-        self._sockets -= 1
-        self._addresses[address] -= 1
-        if not self._addresses[address]:
-            del self._addresses[address]
+        now = monotonic()
+        turn = list(islice(connections, TURN_CHECKS))
+        for connection in turn:
+            if isinstance(connection, Watched):
+                connection.check(now)
+        if turn:
+            asyncio.get_running_loop().call_soon(self._check, connections)
 
 
 _edges: WeakKeyDictionary[ServerState, Edge] = WeakKeyDictionary()

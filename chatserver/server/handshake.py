@@ -1,48 +1,74 @@
-"""The opening handshake (RFC 6455, section 4), by the protocol of `websockets`.
+"""The opening handshake (RFC 6455, section 4): bytes in, a scope and an answer out.
 
-It checks the request, negotiates compression and builds the answer; nothing of it is left when
-the connection is open.
+Nothing of it is left when the connection is open.
 """
 
-import email.utils
-import logging
 import re
-import threading
-from collections.abc import Sequence
+from binascii import b2a_base64
+from collections.abc import Mapping, Sequence
+from email.utils import formatdate
+from hashlib import sha1
 from http import HTTPStatus
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from starlette.types import Message as Event
-from starlette.types import Scope
-from websockets.datastructures import Headers
-from websockets.extensions.permessage_deflate import (
-    PerMessageDeflate,
-    ServerPerMessageDeflateFactory,
-)
-from websockets.http11 import Request, Response
-from websockets.server import ServerProtocol
+from starlette.types import Message, Scope
 
-__all__ = ["Answer", "Handshake", "InvalidRequest", "response"]
+from chatserver.server.websockets_ import negotiate
 
-# RFC 7692, section 7.1.1: each message by itself, so that one compressor can serve all clients.
-DEFLATE = ServerPerMessageDeflateFactory(
-    server_no_context_takeover=True, client_no_context_takeover=True
-)
+__all__ = ["NAME", "Answer", "Handshake", "InvalidRequest", "NoHandshake", "response"]
+
 RawHeaders = Sequence[tuple[bytes, bytes]]
+
+# RFC 9110, sections 5.1 and 5.5: nothing in a header may begin another one.
+TOKEN = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]++"
+NAME = re.compile(TOKEN)
+VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*+")
+# RFC 9112, sections 3 and 5.1: a value that comes has its spaces in the middle only.
+REQUEST_LINE = re.compile(rb"(%b) ([\x21-\x7e]++) HTTP/1\.([01])\r\n" % TOKEN)
+WORD = rb"[\x21-\x7e\x80-\xff]++"
+FIELD = rb"(%b):[\t ]*+((?:%b(?:[\t ]++%b)*+)?)[\t ]*+\r\n" % (TOKEN, WORD, WORD)
+FIELDS = re.compile(rb"(?:%b)*+\r\n" % FIELD)
+EACH_FIELD = re.compile(FIELD)
 # Section 4.2.1: path and query, maybe as part of an absolute URI, without a fragment (section 3).
 TARGET = re.compile(r"(?:https?://[^/?#]+|(?=/))(/[^?#]*)?(?:\?([^#]*))?", re.IGNORECASE)
-# RFC 9110, sections 5.1 and 5.5: nothing in a header may begin another one.
-NAME = re.compile(rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
-VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+# Section 4.2.1: a base64-encoded value that, when decoded, is 16 bytes in length.
+KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
+# RFC 9110, section 5.6.1: a list may have empty elements, and so may what is made of several.
+TOKENS = re.compile(rb"(?:[\t ]*+(?:%b[\t ]*+)?(?:,|\Z))*+" % TOKEN)
+# Section 1.3.
+GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+
+#: Headers in a handshake beyond which it is refused.
+MAX_HEADERS = 128
+#: Headers that stand in a handshake once (sections 4.2.1, 11.3.1 and 11.3.5).
+SINGLE = frozenset({b"host", b"sec-websocket-key", b"sec-websocket-version"})
+
+#: Headers that many clients send alike: each is kept once for all of them.
+ALIKE = frozenset(
+    {
+        *(b"host", b"connection", b"upgrade", b"origin", b"user-agent", b"pragma"),
+        *(b"sec-websocket-version", b"sec-websocket-extensions", b"cache-control"),
+        *(b"accept-encoding", b"accept-language"),
+    }
+)
+#: Bytes of such a header up to which it is kept; and how many headers are.
+MAX_ALIKE, MOST_ALIKE = 256, 256
+#: Of each of these every client has its own; only the name is kept once.
+OWN = {name: name for name in (b"sec-websocket-key", b"cookie", b"sec-websocket-protocol")}
+_alike: dict[tuple[bytes, bytes], tuple[bytes, bytes]] = {}
 
 
 class InvalidRequest(Exception):
-    """What came is no HTTP request; `answer` says so."""
+    """A handshake that is refused; `answer` says why, in HTTP."""
 
-    def __init__(self, answer: bytes) -> None:
-        super().__init__(answer)
-        self.answer = answer
+    def __init__(self, status: int, why: str, headers: RawHeaders = ()) -> None:
+        super().__init__(why)
+        self.answer = response(status, headers, f"{why}\n".encode())
+
+
+class NoHandshake(InvalidRequest):
+    """A request that asks for no WebSocket, or is none: something for an HTTP server."""
 
 
 class Answer(NamedTuple):
@@ -53,100 +79,96 @@ class Answer(NamedTuple):
 
 
 class Handshake:
-    """A client's request, and the ways to answer it.
+    """A client's request to open a connection, and the ways to answer it.
 
     Args:
-        request: The request, parsed.
-        headers: Its headers as ASGI has them, with names in small letters.
+        target: What was asked for, a path as a rule.
+        headers: Those of the request as ASGI has them, with names in small letters.
+        fields: The same by name; what came several times is joined by commas.
         compression: Whether to agree on permessage-deflate.
 
     Attributes:
-        refusal: The answer to a request that is no valid handshake.
+        target: Path and query as they were asked for: for the log, which strips them of secrets.
         window_bits: The client's window for compressed messages, 9 to 15; 0 without compression.
+
+    Raises:
+        InvalidRequest: Something in it won't do.
     """
 
-    def __init__(self, request: Request, headers: RawHeaders, *, compression: bool) -> None:
-        self._request = request
+    __slots__ = (
+        "_denial",
+        "_extensions",
+        "_headers",
+        "_key",
+        "_path",
+        "_query",
+        "_subprotocols",
+        "target",
+        "window_bits",
+    )
+
+    def __init__(
+        self,
+        target: str,
+        headers: list[tuple[bytes, bytes]],
+        fields: Mapping[bytes, bytes],
+        *,
+        compression: bool,
+    ) -> None:
+        found = TARGET.fullmatch(target)
+        if found is None:
+            raise InvalidRequest(400, "Expected a path, and maybe a query.")
+        self.target = target
+        self._path, self._query = found[1] or "/", found[2] or ""
         self._headers = headers
-        self._response, self.window_bits = _negotiate(request, compression)
+        self._key = _key(fields)
+        self._subprotocols = _subprotocols(fields.get(b"sec-websocket-protocol", b""))
+        self._extensions, self.window_bits = "", 0
+        if compression and (offers := fields.get(b"sec-websocket-extensions")) is not None:
+            try:
+                self._extensions, self.window_bits = negotiate(offers.decode("latin-1"))
+            except ValueError as error:
+                raise InvalidRequest(400, f"Expected a list of extensions: {error}.") from None
+        # A response that the application has begun in place of the connection.
         self._denial: tuple[int, RawHeaders, list[bytes]] | None = None
-        self.refusal = self._refusal(request.headers)
 
     @classmethod
     def parse(cls, head: bytes, *, compression: bool) -> "Handshake":
-        """Make it of a request's bytes, up to the empty line.
+        """Make it of a request's bytes, up to the empty line and with it.
 
         Raises:
-            InvalidRequest: They are none.
+            NoHandshake: They ask for something else.
+            InvalidRequest: They are a handshake that won't do.
         """
-        protocol = _server_protocol(compression)
-        protocol.receive_data(head)
-        request = next(iter(protocol.events_received()), None)
-        if not isinstance(request, Request):
-            answer = b"".join(protocol.data_to_send())
-            raise InvalidRequest(answer or response(400, [], b"This is no valid HTTP request.\n"))
-        headers = [
-            (name.lower().encode("ascii"), value.encode("latin-1", "surrogateescape"))
-            for name, value in request.headers.raw_items()
-        ]
-        return cls(request, headers, compression=compression)
-
-    @classmethod
-    def of(cls, target: bytes, headers: RawHeaders, *, compression: bool) -> "Handshake":
-        """Make it of a GET request of HTTP/1.1 that somebody else has parsed.
-
-        Raises:
-            InvalidRequest: The target is not ASCII.
-        """
-        if not target.isascii():
-            raise InvalidRequest(response(400, [], b"This is no valid HTTP request.\n"))
-        names = Headers(
-            (name.decode("latin-1"), value.decode("latin-1")) for name, value in headers
-        )
-        return cls(Request(target.decode(), names), headers, compression=compression)
-
-    def _refusal(self, headers: Headers) -> bytes:
-        """Section 4.2.2: first what `websockets` leaves to others, then what it found itself."""
-        versions = headers.get_all("Sec-WebSocket-Version")
-        if len(versions) == 1 and versions != ["13"]:
-            known = [(b"Upgrade", b"websocket"), (b"Sec-WebSocket-Version", b"13")]
-            return response(426, known, b"This is no version that is known here; 13 is.\n")
-        if len(headers.get_all("Host")) != 1:
-            return response(400, [], b"Expected one Host header.\n")
-        if TARGET.fullmatch(self._request.path) is None:
-            return response(400, [], b"Expected a path, and maybe a query.\n")
-        if "Transfer-Encoding" in headers or not {"0"}.issuperset(
-            headers.get_all("Content-Length")
-        ):
-            return response(400, [], b"A handshake has no body.\n")
-        if self._response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
-            return self._response.serialize()
-        return b""
-
-    @property
-    def target(self) -> str:
-        """Path and query as they were asked for: for the log, which strips them of secrets."""
-        return self._request.path
+        line = REQUEST_LINE.match(head)
+        if line is None or not FIELDS.fullmatch(head, line.end()):
+            raise NoHandshake(400, "This is no valid HTTP request.")
+        method, target, version = line.groups()
+        headers = [_shared(name, value) for name, value in EACH_FIELD.findall(head, line.end())]
+        fields, repeated = _by_name(headers)
+        if version != b"1":
+            raise NoHandshake(505, "Expected HTTP/1.1.")
+        _check_upgrade(fields)
+        if method != b"GET":
+            raise InvalidRequest(405, "Expected the method GET.", [(b"Allow", b"GET")])
+        if len(headers) > MAX_HEADERS:
+            raise InvalidRequest(431, f"There are more than {MAX_HEADERS} headers.")
+        for name in repeated & SINGLE:
+            raise InvalidRequest(400, f"Expected one header {name.decode()}.")
+        return cls(target.decode(), headers, fields, compression=compression)
 
     def scope(self) -> Scope:
         """What the request says, as the part of an ASGI scope."""
-        target = TARGET.fullmatch(self._request.path)
-        assert target is not None, "it would have been refused"
-        path, query = target[1] or "/", target[2] or ""
+        path = self._path
         return {
-            "path": unquote(path),
+            "path": unquote(path) if "%" in path else path,
             "raw_path": path.encode("ascii"),
-            "query_string": query.encode("ascii"),
+            "query_string": self._query.encode("ascii"),
             "headers": self._headers,
             "subprotocols": self._subprotocols,
         }
 
-    @property
-    def _subprotocols(self) -> list[str]:
-        offered = ",".join(self._request.headers.get_all("Sec-WebSocket-Protocol"))
-        return [name for part in offered.split(",") if (name := part.strip())]
-
-    def answer(self, event: Event, headers: RawHeaders) -> Answer | None:
+    def answer(self, event: Message, headers: RawHeaders) -> Answer | None:
         """What the application says to it by an ASGI event; None when that goes on.
 
         Args:
@@ -175,24 +197,32 @@ class Handshake:
         raise RuntimeError(f"Unexpected ASGI message '{kind}' before the handshake's end.")
 
     def accept(self, subprotocol: str | None, headers: RawHeaders) -> bytes:
-        """The answer that opens the connection.
+        """The answer that opens the connection (section 4.2.2).
 
         Raises:
-            ValueError: The subprotocol wasn't offered (section 4.2.2), or a header is none.
+            ValueError: The subprotocol wasn't offered, or a header is none.
         """
         if subprotocol and subprotocol not in self._subprotocols:
             raise ValueError(
                 f"Expected one of the subprotocols that were offered, "
                 f"{self._subprotocols}, but got {subprotocol!r}"
             )
-        response = self._response
-        del response.headers["Date"]  # the server has one among its own
-        response.headers.update(_decoded(headers))
+        digest = sha1(self._key + GUID, usedforsecurity=False).digest()
+        lines = [
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Accept: ",
+            b2a_base64(digest, newline=False),
+            b"\r\n",
+        ]
+        if self._extensions:
+            lines.append(f"Sec-WebSocket-Extensions: {self._extensions}\r\n".encode())
+        lines.append(_lines(headers))
         if subprotocol:
-            response.headers["Sec-WebSocket-Protocol"] = subprotocol
-        return response.serialize()
+            lines.append(f"Sec-WebSocket-Protocol: {subprotocol}\r\n".encode())
+        lines.append(b"\r\n")
+        return b"".join(lines)
 
-    def _deny(self, event: Event) -> Answer | None:
+    def _deny(self, event: Message) -> Answer | None:
         assert self._denial is not None, "the answer has begun"
         status, headers, body = self._denial
         body.append(event.get("body", b""))
@@ -201,27 +231,81 @@ class Handshake:
         return Answer(status, response(status, headers, b"".join(body)))
 
 
-def _server_protocol(compression: bool) -> ServerProtocol:
-    return ServerProtocol(
-        extensions=[DEFLATE] if compression else None, logger=logging.getLogger("uvicorn.error")
-    )
+def _by_name(headers: RawHeaders) -> tuple[dict[bytes, bytes], set[bytes]]:
+    """The headers' values by name, and the names of those that came several times."""
+    fields, repeated = dict(headers), set[bytes]()
+    if len(fields) < len(headers):
+        fields = {}
+        for name, value in headers:
+            if name in fields:
+                repeated.add(name)
+                # RFC 9110, section 5.3.
+                value = fields[name] + b", " + value
+            fields[name] = value
+    return fields, repeated
 
 
-# Its answer depends on nothing but the request, so one will do for all, in turn.
-_negotiators = {compression: _server_protocol(compression) for compression in (False, True)}
-_turn = threading.Lock()
+def _check_upgrade(fields: Mapping[bytes, bytes]) -> None:
+    """Section 4.2.1, 3 and 4: "websocket" in Upgrade, "Upgrade" in Connection, in any case.
+
+    Raises:
+        NoHandshake: It is not so.
+    """
+    upgrade = fields.get(b"upgrade", b"").lower() == b"websocket"
+    connection = fields.get(b"connection", b"").lower().split(b",")
+    if not (upgrade and b"upgrade" in [option.strip(b"\t ") for option in connection]):
+        raise NoHandshake(426, "Expected a WebSocket handshake.", [(b"Upgrade", b"websocket")])
 
 
-def _negotiate(request: Request, compression: bool) -> tuple[Response, int]:
-    """The answer to a request, and the window for compressed messages that was agreed on."""
-    negotiator = _negotiators[compression]
-    with _turn:
-        response = negotiator.accept(request)
-        extensions, negotiator.extensions = negotiator.extensions, []
-    for extension in extensions:
-        if isinstance(extension, PerMessageDeflate):
-            return response, extension.local_max_window_bits
-    return response, 0
+def _key(fields: Mapping[bytes, bytes]) -> bytes:
+    """The client's key, when all that section 4.2.1 asks of the other headers is so, too.
+
+    Raises:
+        InvalidRequest: It isn't.
+    """
+    version = fields.get(b"sec-websocket-version")
+    if version is None:
+        raise InvalidRequest(400, "Expected a header Sec-WebSocket-Version.")
+    if version != b"13":
+        # Section 4.4.
+        known = [(b"Upgrade", b"websocket"), (b"Sec-WebSocket-Version", b"13")]
+        raise InvalidRequest(426, "This is no version that is known here; 13 is.", known)
+    if b"host" not in fields:
+        raise InvalidRequest(400, "Expected a Host header.")
+    if b"transfer-encoding" in fields or fields.get(b"content-length", b"0") != b"0":
+        raise InvalidRequest(400, "A handshake has no body.")
+    key = fields.get(b"sec-websocket-key", b"")
+    if KEY.fullmatch(key) is None:
+        raise InvalidRequest(400, "Expected 16 bytes in base64 as Sec-WebSocket-Key.")
+    return key
+
+
+def _subprotocols(offered: bytes) -> list[str]:
+    """Section 11.3.4.
+
+    Raises:
+        InvalidRequest: They are no tokens (section 4.1, 10).
+    """
+    if not offered:
+        return []
+    if TOKENS.fullmatch(offered) is None:
+        raise InvalidRequest(400, "Expected a list of tokens as Sec-WebSocket-Protocol.")
+    return [name for part in offered.decode().split(",") if (name := part.strip())]
+
+
+def _shared(name: bytes, value: bytes) -> tuple[bytes, bytes]:
+    """A header, its name in small letters, of which as much as possible is there already."""
+    name = name.lower()
+    if name not in ALIKE or len(value) > MAX_ALIKE:
+        return OWN.get(name, name), value
+    header = (name, value)
+    kept = _alike.get(header)
+    if kept is None:
+        kept = header
+        if len(_alike) >= MOST_ALIKE:
+            _alike.clear()
+        _alike[header] = header
+    return kept
 
 
 def response(status: int, headers: RawHeaders, body: bytes) -> bytes:
@@ -230,21 +314,27 @@ def response(status: int, headers: RawHeaders, body: bytes) -> bytes:
     Raises:
         ValueError: A header is none.
     """
-    fields = Headers(_decoded(headers))
-    fields.setdefault("Date", email.utils.formatdate(usegmt=True))
-    fields.setdefault("Connection", "close")
-    fields.setdefault("Content-Length", str(len(body)))
-    fields.setdefault("Content-Type", "text/plain; charset=utf-8")
-    return Response(status, _phrase(status), fields, body).serialize()
+    own = {
+        b"Date": formatdate(usegmt=True).encode(),
+        b"Connection": b"close",
+        b"Content-Length": b"%d" % len(body),
+        b"Content-Type": b"text/plain; charset=utf-8",
+    }
+    given = {name.lower() for name, _ in headers}
+    lines = _lines(headers) + _lines([each for each in own.items() if each[0].lower() not in given])
+    return f"HTTP/1.1 {status} {_phrase(status)}\r\n".encode() + lines + b"\r\n" + body
 
 
-def _decoded(headers: RawHeaders) -> list[tuple[str, str]]:
-    decoded = []
+def _lines(headers: RawHeaders) -> bytes:
+    """Headers as they go over the wire.
+
+    Raises:
+        ValueError: One is none.
+    """
     for name, value in headers:
         if not (NAME.fullmatch(name) and VALUE.fullmatch(value)):
             raise ValueError(f"Expected an HTTP header, but got {name!r}: {value!r}")
-        decoded.append((name.decode("latin-1"), value.decode("latin-1")))
-    return decoded
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
 
 
 def _phrase(status: int) -> str:

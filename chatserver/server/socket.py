@@ -1,27 +1,27 @@
-"""A WebSocket's two directions and its end, from the moment when it is open.
+"""A WebSocket's life: both directions from the moment when it is open, and its end.
 
 What goes out goes to the transport at once until that is full, and then to a bounded backlog.
-What comes in is parsed no further than the application can use: behind a full inbox the socket
+What comes in is taken no further than the application can use: behind a full inbox the socket
 isn't read, and the client feels it. Sections are those of RFC 6455.
 """
 
 import asyncio
 import logging
-from typing import Any, Protocol
+from enum import IntEnum
+from time import monotonic
+from typing import Any
 
-from starlette.types import Message as Event
-from uvicorn.protocols.utils import ClientDisconnected
+from starlette.types import Message
 
+from chatserver.connection import Connection, Write
 from chatserver.errors import InvalidFrame, can_be_sent, close_reason
-from chatserver.limits import Limits
-from chatserver.server.backlog import Backlog
-from chatserver.server.edge import Edge
-from chatserver.server.rate import Rate
-from chatserver.wire import PING, Close, Parser, Ping, Pong, close_frame, pong_frame
+from chatserver.publication import Frame
+from chatserver.server.backlog import Backlog, ClientDisconnected
+from chatserver.server.edge import Edge, Watched
+from chatserver.server.incoming import Incoming
+from chatserver.wire import PING, Close, Event, Ping, close_frame, pong_frame
 
-__all__ = ["HANDSHAKE", "LAST_CHANCE", "Socket"]
-
-HANDSHAKE, OPEN, CLOSING, CLOSED = range(4)
+__all__ = ["LAST_CHANCE", "TRANSITIONS", "Socket", "State"]
 
 #: Sends after which a handler yields to the event loop, which else it might keep for itself.
 SENDS_PER_TURN = 16
@@ -31,106 +31,140 @@ LAST_CHANCE = 0.5
 logger = logging.getLogger("uvicorn.error")
 
 
-class Listener(Protocol):
-    """Whom a socket tells of itself. An object, as two bound methods would cost memory each."""
+class State(IntEnum):
+    """Where a socket is in its life, which only goes forward."""
 
-    def socket_gone(self, code: int, reason: str) -> None:
-        """Called once, when the connection has ended."""
+    #: The request is being read, or answered by the application.
+    HANDSHAKE = 0
+    #: Messages go both ways.
+    OPEN = 1
+    #: Our close frame is sent, or waits behind the backlog; the client's is awaited.
+    CLOSING = 2
+    #: No frame is sent or taken any more. The client is to end the TCP connection, or it is
+    #: aborted.
+    CLOSED = 3
 
-    def socket_paced(self) -> None:
-        """Called when `full` has changed."""
+
+HANDSHAKE, OPEN, CLOSING, CLOSED = State
+
+#: The steps that there are, and the sentence of RFC 6455 behind each.
+TRANSITIONS: dict[tuple[State, State], str] = {
+    (HANDSHAKE, OPEN): (
+        "4.2.2: This completes the server's handshake. If the server finishes these steps without "
+        "aborting the WebSocket handshake, the server considers the WebSocket connection to be "
+        "established and that the WebSocket connection is in the OPEN state."
+    ),
+    (HANDSHAKE, CLOSED): (
+        "4.2.2: If the server does not wish to accept this connection, it MUST return an "
+        "appropriate HTTP error code and abort the WebSocket handshake."
+    ),
+    (OPEN, CLOSING): (
+        "7.1.3: Upon either sending or receiving a Close control frame, it is said that _The "
+        "WebSocket Closing Handshake is Started_ and that the WebSocket connection is in the "
+        "CLOSING state."
+    ),
+    # Without waiting in CLOSING: the client's close frame is answered at once, a client that
+    # broke a rule (7.1.7) is not listened to any more, or the TCP connection is lost.
+    (OPEN, CLOSED): (
+        "5.5.1: After both sending and receiving a Close message, an endpoint considers the "
+        "WebSocket connection closed and MUST close the underlying TCP connection."
+    ),
+    (CLOSING, CLOSED): (
+        "7.1.4: If the TCP connection is closed after the WebSocket closing handshake was "
+        "completed, the WebSocket connection is said to have been closed _cleanly_."
+    ),
+}
 
 
-class Socket(asyncio.Protocol):
-    """One client's WebSocket.
-
-    Its life is its `_state`, which only grows:
-
-        HANDSHAKE   the request is being read, then answered by the application
-        OPEN        messages both ways
-        CLOSING     a close frame is sent, the client's is waited for
-        CLOSED      nothing that comes is of interest any more; the socket ends, or is aborted
+class Socket(Connection, Watched, asyncio.Protocol):
+    """One client's WebSocket, and what the hub writes to; see `Connection`.
 
     Args:
         edge: What it shares with the server's others.
 
     Attributes:
+        transport: The event loop's end of it.
         client: Address and port; None where there are none.
-        limits: What this client may take; those of the server until an endpoint says else.
         window_bits: The client's window for compressed messages; 0 without compression.
-        slow: Whether it was closed as a slow consumer.
-        listener: Told when the connection has ended, and when `full` has changed.
     """
 
     __slots__ = (
         "_backlog",
-        "_begun",
         "_edge",
-        "_ended",
         "_heard",
         "_heard_at",
         "_inbox",
-        "_loop",
-        "_parser",
+        "_incoming",
         "_pinged",
-        "_rate",
         "_reading",
+        "_reason",
         "_scheduled",
         "_sends",
         "_state",
         "_timer",
-        "_transport_full",
-        "_violation",
         "_waiter",
+        "_writable",
         "client",
-        "limits",
-        "listener",
-        "slow",
         "transport",
         "window_bits",
     )
 
+    # uvicorn cancels it once, when the time for a shutdown is over.
+    cancelled_at_will = False
+
+    window_bits: int
+
     def __init__(self, edge: Edge) -> None:
+        super().__init__(edge.limits)
         self._edge = edge
-        self._loop = asyncio.get_running_loop()
         self.transport: asyncio.Transport
         self.client: tuple[str, int] | None = None
-        self.limits: Limits = edge.limits
         self.window_bits = 0
-        self.slow = False
-        self.listener: Listener | None = None
         self._state = HANDSHAKE
-        self._ended: tuple[int, str] | None = None
+        # Said by whoever closed.
+        self._reason = ""
+        # Aborts the transport when the client doesn't end in time.
         self._timer: asyncio.TimerHandle | None = None
 
-        self._parser: Parser | None = None
-        self._inbox: list[Event] = []
+        # There while frames are taken: in OPEN and CLOSING.
+        self._incoming: Incoming | None = None
+        # Events that the application has not received yet.
+        self._inbox: list[Message] = []
+        # Wakes the application that waits for an event.
         self._waiter: asyncio.Future[None] | None = None
+        # Whether the transport is read, and whether a turn is scheduled to go on with that.
         self._reading = True
         self._scheduled = False
-        self._rate = Rate(self._per_sweep())
-        self._begun: float | None = None
-        self._violation: tuple[InvalidFrame, float] | None = None
 
-        self._transport_full = False
+        # Whether the transport asks for more; the backlog is there from when it doesn't until
+        # all of it is written.
+        self._writable = True
         self._backlog: Backlog | None = None
+        # Counted up to SENDS_PER_TURN.
         self._sends = 0
 
+        # Whether something came since the last check; when something last did; when we asked.
         self._heard = False
-        self._heard_at = self._loop.time()
+        self._heard_at = monotonic()
         self._pinged: float | None = None
 
     @property
     def _address(self) -> str:
         return self.client[0] if self.client else ""
 
+    def _enter(self, state: State) -> None:
+        """Go on to a state."""
+        if state is not self._state:
+            assert (self._state, state) in TRANSITIONS, f"{self._state!r} to {state!r}"
+            self._state = state
+
     # The transport's side
 
     def data_received(self, data: bytes) -> None:
         """Take what the client sent."""
         self._heard = True
-        if self._parser is not None:
-            self._parser.feed(data)
+        if self._incoming is not None:
+            self._incoming.feed(data)
             self._read()
 
     def eof_received(self) -> None:
@@ -139,61 +173,76 @@ class Socket(asyncio.Protocol):
         The transport closes itself after this, when it has sent what it holds.
         """
         self._abort_after(self.limits.close_timeout)
-        self._state = CLOSED
+        self._lose()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The TCP connection is gone."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._lose()
+
+    def _lose(self) -> None:
+        """Nothing can be read or written any more.
+
+        7.1.5: If _The WebSocket Connection is Closed_ and no Close control frame was received by
+        the endpoint (such as could occur if the underlying transport connection is lost), _The
+        WebSocket Connection Close Code_ is considered to be 1006.
+        """
+        self._enter(CLOSED)
+        self._incoming = None
         self._discard()
         self._end(1006, "")
 
     def pause_writing(self) -> None:
         """The transport is full: what is written from here on waits in the backlog."""
-        self._transport_full = True
+        self._writable = False
         if self._backlog is None:
             self._backlog = Backlog()
-            self._pace()
+            self._paced()
 
     def resume_writing(self) -> None:
         """The transport takes bytes again: first those of the backlog, in their order."""
-        self._transport_full = False
+        self._writable = True
         backlog = self._backlog
-        while backlog and not self._transport_full:
+        while backlog and self._writable:
             self.transport.write(backlog.pop())
-        if backlog is None or self._transport_full:
+        if backlog is None or not self._writable:
             return
         self._backlog = None
-        if backlog.pong is not None and self._state <= CLOSING:
+        if backlog.pong is not None and self._state is not CLOSED:
             self.transport.write(pong_frame(backlog.pong))
-        self._pace()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The socket is gone; nothing can be read or written any more."""
-        self._state = CLOSED
-        if self._timer is not None:
-            self._timer.cancel()
-        self._discard()
-        self._parser = None
-        self._end(1006, "")
+        self._paced()
 
     # What comes in
 
-    def _open(self, max_message_size: int, early: bytes) -> None:
+    def _open(self, incoming: Incoming, early: bytes) -> None:
         """From here on frames are exchanged; what came too early may hold some."""
-        self._state = OPEN
-        self._parser = Parser(max_message_size, self.limits.max_fragments, bool(self.window_bits))
+        self._enter(OPEN)
+        self.accepted = True
+        self._incoming = incoming
+        self._paced()
         if early:
-            self._parser.feed(early)
-            self._read()
-        else:
-            self._resume_reading()
+            incoming.feed(early)
+        self._read()
 
-    async def receive(self) -> Event:
+    @property
+    def unhandled(self) -> int:
+        """How many messages were received that the application has not taken yet."""
+        return len(self._inbox) if self.accepted else 0
+
+    async def receive(self) -> Message:
         """The next ASGI event, in order; the disconnect is the last, and stays."""
         while not self._inbox:
-            if self._violation is not None:
-                self._fail(self._violation[0])
-            if self._ended is not None:
-                code, reason = self._ended
-                return {"type": "websocket.disconnect", "code": code, "reason": reason}
+            if self._incoming is not None and self._incoming.violation is not None:
+                self._fail(self._incoming.violation)
+            if self.close_code is not None:
+                return {
+                    "type": "websocket.disconnect",
+                    "code": self.close_code,
+                    "reason": self._reason,
+                }
             # Should two tasks wait, whoever was first is woken behind the other, and looks again.
-            other, self._waiter = self._waiter, self._loop.create_future()
+            other, self._waiter = self._waiter, asyncio.get_running_loop().create_future()
             try:
                 await self._waiter
             finally:
@@ -202,86 +251,81 @@ class Socket(asyncio.Protocol):
         if not self._inbox and not self._reading and not self._scheduled:
             # In a turn of its own, so that a flood is handled piece by piece between others.
             self._scheduled = True
-            self._loop.call_soon(self._read_on)
+            asyncio.get_running_loop().call_soon(self._read_on)
         return event
 
     def _read_on(self) -> None:
         self._scheduled = False
         self._read()
 
-    def _read(self) -> None:
-        """Take messages out of what has come, as many as may be handled."""
-        parser = self._parser
-        if self._violation is not None and self._state == CLOSING:
-            self._fail(self._violation[0])
-        if parser is None or self._state > CLOSING:
+    def _read(self, *, all_of_it: bool = False) -> None:
+        """Take messages out of what has come, as many as may be handled or all of them."""
+        incoming, inbox, most = self._incoming, self._inbox, self.limits.max_unhandled
+        if incoming is None:
             return
-        try:
-            while self._may_take_more(parser):
-                event = parser.next()
-                if event is None:
-                    self._note_unfinished(parser)
-                    self._resume_reading()
-                    return
-                self._rate.left -= 1
-                self._take(event)
-                if self._parser is None:
-                    return
+        while len(inbox) < most or self._state is CLOSING or all_of_it:
+            event = incoming.next()
+            if event is None:
+                break
+            self._take(event)
+            if self._incoming is None:
+                return
+        else:
             self._pause_reading()
-        except InvalidFrame as error:
-            self._fail_in_turn(error)
+            return
+        if incoming.violation is not None and not self._is_in_turn():
+            self._fail(incoming.violation)
+        elif not incoming.paused:
+            self._resume_reading()
+        elif self._state is CLOSING:
+            self.abort()  # it floods us instead of answering our close frame
+        else:
+            self._pause_reading()
 
-    def _may_take_more(self, parser: Parser) -> bool:
-        if self._rate.left <= 0:
-            self._throttle(parser)
-            return False
-        return len(self._inbox) < self.limits.max_unhandled
+    def _is_in_turn(self) -> bool:
+        """Whether the application is still to answer what came before the rule was broken."""
+        idle = self._waiter is not None and not self._waiter.done()
+        return self._state is OPEN and (bool(self._inbox) or not idle)
 
-    def _take(self, event: Any) -> None:
+    def _take(self, event: Event) -> None:
         kind = type(event)
         if kind is str or kind is bytes:
-            self._begun = None
-            if self._state == OPEN:
+            # 1.4: data that comes behind our close frame is discarded.
+            if self._state is OPEN:
                 key = "text" if kind is str else "bytes"
                 self._inbox.append({"type": "websocket.receive", key: event})
                 _wake(self._waiter)
-        elif kind is Close:
+        elif isinstance(event, Close):
             self._take_close(event)
-        elif kind is Ping:
-            # Section 5.5.2: unless the client has closed, even behind our own close frame.
+        elif isinstance(event, Ping):
+            # 5.5.2: Upon receipt of a Ping frame, an endpoint MUST send a Pong frame in
+            # response, unless it already received a Close frame.
             if self._backlog is None:
                 self.transport.write(pong_frame(event.payload))
             else:
                 self._backlog.pong = event.payload
-        else:
-            assert kind is Pong
 
     def _take_close(self, close: Close) -> None:
-        """Section 5.5.1: answer with the same code, unless this is the answer."""
+        """End the closing handshake; what was received before is still handed out.
+
+        5.5.1: If an endpoint receives a Close frame and did not previously send a Close frame,
+        the endpoint MUST send a Close frame in response. (When sending a Close frame in response,
+        the endpoint typically echos the status code it received.)
+        """
         if self._may_say_why:
             self._discard()
             self.transport.write(close_frame(close.code))
         self._hang_up()
         self._end(close.code, close.reason)
 
-    def _note_unfinished(self, parser: Parser) -> None:
-        if not parser.unfinished:
-            self._begun = None
-        elif self._begun is None:
-            self._begun = self._loop.time()
-
-    def _fail_in_turn(self, error: InvalidFrame) -> None:
-        """Fail when the application has answered what came before; soon, if it doesn't."""
-        if self._state == OPEN and (self._inbox or self._waiter is None or self._waiter.done()):
-            self._violation = error, self._loop.time()
-            self._parser = None
-            self._pause_reading()
-        else:
-            self._fail(error)
-
     def _fail(self, error: InvalidFrame) -> None:
-        """Section 7.1.7: say what is wrong, and listen no more."""
-        self._violation = None
+        """Say what is wrong, and listen no more.
+
+        7.1.7: If _The WebSocket Connection is Established_ prior to the point where the endpoint
+        is required to _Fail the WebSocket Connection_, the endpoint SHOULD send a Close frame
+        with an appropriate status code (Section 7.4) before proceeding to _Close the WebSocket
+        Connection_.
+        """
         if self._may_say_why:
             self._edge.counts.bad_messages += 1
             logger.info("%s - closed with %d: %s", self._address, error.code, error.reason)
@@ -293,7 +337,7 @@ class Socket(asyncio.Protocol):
     @property
     def _may_say_why(self) -> bool:
         """Whether a close frame can be sent: none was, or it hasn't left the backlog."""
-        return self._state == OPEN or bool(self._backlog)
+        return self._state is OPEN or bool(self._backlog)
 
     def _pause_reading(self) -> None:
         if self._reading and not self.transport.is_closing():
@@ -307,15 +351,36 @@ class Socket(asyncio.Protocol):
 
     # What goes out
 
-    # What goes out
+    def start(self) -> None:
+        """Tell of an end that came before anybody asked to be told."""
+        if self.close_code is not None and self.on_gone is not None:
+            self.on_gone(self.close_code)
 
-    async def send_wire(self, wire: bytes) -> None:
-        """Write a frame's bytes in their turn, and wait until the transport has taken them.
+    @property
+    def writer(self) -> Write:
+        """What takes publications now."""
+        if self._state is CLOSING or self._state is CLOSED:
+            return _drop
+        return self.write if self._backlog is not None else self.transport.write
+
+    async def push(self, frame: Frame) -> None:
+        """Send a frame in its turn; see `Connection`."""
+        self._check_accepted()
+        try:
+            await self._send(frame.wire(self.window_bits))
+        except ClientDisconnected:
+            # Even so a loop that only pushes gives the event loop its turn.
+            await asyncio.sleep(0)
+
+    async def _send(self, wire: bytes) -> None:
+        """Write a frame behind all that was published before, and wait until it is taken.
 
         Raises:
             ClientDisconnected: The client is gone.
         """
-        if self._state != OPEN:
+        self._catch_up()
+        # 5.5.1: The application MUST NOT send any more data frames after sending a Close frame.
+        if self._state is not OPEN:
             raise ClientDisconnected
         if self._backlog is not None:
             await self._backlog.wait(wire)
@@ -325,15 +390,10 @@ class Socket(asyncio.Protocol):
         if self._sends % SENDS_PER_TURN == 0:
             await asyncio.sleep(0)
 
-    @property
-    def full(self) -> bool:
-        """Whether `write` would queue; while it wouldn't, `transport.write` does as well."""
-        return self._backlog is not None or self._state != OPEN
-
-    def write(self, wire: bytes) -> None:
-        """Write a frame's bytes, or queue them. Never waits; a full backlog ends the connection."""
+    def write(self, wire: Any) -> None:
+        """Write frames, or queue them as one entry; see `Connection`."""
         backlog = self._backlog
-        if self._state != OPEN:
+        if self._state is not OPEN:
             return
         if backlog is None:
             self.transport.write(wire)
@@ -343,42 +403,47 @@ class Socket(asyncio.Protocol):
             backlog.append(wire)
 
     def close(self, code: int = 1000, reason: str = "") -> None:
-        """Close the connection, behind what is already on its way out. Never waits."""
-        if self._state != OPEN:
+        """Close behind what is already on its way out; see `Connection`."""
+        if self._state is not OPEN:
+            return
+        self._catch_up()
+        self._inbox.clear()
+        self._close(code, reason)
+
+    def _close(self, code: int, reason: str) -> None:
+        """Send a close frame, once; what was received and not handled is still handed out."""
+        if self._state is not OPEN:
             return
         if not can_be_sent(code):
             logger.error("%r can't be sent as a close code, 1011 is sent instead", code)
             code = 1011
         reason = close_reason(reason)
-        self._inbox.clear()
-        self._state = CLOSING
-        frame = close_frame(code, reason)
+        self._enter(CLOSING)
+        limits, frame = self.limits, close_frame(code, reason)
         if self._backlog is None:
             self.transport.write(frame)
+            self._abort_after(limits.close_timeout)
         else:
             self._backlog.append_last(frame)
-        limits = self.limits
-        unsent = self._backlog is not None and not self.slow
-        self._abort_after(limits.send_timeout if unsent else limits.close_timeout)
+            self._abort_after(limits.close_timeout if self.slow else limits.send_timeout)
         self._end(code, reason)
         # The answer to the close frame must be read, whatever is in front of it.
         self._read()
 
     def abort(self) -> None:
-        """Drop the socket and what is in it."""
+        """Drop the TCP connection and what is in it."""
         self.transport.abort()
 
     def _too_slow(self, reason: str) -> None:
-        if self._state != OPEN:
-            return
-        self.slow = True
-        self._discard()
-        self._say_why(1013, f"slow consumer: {reason}")
+        if self._state is OPEN:
+            self.slow = True
+            self._discard()
+            self._say_why(1013, f"slow consumer: {reason}")
 
     def _say_why(self, code: int, reason: str) -> None:
         """Close a client that is at fault, and leave a line about it."""
         logger.info("%s - closed with %d: %s", self._address, code, reason)
-        self.close(code, reason)
+        self._close(code, reason)
 
     def _discard(self) -> None:
         if self._backlog is not None:
@@ -388,21 +453,18 @@ class Socket(asyncio.Protocol):
 
     def _end(self, code: int, reason: str) -> None:
         """Note why the connection has ended, the first time, and tell whoever is concerned."""
-        if self._ended is not None:
-            return
-        self._ended = (code, reason)
-        _wake(self._waiter)
-        self._pace()
-        if self.listener is not None:
-            self.listener.socket_gone(code, reason)
+        if self.close_code is None:
+            self._reason = reason
+            _wake(self._waiter)
+            self._gone(code)
 
     def _hang_up(self) -> None:
-        """Send no more, and wait for the client to do so.
+        """Send no more, and wait for the client to end the TCP connection.
 
-        To close at once could reset the connection, and take our last words from the client.
+        To close at once could reset it, and take our last words from the client.
         """
-        self._state = CLOSED
-        self._parser = None
+        self._enter(CLOSED)
+        self._incoming = None
         if self.transport.is_closing():
             return
         self._resume_reading()
@@ -415,45 +477,42 @@ class Socket(asyncio.Protocol):
         except OSError:  # the client was quicker, and has reset the connection
             self.abort()
 
+    async def departure(self) -> None:
+        """Nothing to wait for: a denial ends the connection here."""
+
+    async def finish(self) -> None:
+        """Nothing to wait for: what is left is written, or aborted in time, without a task."""
+
     def _abort_after(self, seconds: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_later(seconds, self.abort)
+        self._timer = asyncio.get_running_loop().call_later(seconds, self.abort)
 
-    def _pace(self) -> None:
-        if self.listener is not None:
-            self.listener.socket_paced()
-
-    # Deadlines, once in a while
+    # Deadlines, once an interval
 
     def check(self, now: float) -> None:
         """Look whether the client has kept to its limits; called by the edge."""
-        if self._state != OPEN:
+        incoming = self._incoming
+        if self._state is not OPEN or incoming is None:
             return
-        if self._violation is not None:
-            error, since = self._violation
-            if now - since >= self._edge.interval:
-                self._fail(error)
-        else:
-            self._check_message(now)
+        held = incoming.held
+        if (error := incoming.check(now)) is not None:
+            self._fail(error)
+            return
+        if incoming.violation is None:
             self._check_socket(now)
             self._check_life(now)
-            self._renew_rate()
-
-    def _check_message(self, now: float) -> None:
-        if self._begun is not None and now - self._begun > self.limits.message_timeout:
-            self._edge.counts.unfinished += 1
-            seconds = self.limits.message_timeout
-            self._fail(InvalidFrame(f"message not complete within {seconds:g} s", code=1008))
+        if held:
+            self._read()
 
     def _check_socket(self, now: float) -> None:
         """A full socket must take something in time."""
         if self._backlog is None:
             return
-        idle = self._backlog.idle(self._unsent, now)
-        if idle > self.limits.send_timeout:
+        stalled = self._backlog.stall.seconds(self._unsent, now)
+        if stalled > self.limits.send_timeout:
             self._too_slow(f"nothing taken for {self.limits.send_timeout:g} s")
-        elif not idle:
+        elif not stalled:
             # A sign of life, too: our ping stands behind all that waits.
             self._heard = True
 
@@ -474,31 +533,11 @@ class Socket(asyncio.Protocol):
             self._say_why(1011, "no answer to a ping")
             self._abort_after(LAST_CHANCE)
 
-    def _per_sweep(self) -> float:
-        rate = self.limits.max_message_rate
-        return max(rate * self._edge.interval, 1) if rate else float("inf")
-
-    def _renew_rate(self) -> None:
-        if self._rate.renew(self._per_sweep()):
-            self._read()
-
-    def _throttle(self, parser: Parser) -> None:
-        """Read no more until the next sweep; close a client that always sends far too much."""
-        rate, edge = self._rate, self._edge
-        if rate.held:
-            return
-        rate.hold()
-        if self._state == CLOSING:
-            self.abort()
-            return
-        # Or it has taken its time, or has sent no more and may be waiting for an answer.
-        rate.count_flood(edge.elapsed() <= edge.interval / 2 and parser.unfinished)
-        if rate.is_flood(edge.interval):
-            edge.counts.floods += 1
-            most = self.limits.max_message_rate
-            raise InvalidFrame(f"more than {most} messages a second", code=1008)
-
 
 def _wake(waiter: asyncio.Future[None] | None) -> None:
     if waiter is not None and not waiter.done():
         waiter.set_result(None)
+
+
+def _drop(_: Any) -> None:
+    """Take what is published to a connection that has ended."""

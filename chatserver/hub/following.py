@@ -7,7 +7,9 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import asynccontextmanager, suppress
 
-from chatserver.brokers.base import Broker
+from chatserver.brokers import Broker
+from chatserver.hub.subscription import Continuity
+from chatserver.publication import Position
 
 __all__ = ["Following"]
 
@@ -16,21 +18,35 @@ class Following:
     """Calls a broker's `subscribe` and `unsubscribe` in turn, one at a time per channel.
 
     Subscribers come and go on several event loops while such a call is under way. Without
-    turns, who comes while the last one leaves would be unsubscribed with it.
+    turns, one that comes while the last one leaves would be unsubscribed with it.
 
     Args:
         broker: Whose channels are followed.
         wanted: Whether a channel has a subscriber in this process now.
+        started: Called with a channel and what was held of it, when its position is known.
+        most: Bytes that are held of one channel until then.
     """
 
-    def __init__(self, broker: Broker, wanted: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        wanted: Callable[[str], bool],
+        started: Callable[[str, Position], None],
+        most: int,
+    ) -> None:
         self._broker = broker
         self._wanted = wanted
+        self._started = started
+        self._most = most
         self._lock = threading.Lock()
         self._turns: dict[str, deque[Future[None]]] = {}
-        # The channels that the broker was asked for, and whether it has confirmed them. One
-        # it failed to confirm is asked for again by the next subscriber, or given up.
-        self._confirmed: dict[str, bool] = {}
+        # The channels that the broker was asked for. One without a top it has not confirmed,
+        # or failed to: that is asked for again by the next subscriber, or given up.
+        self._channels: dict[str, Continuity] = {}
+
+    def continuity(self, channel: str) -> Continuity | None:
+        """Where the deliveries of a channel stand; None where it isn't followed."""
+        return self._channels.get(channel)
 
     async def settle(self, channel: str) -> None:
         """Follow a channel if it is wanted, else give it up; to be called when that changes.
@@ -39,17 +55,20 @@ class Following:
             BrokerUnavailable: It is not certain that the broker did what was asked.
         """
         with self._lock:
-            known = channel not in self._turns and self._confirmed.get(channel)
+            known = channel not in self._turns and self._is_confirmed(channel)
             if known and self._wanted(channel):
                 return  # as for most who come, and nobody is about to change it
         async with self._turn(channel):
-            if self._wanted(channel):
-                if not self._confirmed.get(channel):
-                    self._confirmed[channel] = False
-                    await self._broker.subscribe(channel)
-                    self._confirmed[channel] = True
-            elif self._confirmed.pop(channel, None) is not None:
-                await self._broker.unsubscribe(channel)
+            if not self._wanted(channel):
+                if self._channels.pop(channel, None) is not None:
+                    await self._broker.unsubscribe(channel)
+            elif not self._is_confirmed(channel):
+                self._channels[channel] = Continuity(self._most)
+                self._started(channel, await self._broker.subscribe(channel))
+
+    def _is_confirmed(self, channel: str) -> bool:
+        continuity = self._channels.get(channel)
+        return continuity is not None and continuity.top is not None
 
     @asynccontextmanager
     async def _turn(self, channel: str) -> AsyncIterator[None]:

@@ -1,0 +1,535 @@
+"""The life of one connection, from handshake to end, as an `Endpoint` lives it.
+
+    handshake   origin, parameters, `authenticate`        may be refused: no accept
+    accept      `on_connect`; the channels are joined, then the accept is sent
+    open        `on_accept`, then per message `on_receive` or its handler: one at a time
+    end         what was received is handled for `linger` seconds at most; tasks are cancelled,
+                channels left, and `on_disconnect` is called: once, whatever ended it
+
+The rules of this file:
+
+- All of it runs in one task and context, so that `on_disconnect` can undo what `on_connect` did.
+  On our own server that is the server's task. Other servers may cancel theirs at any time and
+  again, so there it is a task of ours, which is cancelled once at most.
+- We cancel that task ourselves in two cases, and `_verdict` says in which: the handshake takes
+  too long, or the time after the client's leave is over.
+- Every step of the end is taken, whatever became of the one before it.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from typing import Any, ClassVar, Literal, Protocol
+
+import anyio
+from starlette.exceptions import HTTPException, WebSocketException
+from starlette.types import Message as Event
+from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+
+from chatserver import logs
+from chatserver.auth import ANONYMOUS, Identity, credentials
+from chatserver.connection import Connection
+from chatserver.cookies import check_cookies
+from chatserver.endpoints.application import ENDING, setting_of
+from chatserver.endpoints.channels import Template, fill_in
+from chatserver.endpoints.internals import DEPARTURES, answer_by_handlers, has_handlers
+from chatserver.endpoints.messages import Handler, parse
+from chatserver.endpoints.origin import check_origin
+from chatserver.endpoints.outcome import (
+    OutageLog,
+    as_refusal,
+    close_for,
+    is_departure,
+    is_expected,
+    is_ours,
+    is_outage,
+)
+from chatserver.endpoints.params import Parameter
+from chatserver.endpoints.tasks import ENDED, TaskGroup, run_apart
+from chatserver.errors import BrokerUnavailable, InvalidHandshake, InvalidMessage, InvalidToken
+from chatserver.hub import Hub
+from chatserver.publication import PLAIN, ClientInfo, Encoding, payload
+
+__all__ = ["Lifecycle", "Served"]
+
+logger = logging.getLogger("chatserver")
+outages = OutageLog()
+
+
+class Served(Protocol):
+    """What a lifecycle needs of an endpoint; `Endpoint` says what each means."""
+
+    encoding: Encoding
+    presence: ClassVar[bool]
+    subprotocols: ClassVar[Sequence[str]]
+    allowed_origins: ClassVar[Collection[str] | None]
+    reject_as: ClassVar[Literal["http", "close", "policy"]]
+    linger: ClassVar[float | None]
+    disconnect_timeout: ClassVar[float]
+    parameters: ClassVar[Mapping[str, Parameter]]
+    handlers: ClassVar[Mapping[str, Handler]]
+    _templates: ClassVar[tuple[Template, ...]]
+
+    scope: Scope
+    receive: Receive
+    send: Send
+    user: Any
+    hub: Hub
+    connection: Connection
+    _channels: tuple[str, ...]
+    _tasks: TaskGroup | None
+
+    async def authenticate(self, websocket: WebSocket) -> Any:
+        """See `Endpoint`."""
+
+    async def on_connect(self, websocket: WebSocket) -> None:
+        """See `Endpoint`."""
+
+    async def on_accept(self, websocket: WebSocket) -> None:
+        """See `Endpoint`."""
+
+    async def on_receive(self, websocket: WebSocket, data: Any) -> None:
+        """See `Endpoint`."""
+
+    async def on_invalid(self, websocket: WebSocket, error: InvalidMessage) -> None:
+        """See `Endpoint`."""
+
+    async def on_disconnect(self, websocket: WebSocket, close_code: int) -> None:
+        """See `Endpoint`."""
+
+    async def decode(self, websocket: WebSocket, message: Event) -> Any:
+        """See `Endpoint`."""
+
+    async def push(self, data: Any) -> None:
+        """See `Endpoint`."""
+
+    def last_will(self) -> Any:
+        """See `Endpoint`."""
+
+    def _info(self) -> ClientInfo: ...
+
+
+class Lifecycle:
+    """One connection's life.
+
+    Args:
+        endpoint: Whose hooks are called; its `hub` is set.
+    """
+
+    __slots__ = (
+        "_authenticated",
+        "_closes_itself",
+        "_connection",
+        "_counted_user",
+        "_denied",
+        "_endpoint",
+        "_error",
+        "_expiry",
+        "_host",
+        "_interrupted",
+        "_registered",
+        "_send_event",
+        "_shield",
+        "_timer",
+        "_verdict",
+    )
+
+    def __init__(self, endpoint: Served) -> None:
+        self._endpoint = endpoint
+        self._connection: Connection = endpoint.connection
+        self._send_event: Send
+        # The task in which all hooks run.
+        self._host: asyncio.Task[Any] | None = None
+        # On other servers: keeps the scopes around the server's task from cancelling it.
+        self._shield: anyio.CancelScope | None = None
+        # Up to the accept that of the handshake, after the end that of `linger`.
+        self._timer: asyncio.TimerHandle | None = None
+        # Closes the connection when the token ends.
+        self._expiry: asyncio.TimerHandle | None = None
+        # Why we have cancelled the host ourselves.
+        self._verdict: Exception | None = None
+        # Why the connection ends, where that is no normal end.
+        self._error: BaseException | None = None
+        self._authenticated = False
+        self._registered = False
+        self._counted_user = ""
+        # Whether the endpoint has begun to answer the handshake with an HTTP response.
+        self._denied = False
+        # Whether the endpoint has sent a close.
+        self._closes_itself = False
+        # Whether a handler was cancelled before it had handled its message.
+        self._interrupted = False
+
+    async def run(self, receive: Receive, send: Send) -> None:
+        """Live it, from the handshake to the end.
+
+        Args:
+            receive: The connection's.
+            send: The connection's.
+
+        Raises:
+            Exception: A fault of the application's or of ours, after the connection was closed
+                with 1011 or the handshake answered with 500.
+            asyncio.CancelledError: The server has cancelled the application.
+        """
+        self._send_event = send
+        websocket = WebSocket(self._endpoint.scope, receive, self._send)
+        self._keep_secrets(websocket)
+        life = self._live(websocket, receive)
+        if self._connection.cancelled_at_will:
+            self._shield = anyio.CancelScope()
+            await run_apart(life, self._shield)
+        else:
+            await life
+
+    def _keep_secrets(self, websocket: WebSocket) -> None:
+        """Keep the credentials out of the log, if they are no longer than may be looked at.
+
+        In the task of the server, for it logs the traceback of a fault when we have ended.
+        """
+        try:
+            check_cookies(self._endpoint.scope, self._connection.limits.max_cookie_size)
+        except InvalidHandshake as error:
+            self._error = error
+        else:
+            if found := credentials(websocket):
+                logs.remember(*(each.value for each in found))
+
+    async def _live(self, websocket: WebSocket, receive: Receive) -> None:
+        await self._attempt(self._serve(websocket, receive))
+        try:
+            if self._connection.accepted:
+                await self._end(websocket)
+            else:
+                await self._refuse(websocket)
+        finally:
+            if self._counted_user:
+                self._endpoint.hub.admission.leave_user(self._counted_user)
+
+    async def _serve(self, websocket: WebSocket, receive: Receive) -> None:
+        """Handshake, accept and messages, up to an end from whatever side."""
+        connection, cancelled = self._connection, None
+        self._host = asyncio.current_task()
+        connection.on_gone = self._on_gone
+        connection.start()
+        self._set_timer(connection.limits.handshake_timeout, self._handshake_is_late)
+        try:
+            await self._handshake(websocket)
+            if connection.accepted:
+                await self._endpoint.on_accept(websocket)
+                await self._handle_all(websocket, receive)
+        except asyncio.CancelledError as exc:
+            cancelled = exc
+        finally:
+            connection.on_gone = None
+            self._stop_timer()
+        if cancelled is not None or self._verdict is not None:
+            self._count_unhandled()
+        if self._verdict is not None and self._host is not None and not self._host.uncancel():
+            raise self._verdict
+        if cancelled is not None:
+            raise cancelled
+
+    # Time limits
+
+    def _set_timer(self, seconds: float, action: Callable[[], None]) -> None:
+        self._stop_timer()
+        self._timer = asyncio.get_running_loop().call_later(seconds, action)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _handshake_is_late(self) -> None:
+        limits, counts = self._connection.limits, self._endpoint.hub.counts
+        counts.late_handshakes += 1
+        reason = f"the handshake was not completed within {limits.handshake_timeout:g} s"
+        self._cancel(InvalidHandshake(reason, status=408, code=4408))
+
+    def _on_gone(self, _code: int) -> None:
+        """The connection has ended: what was received may be handled, for a while."""
+        endpoint = self._endpoint
+        if self._shield is not None:
+            # TestClient cancels its scope as soon as it has said goodbye.
+            self._shield.shield = True
+        linger = self._connection.limits.linger if endpoint.linger is None else endpoint.linger
+        if self._closes_itself and asyncio.current_task() is self._host:
+            # A handler that closed its connection has something left to do.
+            linger = max(linger, endpoint.disconnect_timeout)
+        self._set_timer(linger, self._linger_is_over)
+
+    def _linger_is_over(self) -> None:
+        self._cancel(WebSocketDisconnect(self._connection.close_code or 1006))
+
+    def _cancel(self, verdict: Exception) -> None:
+        """Cancel the host. It is suspended now, and wakes where `_serve` hears of it."""
+        self._timer = None
+        self._verdict = verdict
+        if self._host is not None:
+            self._host.cancel()
+
+    def _count_unhandled(self) -> None:
+        unhandled = self._connection.unhandled + self._interrupted
+        if unhandled:
+            self._endpoint.hub.counts.unhandled += unhandled
+            name = type(self._endpoint).__name__
+            logger.info("%s: %d received messages were not handled in time", name, unhandled)
+
+    # The handshake
+
+    async def _handshake(self, websocket: WebSocket) -> None:
+        endpoint = self._endpoint
+        if self._error is not None:
+            raise self._error  # there are more cookies than may be looked at
+        check_origin(endpoint.scope, self._allowed_origins())
+        for parameter in endpoint.parameters.values():
+            setattr(endpoint, parameter.name, parameter.read(websocket))
+        endpoint._channels = fill_in(endpoint._templates, vars(endpoint))
+        endpoint.user = await endpoint.authenticate(websocket)
+        self._admit(endpoint.user)
+        self._authenticated = True
+        if self._connection.accepted:
+            # By `authenticate`, which may have asked for the token in a message.
+            await self._join()
+            self._handshake_is_complete()
+        if websocket.application_state is WebSocketState.CONNECTING:
+            await self._connect(websocket)
+
+    def _allowed_origins(self) -> Collection[str]:
+        own = self._endpoint.allowed_origins
+        if own is not None:
+            return own
+        allowed: Collection[str] = setting_of(self._endpoint.scope, "allowed_origins", ())
+        return allowed
+
+    def _admit(self, user: Any) -> None:
+        """Check what the user may do, and count the connection as theirs."""
+        # In open mode nobody is known, so nobody is the same user as another.
+        if not isinstance(user, Identity) or user is ANONYMOUS:
+            return
+        if not all(map(user.may, self._endpoint._channels)):
+            raise InvalidToken("the token doesn't open this channel", code=4403, status=403)
+        self._endpoint.hub.admission.enter_user(user.user)
+        self._connection.user = self._counted_user = user.user
+
+    async def _connect(self, websocket: WebSocket) -> None:
+        await self._endpoint.on_connect(websocket)
+        if self._error is not None:
+            raise self._error  # of a task that has failed meanwhile
+        if websocket.application_state is WebSocketState.CONNECTING:
+            raise RuntimeError(
+                f"{type(self._endpoint).__name__}.on_connect() returned without "
+                "'await websocket.accept()'; accept, close, or call super().on_connect(websocket)"
+            )
+
+    async def _send(self, event: Event) -> None:
+        """What the `WebSocket` sends by."""
+        kind = event["type"]
+        if kind == "websocket.accept":
+            await self._accept(event)
+            return
+        if kind == "websocket.close":
+            self._closes_itself = True
+        elif kind == "websocket.http.response.start":
+            self._denied = True
+        await self._send_event(event)
+
+    async def _accept(self, event: Event) -> None:
+        """Join the channels, and accept then: nothing published after the accept is missed."""
+        hub, connection = self._endpoint.hub, self._connection
+        hub.register(connection, self._counted_user)
+        self._registered = True
+        if self._authenticated:
+            await self._join()
+        await self._send_event(self._with_subprotocol(event))
+        hub.opened(connection)
+        if self._authenticated:
+            self._handshake_is_complete()
+
+    def _handshake_is_complete(self) -> None:
+        if self._connection.close_code is None:
+            self._stop_timer()
+
+    async def _join(self) -> None:
+        """Follow the channels, until the token ends."""
+        endpoint = self._endpoint
+        if endpoint._channels:
+            info = endpoint._info() if endpoint.presence else None
+            will = endpoint.last_will()
+            for channel in endpoint._channels:
+                await endpoint.hub.subscribe(
+                    self._connection,
+                    channel,
+                    encoder=PLAIN[endpoint.encoding],
+                    info=info,
+                    last_will=None if will is None else payload(will),
+                )
+        if isinstance(endpoint.user, Identity) and endpoint.user.expires is not None:
+            left = endpoint.user.expires - time.time()
+            expired = InvalidToken("the token has expired")
+            self._expiry = asyncio.get_running_loop().call_later(left, self.fail, expired)
+
+    def _with_subprotocol(self, accept: Event) -> Event:
+        offered = self._endpoint.scope.get("subprotocols")
+        if not offered or accept.get("subprotocol"):
+            return accept
+        # A browser that offered subprotocols gives up when none of them is echoed. Of a token
+        # behind the marker "bearer", only the marker is.
+        known = ("bearer",) if "bearer" in offered else self._endpoint.subprotocols
+        return {**accept, "subprotocol": next((name for name in offered if name in known), None)}
+
+    # Messages
+
+    async def _handle_all(self, websocket: WebSocket, receive: Receive) -> None:
+        """Handle what is received, up to the disconnect, which comes after all that was."""
+        endpoint, connection = self._endpoint, self._connection
+        while self._verdict is None:
+            event = await receive()
+            if event["type"] == "websocket.disconnect":
+                websocket.client_state = WebSocketState.DISCONNECTED
+                return
+            try:
+                await self._handle(websocket, event)
+            except InvalidMessage as error:
+                await endpoint.on_invalid(websocket, error)
+            except asyncio.CancelledError:
+                self._interrupted = True
+                raise
+            except Exception as error:
+                # It tried to send to a client that has left. What that client said before is
+                # handled all the same.
+                if connection.close_code is None or not is_departure(error):
+                    raise
+
+    async def _handle(self, websocket: WebSocket, event: Event) -> None:
+        endpoint = self._endpoint
+        if not endpoint.handlers:
+            await endpoint.on_receive(websocket, await endpoint.decode(websocket, event))
+            return
+        text = event.get("text")
+        handler, message = parse(endpoint.handlers, event["bytes"] if text is None else text)
+        reply = await getattr(endpoint, handler.name)(websocket, message)
+        if reply is not None:
+            await endpoint.push(reply)
+
+    # The end
+
+    def fail(self, error: BaseException) -> None:
+        """Note why the connection ends, and close it with the code that says so."""
+        connection, name = self._connection, type(self._endpoint).__name__
+        ended = connection.close_code is not None
+        if ended and (is_expected(error) or not connection.accepted):
+            return
+        if self._error is None or (is_ours(error) and not is_ours(self._error)):
+            self._error = error
+        if is_outage(error):
+            outages.log(error)
+        if isinstance(error, BrokerUnavailable) and not ended:
+            self._endpoint.hub.counts.broker_unavailable += 1
+        if connection.accepted:
+            code, reason = close_for(error)
+            if not ended and not is_ours(error):
+                logger.info("%s: closed with %d: %s", name, code, reason)
+            connection.close(code, reason)
+
+    async def _end(self, websocket: WebSocket) -> None:
+        self._connection.close()
+        ENDING.add(self)
+        try:
+            await self._leave()
+            await self._attempt(self._say_goodbye(websocket))
+        finally:
+            ENDING.discard(self)
+        await self._attempt(self._connection.finish())
+        if self._error is not None and is_ours(self._error):
+            raise self._error
+
+    async def _attempt(self, step: Coroutine[Any, Any, None]) -> None:
+        """Take a step whose failure must not keep the next from being taken."""
+        try:
+            await step
+        except asyncio.CancelledError as exc:
+            if self._host is not None:
+                # Raised again in the end; until then nobody is to think that it is pending.
+                self._host.uncancel()
+            self.fail(exc)
+        except Exception as exc:
+            self.fail(exc)
+
+    async def _leave(self) -> None:
+        """Cancel the tasks, and leave the channels."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+        tasks, self._endpoint._tasks = self._endpoint._tasks, ENDED
+        if tasks is not None:
+            await self._attempt(tasks.end())
+        if self._registered:
+            self._registered = False
+            await self._attempt(self._unregister())
+
+    async def _unregister(self) -> None:
+        async with asyncio.timeout(self._endpoint.disconnect_timeout):
+            await self._endpoint.hub.unregister(self._connection)
+
+    async def _say_goodbye(self, websocket: WebSocket) -> None:
+        endpoint = self._endpoint
+        limit = asyncio.timeout(endpoint.disconnect_timeout)
+        try:
+            async with limit:
+                await endpoint.on_disconnect(websocket, self._connection.close_code or 1000)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            logger.error(
+                "%s.on_disconnect() took more than %g s and was cancelled",
+                type(endpoint).__name__,
+                endpoint.disconnect_timeout,
+            )
+        except DEPARTURES:
+            pass  # it tried to send; there is nobody any more
+
+    async def _refuse(self, websocket: WebSocket) -> None:
+        """Answer a handshake that is not accepted, in the manner of `reject_as`."""
+        error = self._error
+        try:
+            await self._leave()
+            refusal = as_refusal(error)
+            if error is not None and refusal is None:
+                raise error
+            if websocket.application_state is WebSocketState.CONNECTED:
+                # What was to happen before the accept went wrong, so it was not sent.
+                websocket.application_state = WebSocketState.CONNECTING
+            # Unless the endpoint has answered by itself, or the client is gone.
+            if refusal is not None and websocket.application_state is WebSocketState.CONNECTING:
+                if self._endpoint.reject_as == "close":
+                    await self._accept_and_close(refusal)
+                else:
+                    await self._deny(websocket, refusal)
+            if self._denied:
+                await self._connection.departure()
+        finally:
+            await self._connection.finish()
+
+    async def _accept_and_close(self, refusal: HTTPException | WebSocketException) -> None:
+        code, reason = close_for(refusal)
+        name = type(self._endpoint).__name__
+        logger.info("%s: refused with %d: %s", name, code, reason)
+        await self._send_event(self._with_subprotocol({"type": "websocket.accept"}))
+        self._connection.close(code, reason)
+
+    async def _deny(
+        self, websocket: WebSocket, refusal: HTTPException | WebSocketException
+    ) -> None:
+        """Refuse before accept, by the application's own exception handlers if it has some."""
+        endpoint = self._endpoint
+        can_respond = "websocket.http.response" in endpoint.scope.get("extensions", {})
+        if isinstance(refusal, HTTPException) and (
+            endpoint.reject_as == "policy" or not can_respond
+        ):
+            refusal = WebSocketException(1008, refusal.detail)
+        if not has_handlers(endpoint.scope):
+            raise refusal
+        await answer_by_handlers(websocket, refusal, self._send)

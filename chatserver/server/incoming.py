@@ -1,0 +1,151 @@
+"""What a client sends, from bytes to messages, within its limits: no transport, no event loop.
+
+    incoming.feed(data); incoming.next()     one message or control frame at a time
+
+`next` says None for one of three reasons: more bytes are needed, the client has sent as many
+messages as it may for now (`held`), or it broke a rule (`violation`). Its owner calls `check` once
+an interval: that renews what the client may send, and tells when one of its deadlines has passed.
+"""
+
+from collections.abc import Callable
+from time import monotonic
+
+from chatserver.errors import InvalidFrame
+from chatserver.limits import Counts, Limits
+from chatserver.wire import Event, Parser
+
+__all__ = ["FLOOD_SECONDS", "Incoming"]
+
+#: Seconds on end in which a client may send twice as many messages as its limit.
+FLOOD_SECONDS = 5.0
+
+
+class Incoming:
+    """What one client sends on an open connection.
+
+    Args:
+        limits: What the client may send.
+        counts: Where its floods and its unfinished messages are counted.
+        interval: Seconds between two calls of `check`.
+        max_size: Bytes in one message, where that is less than the limit.
+        compressed: Whether permessage-deflate was agreed on.
+        clock: Says what time it is, in seconds.
+
+    Attributes:
+        violation: The rule that the client broke. What came behind is not looked at.
+        held: Whether nothing more is taken before the next `check`.
+    """
+
+    __slots__ = (
+        "_allowance",
+        "_begun",
+        "_broken",
+        "_clock",
+        "_counts",
+        "_floods",
+        "_interval",
+        "_left",
+        "_limits",
+        "_parser",
+        "_renewed",
+        "held",
+        "violation",
+    )
+
+    def __init__(
+        self,
+        limits: Limits,
+        counts: Counts,
+        interval: float,
+        *,
+        max_size: int | None = None,
+        compressed: bool = False,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        size = limits.max_message_size
+        size = size if max_size is None else min(size, max_size)
+        self._parser = Parser(size, limits.max_fragments, compressed)
+        self._limits = limits
+        self._counts = counts
+        self._interval = interval
+        self._clock = clock
+        # When the message began that is not complete, and when a rule was broken.
+        self._begun: float | None = None
+        self._broken = 0.0
+        # Messages of an interval, those of them that are left, and since when they are.
+        rate = limits.max_message_rate
+        self._allowance = max(rate * interval, 1) if rate else float("inf")
+        self._left = self._allowance
+        self._renewed = clock()
+        # Intervals on end in which the client sent at least twice what it may.
+        self._floods = 0
+        self.violation: InvalidFrame | None = None
+        self.held = False
+
+    @property
+    def paused(self) -> bool:
+        """Whether the socket is better not read for now."""
+        return self.held or self.violation is not None
+
+    def feed(self, data: bytes) -> None:
+        """Append what came from the client."""
+        self._parser.feed(data)
+
+    def next(self) -> Event | None:
+        """The next message or control frame, if there is one that may be taken now."""
+        if self.held or self.violation is not None:
+            return None
+        try:
+            if self._left <= 0:
+                self._hold()
+                return None
+            event = self._parser.next()
+        except InvalidFrame as error:
+            self.violation, self._broken = error, self._clock()
+            return None
+        if event is None:
+            self._note_unfinished()
+            return None
+        self._left -= 1
+        if type(event) is str or type(event) is bytes:
+            self._begun = None
+        return event
+
+    def check(self, now: float) -> InvalidFrame | None:
+        """What the client must be failed for now, if anything; called once an interval.
+
+        A broken rule is told when the application has had an interval's time to answer what
+        came before it.
+        """
+        if self.violation is not None:
+            return self.violation if now - self._broken >= self._interval else None
+        if self._begun is not None and now - self._begun > self._limits.message_timeout:
+            self._counts.unfinished += 1
+            seconds = self._limits.message_timeout
+            return InvalidFrame(f"message not complete within {seconds:g} s", code=1008)
+        if not self.held:
+            self._floods = 0
+        self._left, self._renewed, self.held = self._allowance, now, False
+        return None
+
+    def _note_unfinished(self) -> None:
+        if not self._parser.unfinished:
+            self._begun = None
+        elif self._begun is None:
+            self._begun = self._clock()
+
+    def _hold(self) -> None:
+        """Take no more before the next check.
+
+        Raises:
+            InvalidFrame: The client has sent far too much for too long.
+        """
+        self.held = True
+        # A client that took its time, or sent no more and may be waiting for an answer, is slowed
+        # and never failed.
+        quick = self._clock() - self._renewed <= self._interval / 2
+        self._floods = self._floods + 1 if quick and self._parser.unfinished else 0
+        if self._floods * self._interval >= FLOOD_SECONDS:
+            self._counts.floods += 1
+            most = self._limits.max_message_rate
+            raise InvalidFrame(f"more than {most} messages a second", code=1008)

@@ -1,0 +1,39 @@
+"""All that the server takes from `websockets`: the negotiation of permessage-deflate (RFC 7692)."""
+
+from websockets.exceptions import InvalidHeader, NegotiationError
+from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
+from websockets.headers import build_extension, parse_extension
+
+__all__ = ["negotiate"]
+
+# Section 7.1.1: each message by itself, so that one compressor can serve all clients.
+DEFLATE = ServerPerMessageDeflateFactory(
+    server_no_context_takeover=True, client_no_context_takeover=True
+)
+
+
+def negotiate(offers: str) -> tuple[str, int]:
+    """Agree on the first offer of compression that will do.
+
+    Args:
+        offers: The client's header `Sec-WebSocket-Extensions`.
+
+    Returns:
+        What is agreed on, as the answer's header says it, and the client's window for compressed
+        messages, 9 to 15; an empty text and 0 where none of the offers will do.
+
+    Raises:
+        ValueError: That is no list of extensions (RFC 6455, section 9.1).
+    """
+    try:
+        offered = parse_extension(offers)
+    except InvalidHeader as error:
+        raise ValueError(str(error)) from None
+    for name, parameters in offered:
+        if name == DEFLATE.name:
+            try:
+                agreed, extension = DEFLATE.process_request_params(parameters, [])
+            except NegotiationError:
+                continue
+            return build_extension([(name, agreed)]), extension.local_max_window_bits
+    return "", 0
