@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import growth, guards, regimes, rounds, servers
+from benchmarks import guards, regimes, rounds, servers
 from benchmarks.environments import REPOSITORY, Unavailable
 from benchmarks.load import GeneratorFailed
 from benchmarks.process import cores
@@ -24,6 +24,7 @@ __all__ = ["main"]
 
 RESULTS = REPOSITORY / "benchmarks" / "results"
 DOCS = REPOSITORY / "docs"
+SPARE_FILES = 200  # descriptors that a server needs besides its clients'
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,14 +47,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks",
         description="How fast are we beside others? benchmarks/README.md tells the method.",
     )
-    commands = parser.add_subparsers(required=True, metavar="run | growth | guards | table | plot")
+    commands = parser.add_subparsers(required=True, metavar="run | guards | table | plot")
     _add_run(commands.add_parser("run", help="measure all servers in all regimes"))
-
-    grow = commands.add_parser("growth", help="more and more clients, and channels")
-    grow.set_defaults(command=_growth)
-    grow.add_argument("--rounds", type=_positive, default=growth.FORM.rounds)
-    grow.add_argument("--seconds", type=float, default=growth.FORM.seconds)
-    grow.add_argument("--out", type=Path, default=RESULTS / "growth.json")
 
     _add_guards(commands.add_parser("guards", help="attacks on ours, and on FastAPI's tutorial"))
 
@@ -62,9 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("file", type=Path)
     table.add_argument("--markdown", action="store_true")
 
-    plot = commands.add_parser("plot", help="draw the plots of runs that were kept")
+    plot = commands.add_parser("plot", help="draw the plot of a run that was kept")
     plot.set_defaults(command=_plot)
-    plot.add_argument("file", type=Path, nargs="+")
+    plot.add_argument("file", type=Path)
     plot.add_argument("--folder", type=Path, default=DOCS, help="default: docs/")
     return parser
 
@@ -78,31 +73,36 @@ def _add_run(run: argparse.ArgumentParser) -> None:
         action="store_const",
         const=regimes.QUICK,
         default=regimes.QUICK,
-        help="two rounds, under five minutes (the default)",
+        help="two rounds of what the goals are about, under five minutes (the default)",
     )
     form.add_argument(
         "--full",
         dest="form",
         action="store_const",
         const=regimes.FULL,
-        help="five longer rounds, and 1 KiB messages too",
+        help="five longer rounds of all servers in all regimes",
     )
     run.add_argument(
         "--only",
         type=_servers,
-        default=list(servers.SERVERS),
+        default=[servers.OURS, *servers.PEERS],
         metavar="SERVER,…",
-        help=f"of {', '.join(servers.BY_NAME)}; ratios need ours",
+        help=f"of {', '.join(server.name for server in servers.PEERS)}, and ours for ratios",
+    )
+    run.add_argument(
+        "--before",
+        type=Path,
+        metavar="FOLDER",
+        help="another checkout of this repository, with its .venv: it is measured as well",
     )
     run.add_argument(
         "--regimes",
         type=_regimes,
-        default=None,
+        default=list(regimes.REGIMES),
         metavar="REGIME,…",
         help=f"of {', '.join(regimes.BY_NAME)}",
     )
     run.add_argument("--rounds", type=_positive, help="instead of the form's")
-    run.add_argument("--clients", type=_positive, help="instead of 1000")
     run.add_argument("--seconds", type=float, help="of measuring in each regime")
     run.add_argument("--out", type=Path, help="default: benchmarks/results/<form>.json")
 
@@ -133,10 +133,11 @@ def _positive(text: str) -> int:
 
 
 def _servers(text: str) -> list[servers.Server]:
-    unknown = set(text.split(",")) - servers.BY_NAME.keys()
+    there = [servers.OURS, *servers.PEERS]
+    unknown = set(text.split(",")) - {server.name for server in there}
     if unknown:
         raise argparse.ArgumentTypeError(f"no such server: {', '.join(sorted(unknown))}")
-    return [server for server in servers.SERVERS if server.name in text.split(",")]
+    return [server for server in there if server.name in text.split(",")]
 
 
 def _attacked(text: str) -> list[servers.Server]:
@@ -172,35 +173,31 @@ def _warn() -> None:
         print("Only one core here: server and generator share it.", file=sys.stderr)
 
 
+def _fitting(chosen: list[regimes.Regime]) -> list[regimes.Regime]:
+    """Those for whose clients a process may open enough files here."""
+    files = _files()
+    found = [regime for regime in chosen if regime.clients + SPARE_FILES <= files]
+    for regime in chosen:
+        if regime not in found:
+            print(f"Left out: {regime.label}, as a process may open {files} files", file=sys.stderr)
+    return found
+
+
 def _run(arguments: argparse.Namespace) -> int:
     form: regimes.Form = arguments.form
-    chosen = arguments.regimes or [
-        regime for regime in regimes.REGIMES if form is regimes.FULL or not regime.full_only
-    ]
-    changes = {name: getattr(arguments, name) for name in ("rounds", "clients", "seconds")}
+    changes = {name: getattr(arguments, name) for name in ("rounds", "seconds")}
     form = replace(form, **{name: value for name, value in changes.items() if value})
-    spare = _files() - growth.SPARE_FILES
-    if form.clients > spare:
-        print(f"No more than {spare} clients fit here: too few files may be open.", file=sys.stderr)
-        form = replace(form, clients=spare)
+    measured = list(arguments.only)
+    if arguments.before:
+        measured.insert(1, replace(servers.BEFORE, checkout=arguments.before.resolve()))
     out: Path = arguments.out or RESULTS / f"{form.name}.json"
     _warn()
     with progress() as shown:
-        results = rounds.run(arguments.only, chosen, form, shown, lambda found: found.save(out))
+        results = rounds.run(
+            *(measured, _fitting(arguments.regimes), form, shown), lambda found: found.save(out)
+        )
     print("\n\n".join(plain(table) for table in tables(results)))
     print(f"\nKept in {out}.")
-    return 0 if results.measurements else 1
-
-
-def _growth(arguments: argparse.Namespace) -> int:
-    form = replace(growth.FORM, rounds=arguments.rounds, seconds=arguments.seconds)
-    files = _files()
-    _warn()
-    with progress() as shown:
-        results = growth.run(form, shown, files)
-    results.save(arguments.out)
-    print("\n\n".join(plain(table) for table in growth.tables(results)))
-    print(f"\nKept in {arguments.out}.")
     return 0 if results.measurements else 1
 
 
@@ -218,19 +215,16 @@ def _guards(arguments: argparse.Namespace) -> int:
 def _table(arguments: argparse.Namespace) -> int:
     results = Results.load(arguments.file)
     show = markdown if arguments.markdown else plain
-    made = {"growth": growth.tables, guards.FORM.name: guards.tables}
-    print("\n\n".join(map(show, made.get(results.about["form"], tables)(results))))
+    made = guards.tables if results.about["form"] == guards.FORM.name else tables
+    print("\n\n".join(map(show, made(results))))
     return 0
 
 
 def _plot(arguments: argparse.Namespace) -> int:
     from benchmarks import plots  # matplotlib takes its time
 
-    for file in arguments.file:
-        results = Results.load(file)
-        draw = plots.growth if results.about["form"] == "growth" else plots.throughput
-        for path in draw(results, arguments.folder):
-            print(path)
+    for path in plots.throughput(Results.load(arguments.file), arguments.folder):
+        print(path)
     return 0
 
 

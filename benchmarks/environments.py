@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from benchmarks.servers import Server
+from benchmarks.servers import OURS, Server
 
 __all__ = [
     "HOME",
@@ -35,6 +35,10 @@ INSTALL_DEADLINE = 600  # seconds for one environment
 NCHAN = ("nginx-light", "libnginx-mod-nchan")  # Debian's
 NGINX_MODULES = Path("/usr/lib/nginx/modules")
 TERSE = ("--log-level", "warning", "--no-access-log")  # uvicorn's flags
+OUR_PROTOCOLS = (
+    *("--ws", "chatserver.server:WebSocketProtocol"),
+    *("--http", "chatserver.server:HttpProtocol"),
+)
 QUIET = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"}
 
 
@@ -49,11 +53,11 @@ def prepare(server: Server) -> None:
         Unavailable: It can't be made here.
     """
     if server.kind == "ours":
-        if not ours_python().exists():
-            raise Unavailable("the repository has no .venv; `make bench` makes it")
+        if not ours_python(server).exists():
+            raise Unavailable(f"{ours_python(server)} is not there; `make run` makes it")
     elif server.kind in ("uvicorn", "python"):
         _virtual_environment(server)
-    elif server.kind == "node":
+    elif server.kind in ("node", "bun"):
         _node_modules(server)
     elif server.kind == "nginx":
         _nginx()
@@ -69,6 +73,8 @@ def command(server: Server, port: int, *, compression: bool, folder: Path) -> li
         return [str(_python(server)), *_uvicorn(server.program, port), *TERSE]
     if server.kind == "python":
         return [str(_python(server)), str(PEERS / server.program), str(port)]
+    if server.kind == "bun":
+        return [str(_bun(server)), str(PEERS / server.program), str(port)]
     if server.kind == "node":
         mode = ["compression"] if compression else []
         return ["node", str(_node_program(server)), str(port), *mode]
@@ -83,16 +89,16 @@ def usual_command(server: Server, port: int, flags: Sequence[str]) -> list[str]:
     For ours, and for those that run under uvicorn.
     """
     if server.kind == "ours" and not server.program:
-        return [str(ours_python()), "-m", "chatserver", "run", "--port", str(port), *flags]
+        return [str(ours_python(server)), "-m", "chatserver", "run", "--port", str(port), *flags]
     if server.kind == "ours":
-        flags = [*_our_protocols(), *flags]
-    python = ours_python() if server.kind == "ours" else _python(server)
+        flags = [*OUR_PROTOCOLS, *flags]
+    python = ours_python(server) if server.kind == "ours" else _python(server)
     return [str(python), *_uvicorn(server.program, port), *flags]
 
 
-def ours_python() -> Path:
-    """The interpreter of the repository's own environment, in which the package is installed."""
-    return REPOSITORY / ".venv" / "bin" / "python"
+def ours_python(server: Server = OURS) -> Path:
+    """The interpreter of the checkout's own environment, in which the package is installed."""
+    return (server.checkout or REPOSITORY) / ".venv" / "bin" / "python"
 
 
 def compiled(source: Path) -> Path:
@@ -116,10 +122,13 @@ def version(server: Server) -> str:
     """What was measured, with the versions of what it is made of."""
     if server.kind == "ours":
         names = ["chatserver", "starlette", "uvicorn", "websockets", "uvloop"]
-        return _python_versions(ours_python(), *names)
+        return _python_versions(ours_python(server), *names)
     if server.kind in ("uvicorn", "python"):
         names = [re.sub(r"\[.*", "", name) for name in server.packages]
-        return _python_versions(_python(server), *names, "websockets", "uvloop")
+        below = ("websockets", "uvloop") if server.kind == "uvicorn" else ()
+        return _python_versions(_python(server), *names, *below)
+    if server.kind == "bun":
+        return f"bun {_line([str(_bun(server)), '--version'])}"
     if server.kind == "node":
         package = HOME / server.name / "node_modules" / "ws" / "package.json"
         return (
@@ -151,7 +160,7 @@ def _run(arguments: list[str], cwd: Path | None = None) -> str:
         raise Unavailable(f"{arguments[0]} could not be run: {error}") from None
     if done.returncode:
         last = (done.stdout.strip().splitlines() or ["it said nothing"])[-1]
-        raise Unavailable(f"`{' '.join(arguments[:4])} …` failed: {last}")
+        raise Unavailable(f"`{' '.join(arguments[:2])} …` failed: {last}")
     return done.stdout
 
 
@@ -190,8 +199,12 @@ def _node_program(server: Server) -> Path:
     return HOME / server.name / server.program
 
 
+def _bun(server: Server) -> Path:
+    return HOME / server.name / "node_modules" / ".bin" / "bun"
+
+
 def _node_modules(server: Server) -> None:
-    for tool in ("node", "npm"):
+    for tool in ("node", "npm"):  # for Bun, too: npm is how it is installed
         if shutil.which(tool) is None:
             raise Unavailable(f"{tool} is missing (Debian: apt install nodejs npm)")
     folder = HOME / server.name
@@ -202,6 +215,8 @@ def _node_modules(server: Server) -> None:
         folder.mkdir(parents=True)
         (folder / "package.json").write_text('{"private": true}\n')
         _run(["npm", "install", "--no-audit", "--no-fund", *server.packages], cwd=folder)
+        if server.kind == "bun":
+            _run([str(_bun(server)), "--version"])  # a processor may be too old for it
         stamp.write_text(wanted)
     shutil.copy(PEERS / server.program, _node_program(server))
 
@@ -235,37 +250,11 @@ def _uvicorn(application: str, port: int) -> list[str]:
 
 
 def _ours(server: Server, port: int, compression: bool) -> list[str]:
-    python = str(ours_python())
+    python = str(ours_python(server))
     if server.program:  # an application of one's own, under uvicorn
-        return [python, *_uvicorn(server.program, port), *TERSE, *_our_protocols()]
-    flags = ["--port", str(port), "--log-level", "warning"]
-    known = _our_flags()
-    if "--max-message-rate" in known:
-        flags += ["--max-message-rate", "0"]  # one client publishes for all of them
-    if compression and "--compression" in known:
-        # A switch, or a flag with a value.
-        flags += ["--compression"] if "--no-compression" in known else ["--compression", "on"]
+        return [python, *_uvicorn(server.program, port), *TERSE, *OUR_PROTOCOLS]
+    # One client publishes for all of them.
+    flags = ["--port", str(port), "--log-level", "warning", "--max-message-rate", "0"]
+    if compression:
+        flags += ["--compression", "on"]
     return [python, "-m", "chatserver", "run", *flags]
-
-
-@cache
-def _our_flags() -> frozenset[str]:
-    text = _run([str(ours_python()), "-m", "chatserver", "run", "--help"], cwd=REPOSITORY)
-    return frozenset(re.findall(r"--[a-z][a-z-]+", text))
-
-
-@cache
-def _our_protocols() -> tuple[str, ...]:
-    """Our protocol classes for uvicorn, as far as this version of the package has them."""
-    names = {"--ws": "WebSocketProtocol", "--http": "HttpProtocol"}
-    program = (
-        "import sys\ntry:\n import chatserver.server as server\nexcept ImportError: sys.exit()\n"
-        "print(' '.join(name for name in sys.argv[1:] if hasattr(server, name)))"
-    )
-    printed = _run([str(ours_python()), "-c", program, *names.values()], cwd=REPOSITORY).split()
-    return tuple(
-        part
-        for flag, name in names.items()
-        if name in printed
-        for part in (flag, f"chatserver.server:{name}")
-    )

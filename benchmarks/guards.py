@@ -24,7 +24,7 @@ from benchmarks.tables import NONE, Table, number
 
 __all__ = ["BY_ROW", "FORM", "GUARDS", "SERVERS", "Figure", "Guard", "met", "run", "tables"]
 
-FORM = Form("guards", rounds=1, clients=0, seconds=0, warmup=0)
+FORM = Form("guards", rounds=1, seconds=0, warmup=0)
 SERVERS = (BY_NAME["fastapi"], OURS)
 PATHS = ("/ws", "/ws/1")  # the echo, and the room
 DEADLINE = 120.0  # seconds for one attack, whatever happens
@@ -251,10 +251,7 @@ def run(
     saved: Callable[[Results], None] = lambda results: None,
 ) -> Results:
     """Attack each server in turn, in a fresh process each time. `saved` gets what there is."""
-    facts = about(FORM)
-    results = Results(
-        about={k: v for k, v in facts.items() if k not in ("clients", "seconds_each")}
-    )
+    results = Results(about={k: v for k, v in about(FORM).items() if k != "seconds_each"})
     there = prepare_all(servers, results, progress)
     progress.begin(len(there) * len(guards))
     start = time.monotonic()

@@ -4,14 +4,16 @@
  * JSON. `benchmarks/load.py` is the other side. It ends when stdin does.
  *
  *   connect  opens members of the broadcast, and keeps them
- *   drive    publishes and counts: closed loop (`inflight`) or at a rate (`rate`)
+ *   drive    publishes and counts: closed loop (`each`) or at a rate (`rate`)
+ *   herd     all members publish at once, and one echo is sent: how long does it wait?
  *   echo     opens connections of its own, each with one message on its way, and closes them
  *   close    drops all members
  *   words    says what messages are filled with
  *
  * Rules of this file:
- * - A message is *done* when the last member of its group has got it, and only then makes room for
- *   the next one. So "8 in flight" means eight that somebody still waits for.
+ * - In a closed loop each publisher has `each` messages on their way, and publishes the next one when
+ *   it gets one of its own back. It knows its own by four hexadecimal digits in the text.
+ * - Deliveries are counted as they are read, at whoever reads them. Nothing else is counted.
  * - Ordinary members only have their frame headers walked over; nothing of the payload is looked
  *   at. What the *probes* get is recorded, with the time of arrival, for Python to check.
  * - Every wait has a deadline. Connections are dropped with a reset, which leaves no TIME_WAIT.
@@ -36,13 +38,14 @@
 #define MAX_CONNS 40000
 #define MAX_GROUPS 4096
 #define MAX_PROBES 16
-#define RING 1024 /* messages of a group on their way at once; a power of two */
 #define EVENTS 256
 #define READ_SIZE (256 * 1024)
 #define RECORD_SIZE (96u << 20)
 #define PENDING_SIZE (256 * 1024) /* a publisher's bytes that the server does not take */
 #define MAX_KEPT (1 << 20)        /* longest message that is looked at */
 #define MAX_ECHOES (4 << 20)
+#define OWN_AT 9 /* where in a text its publisher stands */
+#define OWN_SIZE 4
 #define FIRST_ID 1000000 /* client ids have seven digits, so that all messages are equally long */
 
 enum state { FREE, CONNECTING, HANDSHAKE, HELLO, OPEN, LOST };
@@ -51,7 +54,8 @@ struct conn {
     int fd;
     uint32_t group;
     uint32_t count; /* broadcasts received in this drive */
-    uint8_t state, echo, probe, publisher, uncounted, wait;
+    uint8_t state, echo, probe, publisher, wait;
+    char own[OWN_SIZE + 1]; /* what tells the texts that it published */
     uint8_t header[10], have; /* of the frame being read */
     uint64_t left;            /* bytes of its payload still to come */
     char *kept;               /* its payload, if anyone looks at it */
@@ -62,9 +66,9 @@ struct conn {
 };
 
 struct group {
-    uint32_t members; /* that count */
-    uint32_t sent, done, next;
-    uint32_t got[RING]; /* how many members have their nth message, n modulo RING */
+    uint32_t members;
+    uint32_t sent, done; /* published; and got back by their publishers */
+    uint32_t next;       /* whose turn it is, where they take turns */
 };
 
 static struct conn conns[MAX_CONNS];
@@ -80,9 +84,12 @@ static int opened, ready, failed, lost, odd;
 static char failure[160], extension[160];
 static uint64_t deliveries, bytes_in, last_delivery, unsent;
 static int poller, ticker;
+static uint8_t speaks[MAX_CONNS]; /* who publishes */
+static struct conn *awaited; /* the one whose answer is timed, if there is one */
 
 /* What the current command asks for. */
-static int offer, publishers, inflight, sending, measuring, text_size, hello_frames, answer_pings;
+static int offer, publishers, each, sending, measuring, text_size, hello_frames, answer_pings;
+static size_t text_at; /* where in a payload the text begins */
 static char path[200], hello[100], before[100], after[100];
 static int reply_byte, port;
 static double rate;
@@ -215,9 +222,11 @@ static int write_frame(struct conn *c, int opcode, const char *payload, size_t s
     return write_bytes(c, (char *)frame, at + size);
 }
 
-/* The text: `~`, the number in its group (8 hex digits), when it was due (16), and words. */
-static size_t compose(char *out, uint32_t number, uint64_t due) {
-    size_t at = (size_t)sprintf(out, "%s~%08x%016llx", before, number, (unsigned long long)due);
+/* The text: `~`, the number in its group (8 hex digits), its publisher (4), when it was due (16), and
+ * words. */
+static size_t compose(char *out, const struct conn *c, uint32_t number, uint64_t due) {
+    size_t at = (size_t)sprintf(out, "%s~%08x%s%016llx", before, number, c->own,
+                                (unsigned long long)due);
     size_t end = strlen(before) + (size_t)text_size;
     size_t word = (number * 37u) % (sizeof WORDS - 1);
     for (; at < end; at++) {
@@ -228,31 +237,39 @@ static size_t compose(char *out, uint32_t number, uint64_t due) {
     return at + strlen(after);
 }
 
-static int publish(uint32_t g, uint64_t due) {
-    static char text[MAX_KEPT];
-    struct group *group = &groups[g];
-    struct conn *c = &conns[g + (uint32_t)group_count * (group->next % (uint32_t)publishers)];
-    group->next++;
-    if (c->state != OPEN || !write_frame(c, 1, text, compose(text, group->sent, due))) return 0;
-    group->sent++;
-    return 1;
+/* The nth publisher of a group. They stand evenly among its members, so that none has the place of
+ * the one that joined first, or last. */
+static uint32_t speaker(uint32_t g, int n, int members) {
+    return g + (uint32_t)(group_count * ((2 * n + 1) * members / (2 * publishers)));
 }
 
-/* Closed loop: fill up to `inflight` messages that some member still waits for. */
-static void pump(uint32_t g) {
-    while (sending && rate == 0 && groups[g].sent - groups[g].done < (uint32_t)inflight)
-        if (!publish(g, now())) {
-            unsent++;
-            return;
-        }
+static void choose_speakers(int clients) {
+    int members = clients / group_count;
+    if (publishers < 1) publishers = 1;
+    if (publishers > members) publishers = members;
+    memset(speaks, 0, sizeof speaks);
+    for (int g = 0; g < group_count; g++)
+        for (int n = 0; n < publishers; n++) speaks[speaker((uint32_t)g, n, members)] = 1;
+}
+
+static int publish(struct conn *c, uint64_t due) {
+    static char text[MAX_KEPT];
+    struct group *group = &groups[c->group];
+    if (c->state != OPEN || !write_frame(c, 1, text, compose(text, c, group->sent, due))) {
+        unsent++;
+        return 0;
+    }
+    group->sent++;
+    return 1;
 }
 
 /* Open loop: whatever is due by now. Stamped with when it was due, not with when we came to it. */
 static void pace(void) {
     uint64_t time = now(), due;
     while (sending && (due = rate_start + (uint64_t)((double)rate_sent * 1e9 / rate)) <= time) {
-        if (!publish((uint32_t)(rate_sent % (uint64_t)group_count), due)) unsent++;
-        rate_sent++;
+        uint32_t g = (uint32_t)(rate_sent++ % (uint64_t)group_count);
+        int n = (int)(groups[g].next++ % (uint32_t)publishers);
+        publish(&conns[speaker(g, n, conn_count / group_count)], due);
     }
     if (sending) {
         struct itimerspec next = {.it_value = {.tv_sec = (time_t)(due / 1000000000u),
@@ -278,25 +295,30 @@ static void note(uint32_t who, uint32_t first, const char *data, uint32_t size) 
     recorded += 20 + size;
 }
 
-static void ask_again(struct conn *c) {
+static void send_echo(struct conn *c) {
     static char text[MAX_KEPT];
-    uint64_t time = now();
-    if (measuring && echoes < MAX_ECHOES) echo_times[echoes++] = (float)(time - c->asked) / 1e6f;
-    if (!sending) return;
-    c->asked = time;
-    write_frame(c, 1, text, compose(text, ++c->count, time));
+    c->asked = now();
+    write_frame(c, 1, text, compose(text, c, ++c->count, c->asked));
 }
 
-static void delivered(struct conn *c) {
-    struct group *group = &groups[c->group];
-    uint32_t slot = c->count++ & (RING - 1);
+static void echoed(struct conn *c) {
+    if (measuring && echoes < MAX_ECHOES) echo_times[echoes++] = (float)(now() - c->asked) / 1e6f;
+    if (sending) send_echo(c);
+}
+
+static void delivered(struct conn *c, const char *payload, size_t size) {
+    if (c->publisher && reply_byte && size && payload[0] == reply_byte) return;
     deliveries++;
-    if (rate != 0) return;
-    if (++group->got[slot] == group->members) {
-        group->got[slot] = 0;
-        group->done++;
-        pump(c->group);
-    }
+    c->count++;
+    if (!c->publisher || size < text_at + OWN_AT + OWN_SIZE) return;
+    if (memcmp(payload + text_at + OWN_AT, c->own, OWN_SIZE)) return;
+    groups[c->group].done++;
+    if (sending && rate == 0) publish(c, now());
+}
+
+/* A payload is kept where somebody looks at it: probes, publishers, control frames, greetings. */
+static int is_kept(const struct conn *c) {
+    return c->probe || c->publisher || c->header[0] & 8 || c->state != OPEN;
 }
 
 static void message(struct conn *c, uint32_t size) {
@@ -310,16 +332,14 @@ static void message(struct conn *c, uint32_t size) {
     if (c->probe) note((uint32_t)(c - conns), c->header[0], c->kept, size);
     if (c->state != OPEN) return;
     if (c->echo) {
-        ask_again(c);
+        echoed(c);
         return;
     }
     if (answer_pings && size <= 4) { /* Engine.IO's own ping, which may be compressed */
         write_frame(c, 1, "3", 1);
         return;
     }
-    if (c->uncounted) return;
-    if (c->publisher && reply_byte && size && c->kept && c->kept[0] == reply_byte) return;
-    delivered(c);
+    delivered(c, c->kept, is_kept(c) ? size : 0);
 }
 
 static void frame_done(struct conn *c) {
@@ -356,11 +376,6 @@ static uint64_t payload_size(const uint8_t *h) {
     return length;
 }
 
-/* A payload is kept where somebody looks at it: probes, publishers, control frames, greetings. */
-static int is_kept(const struct conn *c) {
-    return c->probe || c->publisher || c->header[0] & 8 || c->state != OPEN;
-}
-
 static void keep(struct conn *c, const char *data, size_t size) {
     if (c->kept_size + size > MAX_KEPT) {
         give_up(c, "a message longer than a megabyte");
@@ -374,9 +389,26 @@ static void keep(struct conn *c, const char *data, size_t size) {
     c->kept_size += (uint32_t)size;
 }
 
+/* The short way for what a member gets most: whole messages of less than 64 KiB. Returns where the
+ * first one begins that is not. */
+static const char *walk_whole(struct conn *c, const char *data, const char *end) {
+    while (end - data >= 4 && c->state == OPEN) {
+        const uint8_t *h = (const uint8_t *)data;
+        size_t header = h[1] == 126 ? 4 : 2, length = header == 4 ? h[2] * 256u + h[3] : h[1];
+        if ((h[0] != 0x81 && h[0] != 0x82 && h[0] != 0xc1 && h[0] != 0xc2) || h[1] > 126 ||
+            (size_t)(end - data) < header + length)
+            break;
+        data += header + length;
+        delivered(c, data - length, length);
+    }
+    return data;
+}
+
 static void walk(struct conn *c, const char *data, size_t size) {
     const char *end = data + size;
+    int simple = !c->probe && !c->echo && !answer_pings;
     while (data < end && c->state != LOST) {
+        if (simple && !c->have && (data = walk_whole(c, data, end)) == end) break;
         if (c->have < 2 || c->have < header_size(c->header)) {
             c->header[c->have++] = (uint8_t)*data++;
             if (c->have < 2 || c->have < header_size(c->header)) continue;
@@ -454,7 +486,7 @@ static void ask(struct conn *c, int index) {
                         "Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
                         "Sec-WebSocket-Version: 13\r\n%s\r\n",
                         target, port,
-                        offer ? "Sec-WebSocket-Extensions: permessage-deflate; "
+                        offer && !c->publisher ? "Sec-WebSocket-Extensions: permessage-deflate; "
                                 "client_max_window_bits\r\n"
                               : "");
     c->state = HANDSHAKE;
@@ -501,6 +533,7 @@ static int turn(int milliseconds) {
             continue;
         }
         on_event(&conns[events[i].data.u32], events[i].events);
+        if (awaited) on_event(awaited, EPOLLIN);
         if (rate != 0 && sending && (i & 31) == 31) pace(); /* reading must not delay sending */
     }
     if (deliveries != before_turn) last_delivery = now();
@@ -557,6 +590,7 @@ static void read_text_options(const char *line) {
     text_size = (int)number(line, "size", 64);
     snprintf(before, sizeof before, "%s", value(line, "before", ""));
     snprintf(after, sizeof after, "%s", value(line, "after", ""));
+    text_at = (size_t)number(line, "prefix", 0) + strlen(before);
 }
 
 /* Open `n` more connections, `window` at a time. Returns the seconds it took. */
@@ -574,6 +608,8 @@ static double open_many(const char *line, int n, int echo) {
             c->echo = (uint8_t)echo;
             c->wait = (uint8_t)hello_frames;
             c->group = (uint32_t)((c - conns) % group_count);
+            c->publisher = !echo && speaks[c - conns];
+            snprintf(c->own, sizeof c->own, "%04x", (unsigned)(c - conns));
             c->probe = !echo && (begun == n / 4 || begun == n / 2 || begun == n - 1);
             begin(c);
             begun++;
@@ -589,6 +625,8 @@ static void do_connect(const char *line) {
     group_count = (int)number(line, "groups", 1);
     if (group_count < 1 || group_count > MAX_GROUPS) group_count = 1;
     extension[0] = 0;
+    publishers = (int)number(line, "publishers", 1);
+    choose_speakers((int)number(line, "n", 1));
     double start = cpu(), seconds = open_many(line, (int)number(line, "n", 1), 0);
     say("{\"connected\": %d, \"failed\": %d, \"seconds\": %.6f, \"cpu\": %.4f, "
         "\"extension\": \"%s\", \"failure\": \"%s\"}",
@@ -603,28 +641,39 @@ static int settle(double seconds) {
     return 0;
 }
 
-static void reset_counters(void) {
+/* Begin a drive: nothing is sent or received yet, and these are its publishers. */
+static void begin_drive(const char *line, int wanted) {
+    publishers = wanted;
+    reply_byte = value(line, "reply", "")[0];
+    read_text_options(line);
+    choose_speakers(conn_count);
+    truncated = 0;
     for (int g = 0; g < group_count; g++) memset(&groups[g], 0, sizeof groups[g]);
     for (int i = 0; i < conn_count; i++) {
         struct conn *c = &conns[i];
         c->count = 0;
-        c->publisher = i / group_count < publishers;
-        /* Compressed, its personal answers can't be told from what goes to all. */
-        c->uncounted = c->publisher && reply_byte && offer && rate == 0;
-        if (c->state == OPEN && !c->uncounted) groups[c->group].members++;
+        c->publisher = speaks[i];
+        if (c->state == OPEN) groups[c->group].members++;
     }
     deliveries = bytes_in = unsent = 0;
     lost = odd = 0;
     failure[0] = 0;
+    note(UINT32_MAX, 0, "", 0); /* what comes after this mark belongs to this drive */
 }
 
-static int outstanding(void) {
-    for (int g = 0; g < group_count; g++)
-        if (rate == 0 && groups[g].done != groups[g].sent) return 1;
-    if (rate == 0) return 0;
-    uint64_t owed = 0;
-    for (int g = 0; g < group_count; g++) owed += (uint64_t)groups[g].sent * groups[g].members;
-    return deliveries < owed;
+static uint64_t owed(void) {
+    uint64_t sum = 0;
+    for (int g = 0; g < group_count; g++) sum += (uint64_t)groups[g].sent * groups[g].members;
+    return sum;
+}
+
+/* Has every member as many messages as were published in its group? */
+static int complete(void) {
+    if (deliveries != owed()) return 0;
+    for (int i = 0; i < conn_count; i++)
+        if (conns[i].state == OPEN && !conns[i].echo && conns[i].count != groups[conns[i].group].sent)
+            return 0;
+    return 1;
 }
 
 static int write_records(const char *name) {
@@ -660,64 +709,105 @@ static int run_until(uint64_t until, double patience, uint64_t messages, double 
     return 1;
 }
 
+/* Wait for what is still on its way. Returns 0 if nothing came for `patience` seconds. */
+static int drain(double seconds, double patience) {
+    uint64_t deadline = now() + (uint64_t)(seconds * 1e9);
+    while (deliveries < owed() && now() < deadline) {
+        turn(10);
+        if (now() - last_delivery > (uint64_t)(patience * 1e9)) return 0;
+    }
+    return 1;
+}
+
+/* The end of a drive, and of its answer: what became of all that was published. */
+static void end_drive(const char *line, int alive) {
+    uint64_t sent = 0;
+    for (int g = 0; g < group_count; g++) sent += groups[g].sent;
+    int saved = write_records(value(line, "record", "/dev/null"));
+    recorded = 0;
+    say("\"sent\": %llu, \"received\": %llu, \"owed\": %llu, \"unsent\": %llu, "
+        "\"complete\": %s, \"stalled\": %s, \"lost\": %d, \"odd\": %d, \"recorded\": %s, "
+        "\"bytes\": %llu, \"failure\": \"%s\"}",
+        (unsigned long long)sent, (unsigned long long)deliveries, (unsigned long long)owed(),
+        (unsigned long long)unsent, complete() ? "true" : "false", alive ? "false" : "true", lost,
+        odd, saved && !truncated ? "true" : "false", (unsigned long long)bytes_in, failure);
+}
+
 static void do_drive(const char *line) {
     double warmup = number(line, "warmup", 0.3), seconds = number(line, "seconds", 1);
     double grace = number(line, "grace", 0.1), patience = number(line, "patience", 2);
-    double drain = number(line, "drain", 5);
-    publishers = (int)number(line, "publishers", 1);
-    inflight = (int)number(line, "inflight", 1);
-    rate = number(line, "rate", 0);
-    reply_byte = value(line, "reply", "")[0];
-    read_text_options(line);
-    if (inflight > RING) inflight = RING;
+    double longest = number(line, "drain", 5);
     int quiet = settle(3);
-    truncated = 0;
-    reset_counters();
-    note(UINT32_MAX, 0, "", 0); /* what comes after this mark belongs to this drive */
+    begin_drive(line, (int)number(line, "publishers", 1));
+    each = (int)number(line, "each", 1);
+    rate = number(line, "rate", 0);
 
-    uint64_t start = now();
+    uint64_t start = last_delivery = rate_start = now();
     sending = 1;
-    last_delivery = start;
-    rate_start = start;
     rate_sent = 0;
-    if (rate != 0)
-        pace();
-    else
-        for (int g = 0; g < group_count; g++) pump((uint32_t)g);
+    if (rate != 0) pace();
+    for (int i = 0; i < conn_count && rate == 0; i++)
+        for (int n = 0; n < each && conns[i].publisher; n++) publish(&conns[i], now());
     int alive = run_until(start + (uint64_t)(warmup * 1e9), patience, 1, patience);
 
     uint64_t from = now(), counted = deliveries;
     double used = cpu();
-    uint64_t cycle = messages_done() + (uint64_t)inflight * (uint64_t)group_count;
-    if (alive) alive = run_until(from + (uint64_t)(seconds * 1e9), patience, cycle, drain);
+    uint64_t cycle = messages_done() + (uint64_t)(each * publishers * group_count);
+    if (alive) alive = run_until(from + (uint64_t)(seconds * 1e9), patience, cycle, longest);
     uint64_t to = now();
     used = cpu() - used;
     counted = deliveries - counted;
     sending = 0;
-    /* What is on its way belongs to this drive; after `drain` seconds we no longer wait for it. */
-    uint64_t deadline = to + (uint64_t)((rate != 0 ? grace : drain) * 1e9);
-    while (alive && outstanding() && now() < deadline) {
-        turn(10);
-        alive = rate != 0 || now() - last_delivery < (uint64_t)(patience * 1e9);
-    }
+    alive = alive && drain(rate != 0 ? grace : longest, patience);
+    printf("{\"seconds\": %.6f, \"deliveries\": %llu, \"cpu\": %.4f, \"offered\": %llu, "
+           "\"quiet\": %s, \"from\": %llu, \"to\": %llu, ",
+           (double)(to - from) / 1e9, (unsigned long long)counted,
+           used / ((double)(to - from) / 1e9), (unsigned long long)rate_sent,
+           quiet ? "true" : "false", (unsigned long long)from, (unsigned long long)to);
+    end_drive(line, alive);
+}
 
-    uint64_t sent = 0, owed = 0;
-    for (int g = 0; g < group_count; g++) {
-        sent += groups[g].sent;
-        owed += (uint64_t)groups[g].sent * groups[g].members;
+/* Send an echo, and wait until it is back. Returns the milliseconds; -1 if it doesn't come. */
+static double one_echo(struct conn *c, double seconds) {
+    uint64_t deadline = now() + (uint64_t)(seconds * 1e9);
+    echoes = 0;
+    send_echo(c);
+    while (!echoes && c->state == OPEN && now() < deadline) turn(10);
+    return echoes ? (double)echo_times[0] : -1;
+}
+
+/* Every member publishes one message, at once, and then one more client sends its echo. A few times.
+ *
+ * That client's socket is looked at after every other one's, so that what the generator reads
+ * meanwhile is no part of the wait.
+ */
+static void do_herd(const char *line) {
+    int times = (int)number(line, "times", 3), members = conn_count, alive = 1;
+    double longest = number(line, "drain", 5), patience = number(line, "patience", 2);
+    struct conn *other = &conns[members];
+    read_options(line);
+    open_many(line, 1, 1);
+    conn_count = members;
+    begin_drive(line, members);
+    sending = 0;
+    measuring = 1;
+    alive = settle(3) && other->state == OPEN && one_echo(other, patience) >= 0;
+    double used = cpu();
+    uint64_t start = now();
+    printf("{\"waits\": [");
+    awaited = other;
+    for (int n = 0; n < times && alive; n++) {
+        for (int i = 0; i < members; i++) publish(&conns[i], now());
+        last_delivery = now();
+        double wait = one_echo(other, longest + patience);
+        printf(wait < 0 ? "%s null" : "%s %.3f", n ? "," : "", wait);
+        alive = wait >= 0 && drain(longest, patience) && complete();
     }
-    int saved = write_records(value(line, "record", "/dev/null"));
-    recorded = 0;
-    say("{\"seconds\": %.6f, \"deliveries\": %llu, \"cpu\": %.4f, \"sent\": %llu, "
-        "\"received\": %llu, \"owed\": %llu, \"offered\": %llu, \"unsent\": %llu, "
-        "\"complete\": %s, \"stalled\": %s, \"quiet\": %s, \"lost\": %d, \"odd\": %d, "
-        "\"recorded\": %s, \"from\": %llu, \"to\": %llu, \"bytes\": %llu, \"failure\": \"%s\"}",
-        (double)(to - from) / 1e9, (unsigned long long)counted, used / ((double)(to - from) / 1e9),
-        (unsigned long long)sent, (unsigned long long)deliveries, (unsigned long long)owed,
-        (unsigned long long)(rate != 0 ? rate_sent : sent), (unsigned long long)unsent,
-        outstanding() ? "false" : "true", alive ? "false" : "true", quiet ? "true" : "false", lost,
-        odd, saved && !truncated ? "true" : "false", (unsigned long long)from,
-        (unsigned long long)to, (unsigned long long)bytes_in, failure);
+    awaited = NULL;
+    measuring = 0;
+    release(other);
+    printf("], \"cpu\": %.4f, ", (cpu() - used) / ((double)(now() - start) / 1e9));
+    end_drive(line, alive);
 }
 
 static int by_size(const void *a, const void *b) {
@@ -726,37 +816,28 @@ static int by_size(const void *a, const void *b) {
 }
 
 static void do_echo(const char *line) {
-    int first = conn_count, wanted = (int)number(line, "n", 100);
     double warmup = number(line, "warmup", 0.3), seconds = number(line, "seconds", 1);
-    int members_offer = offer, members_pings = answer_pings;
     read_options(line);
     read_text_options(line);
     rate = 0;
-    open_many(line, wanted, 1);
-    int connected = ready;
-    measuring = 0;
+    open_many(line, (int)number(line, "n", 100), 1);
     sending = 1;
-    echoes = 0;
-    for (int i = first; i < conn_count; i++)
-        if (conns[i].state == OPEN) ask_again(&conns[i]);
+    for (int i = 0; i < conn_count; i++)
+        if (conns[i].state == OPEN) send_echo(&conns[i]);
     uint64_t start = now();
     while (now() < start + (uint64_t)(warmup * 1e9)) turn(20);
     measuring = 1;
+    echoes = 0;
     uint64_t from = now();
     double used = cpu();
     while (now() < from + (uint64_t)(seconds * 1e9)) turn(20);
     double took = (double)(now() - from) / 1e9;
     used = cpu() - used;
     sending = measuring = 0;
-    for (int i = first; i < conn_count; i++) release(&conns[i]);
-    conn_count = first;
-    offer = members_offer;
-    answer_pings = members_pings;
     qsort(echo_times, echoes, sizeof *echo_times, by_size);
     say("{\"connected\": %d, \"seconds\": %.6f, \"echoes\": %u, \"cpu\": %.4f, \"lost\": %d, "
         "\"p50\": %.4f, \"p99\": %.4f, \"failure\": \"%s\"}",
-        connected, took, echoes, used / took, lost,
-        echoes ? (double)echo_times[echoes / 2] : 0.0,
+        ready, took, echoes, used / took, lost, echoes ? (double)echo_times[echoes / 2] : 0.0,
         echoes ? (double)echo_times[echoes - 1 - echoes / 100] : 0.0, failure);
 }
 
@@ -785,6 +866,8 @@ int main(void) {
             do_connect(line);
         else if (!strncmp(line, "drive ", 6))
             do_drive(line);
+        else if (!strncmp(line, "herd ", 5))
+            do_herd(line);
         else if (!strncmp(line, "echo ", 5))
             do_echo(line);
         else if (!strncmp(line, "close", 5))

@@ -13,7 +13,7 @@ from benchmarks.environments import HERE, compiled
 from benchmarks.process import Process
 from benchmarks.servers import Server
 
-__all__ = ["Connected", "Drive", "Echo", "GeneratorFailed", "Load", "parse"]
+__all__ = ["Connected", "Drive", "Echo", "GeneratorFailed", "Herd", "Load", "Outcome", "parse"]
 
 MARGIN = 30  # seconds that an answer may take beyond what was asked for
 
@@ -35,28 +35,41 @@ class Connected:
 
 
 @dataclass(frozen=True)
-class Drive:
-    """The answer to `drive`. All counts are since its start, but for `deliveries`."""
+class Outcome:
+    """What became of all that was published, from the start until nobody waited any longer."""
 
-    seconds: float  # measured, after the warm-up
-    deliveries: int  # in that time
-    cpu: float  # share of a core that the generator used in that time
+    cpu: float  # share of a core that the generator used while it was measured
     sent: int
     received: int
     owed: int  # deliveries that everything sent comes to
-    offered: int  # messages that were due, sent or not
     unsent: int
-    complete: bool  # everybody got everything
+    complete: bool  # every member got as many messages as were sent in its group
     stalled: bool  # nothing came for `patience` seconds, though something was due
-    quiet: bool  # nothing was on its way any more when it began
     lost: int  # connections
     odd: int  # frames of a kind that is not expected
     recorded: bool  # what the probes got is there in full
+    bytes: int
+    failure: str
+
+
+@dataclass(frozen=True)
+class Drive(Outcome):
+    """The answer to `drive`."""
+
+    seconds: float  # measured, after the warm-up
+    deliveries: int  # that came in that time
+    offered: int  # messages that were due at the rate asked for, sent or not
+    quiet: bool  # nothing was on its way any more when it began
     # Nanoseconds of the monotonic clock between which it was measured.
     begin: int
     end: int
-    bytes: int
-    failure: str
+
+
+@dataclass(frozen=True)
+class Herd(Outcome):
+    """The answer to `herd`: milliseconds of each wait; None is one that had no end."""
+
+    waits: list[float | None]
 
 
 @dataclass(frozen=True)
@@ -123,12 +136,24 @@ class Load:
         return str(self._ask("words", MARGIN)["words"])
 
     def connect(
-        self, server: Server, port: int, clients: int, *, compression: bool, groups: int = 1
+        self,
+        server: Server,
+        port: int,
+        clients: int,
+        *,
+        compression: bool,
+        groups: int = 1,
+        publishers: int = 1,
     ) -> Connected:
-        """Open members; they stay until `close`."""
+        """Open members; they stay until `close`.
+
+        Whoever is to publish in a `drive` with as many `publishers` offers no compression: it has
+        to know its own messages.
+        """
         options = {
             "n": clients,
             "groups": groups,
+            "publishers": publishers,
             "timeout": 60,
             **_address(server, port, compression),
         }
@@ -142,7 +167,7 @@ class Load:
         warmup: float,
         size: int,
         publishers: int = 1,
-        inflight: int = 1,
+        each: int = 1,
         rate: float = 0,
         drain: float = 5,
         patience: float = 5,
@@ -151,20 +176,40 @@ class Load:
         options = {
             "seconds": seconds,
             "warmup": warmup,
-            "size": size - server.prefix,
             "publishers": publishers,
-            "inflight": inflight,
+            "each": each,
             "rate": rate,
             "drain": drain,
             "patience": patience,
+            **self._texts(server, size),
+        }
+        return Drive(
+            **self._ask("drive", seconds + warmup + 2 * (drain + patience) + MARGIN, **options)
+        )
+
+    def herd(
+        self, server: Server, port: int, *, times: int, size: int, drain: float, patience: float
+    ) -> Herd:
+        """All members publish at once, and another client sends an echo; that many times."""
+        options = {
+            "port": port,
+            "path": "/ws",
+            "times": times,
+            "drain": drain,
+            "patience": patience,
+            **self._texts(server, size),
+        }
+        return Herd(**self._ask("herd", 2 * times * (drain + patience) + MARGIN, **options))
+
+    def _texts(self, server: Server, size: int) -> dict[str, Any]:
+        return {
+            "size": size - server.prefix,
+            "prefix": server.prefix,
             "reply": server.reply,
             "before": server.before,
             "after": server.after,
             "record": self.record,
         }
-        return Drive(
-            **self._ask("drive", seconds + warmup + 2 * (drain + patience) + MARGIN, **options)
-        )
 
     def echo(
         self, server: Server, port: int, *, clients: int, seconds: float, warmup: float

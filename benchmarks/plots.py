@@ -1,8 +1,7 @@
-"""The plots that the README shows, as PNG and SVG.
+"""The plot that the README shows, as PNG and SVG.
 
-Both have a background of their own, so that they can be read on a light and on a dark page. The
-colours are Okabe and Ito's, which are told apart with any kind of colour vision; ours is also the
-one with the bold label, and in the lines the one with filled marks.
+It has a background of its own, so that it can be read on a light and on a dark page. Our bar is
+also the one with the bold label, for those who don't tell the colours apart.
 """
 
 # mypy: disable-error-code="import-not-found, import-untyped"
@@ -13,17 +12,16 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib import pyplot as plt
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from benchmarks.growth import sizes
 from benchmarks.regimes import BY_NAME as REGIMES
 from benchmarks.results import Results
 from benchmarks.servers import BY_NAME as SERVERS
 from benchmarks.servers import OURS
 
-__all__ = ["growth", "throughput"]
+__all__ = ["throughput"]
 
-BLUE, ORANGE, GREY, PALE = "#0072B2", "#D55E00", "#7F8C96", "#B9C2C9"
+BLUE, GREY, PALE = "#0072B2", "#7F8C96", "#B9C2C9"
 INK, PAPER, LINES = "#1B2733", "#FFFFFF", "#E3E8EC"
 YARDSTICKS = ("c-single", "c-batched")  # what a machine allows, and no server for anybody
 UNITS = {
@@ -31,7 +29,7 @@ UNITS = {
     "echoes/s": "echoes a second",
     "KB": "KB; less is better",
 }
-SHOWN = ("one", "eight", "publishers", "deflate", "echo", "idle")
+SHOWN = ("one", "eight", "publishers", "thousand", "crowd", "deflate", "echo", "idle")
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
@@ -69,34 +67,10 @@ def throughput(results: Results, folder: Path) -> list[Path]:
         return _save(figure, folder / "benchmark-throughput")
 
 
-def growth(results: Results, folder: Path) -> list[Path]:
-    """Lines: over the number of clients, and over the number of channels."""
-    rows = (
-        ("value", "deliveries a second"),
-        ("p99", "latency at p99, ms"),
-        ("mb_all", "memory for all clients, MB"),
-    )
-    with mpl.rc_context(STYLE):
-        figure, axes = plt.subplots(len(rows), 2, figsize=(11, 9.5), sharey="row")
-        for column, kind in enumerate(("clients", "channels")):
-            for row, (name, label) in enumerate(rows):
-                _lines(axes[row][column], results, kind, name)
-                axes[row][0].set_ylabel(label)
-            axes[-1][column].set_xlabel(f"number of {kind}")
-        axes[0][0].set_title("one channel, more and more clients")
-        axes[0][1].set_title("1,000 clients, more and more channels")
-        axes[0][0].legend(loc="best", frameon=False)
-        figure.suptitle(
-            "Growth: 64-byte messages, 8 in flight in each channel", x=0.01, ha="left", fontsize=12
-        )
-        figure.tight_layout(h_pad=1.5, w_pad=2, rect=(0, 0, 1, 0.985))
-        return _save(figure, folder / "benchmark-growth")
-
-
 def _title(results: Results) -> str:
     about = results.about
     return (
-        f"{about['clients']:,} clients, 64-byte messages, one core for the server; "
+        "1,000 clients if not said otherwise, 64-byte messages, one core for the server; "
         f"median and range of {about['rounds']} rounds. Scales are logarithmic, but for memory."
     )
 
@@ -146,37 +120,6 @@ def _short(value: float, _: object = None) -> str:
         if value >= size:
             return f"{value / size:g}{letter}"
     return f"{value:g}"
-
-
-def _lines(axis: Any, results: Results, kind: str, name: str) -> None:
-    counts = sizes(results, kind)
-    looks = {OURS.name: (BLUE, "o", BLUE), "fastapi": (ORANGE, "s", PAPER)}
-    for server, (colour, mark, inside) in looks.items():
-        found = [(n, results.values(server, f"{kind}-{n}", name)) for n in counts]
-        points = [(n, value) for n, value in found if value is not None]
-        if not points:
-            continue
-        x = [n for n, _ in points]
-        axis.fill_between(
-            x, [v.low for _, v in points], [v.high for _, v in points], color=colour, alpha=0.15
-        )
-        axis.plot(
-            *(x, [v.median for _, v in points]),
-            color=colour,
-            marker=mark,
-            markerfacecolor=inside,
-            label=SERVERS[server].label,
-        )
-    axis.set_xscale("log")
-    axis.set_yscale("log")
-    axis.set_xticks(counts, [f"{count:,}" for count in counts])
-    axis.xaxis.set_minor_formatter(NullFormatter())
-    axis.minorticks_off()
-    axis.yaxis.set_major_locator(LogLocator(subs=(1,) if name == "p99" else (1, 2, 5)))
-    axis.yaxis.set_major_formatter(
-        FuncFormatter(_short if name == "value" else lambda value, _: f"{value:,g}")
-    )
-    axis.grid(color=LINES)
 
 
 def _save(figure: Any, stem: Path) -> list[Path]:

@@ -70,9 +70,9 @@ def records(data: bytes) -> Iterator[Record]:
         at += size
 
 
-def text_of(number: int, due: int, size: int, words: str) -> str:
+def text_of(number: int, publisher: int, due: int, size: int, words: str) -> str:
     """The text that the generator publishes; `compose` in `load.c` is the same."""
-    head = f"~{number:08x}{due:016x}"
+    head = f"~{number:08x}{publisher:04x}{due:016x}"
     start = number * 37 % len(words)
     filler = words[start:] + words * (size // len(words) + 1)
     return (head + filler)[:size]
@@ -146,10 +146,11 @@ class Checker:
 
     def _arrival(self, record: Record, text: bytes, size: int) -> Arrival | None:
         try:
-            number, due = int(text[1:9], 16), int(text[9:25], 16)
+            number, publisher = int(text[1:9], 16), int(text[9:13], 16)
+            due = int(text[13:29], 16)
         except ValueError:
             return None
-        if text != text_of(number, due, size, self._words).encode():
+        if text != text_of(number, publisher, due, size, self._words).encode():
             return None
         return Arrival(number, due, record.arrived)
 

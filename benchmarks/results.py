@@ -63,13 +63,18 @@ class Results:
         found = (vars(m).get(name, m.detail.get(name)) for m in self.of(server, regime))
         return spread(value for value in found if value is not None)
 
-    def ratio(self, regime: str, server: str, peer: str) -> Spread | None:
-        """How many times the peer's value the server's is, by rounds in which both have one."""
-        theirs = {m.round: m.value for m in self.of(peer, regime)}
+    def ratio(
+        self, ours: tuple[str, str], peers: tuple[str, str], name: str = "value"
+    ) -> Spread | None:
+        """How many times the one's value the other's is, by rounds in which both have one.
+
+        Both are a server and a regime.
+        """
+        theirs = {m.round: getattr(m, name) for m in self.of(*peers)}
         return spread(
-            m.value / their
-            for m in self.of(server, regime)
-            if m.value is not None and (their := theirs.get(m.round))
+            value / their
+            for m in self.of(*ours)
+            if (value := getattr(m, name)) is not None and (their := theirs.get(m.round))
         )
 
     def problems(self, server: str, regime: str) -> list[str]:

@@ -1,6 +1,6 @@
-"""A whole run: rounds, and in each of them every server in turn.
+"""A whole run: rounds, in each of them every regime, and in each of those every server in turn.
 
-Measured one after the other within a round, two servers meet the same machine; a ratio is made of
+Measured one after the other in one regime, two servers meet the same machine; a ratio is made of
 the two values of one round. Every other round goes backwards, so that none always comes first.
 """
 
@@ -9,20 +9,19 @@ import platform
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from benchmarks import environments
+from benchmarks import environments, goals
 from benchmarks.environments import REPOSITORY, Unavailable
-from benchmarks.load import Load
 from benchmarks.process import cores
-from benchmarks.regimes import QUICK, TOO_SLOW, Form, Regime
-from benchmarks.results import Measurement, Results
+from benchmarks.regimes import QUICK, Form, Regime
+from benchmarks.results import Results
 from benchmarks.servers import Server
-from benchmarks.sitting import sit
+from benchmarks.sitting import measure
 
-__all__ = ["Progress", "about", "cells", "prepare_all", "run"]
+__all__ = ["Progress", "about", "asked", "prepare_all", "run"]
 
 
 class Progress(Protocol):
@@ -38,15 +37,18 @@ class Progress(Protocol):
         """One step is done."""
 
 
-def cells(server: Server, regimes: Iterable[Regime], form: Form) -> list[Regime]:
-    """The regimes that this server has anything to say to, and the form has time for."""
-    return [
-        regime
-        for regime in regimes
-        if (server.compression or not regime.compression)
-        and (server.echo or regime.kind != "echo")
-        and (form.name != QUICK.name or (server.name, regime.name) not in TOO_SLOW)
-    ]
+def asked(server: Server, regime: Regime, form: Form) -> bool:
+    """Whether the server has anything to say to this, and the form has time for it.
+
+    The quick form measures ours, and of the others what a goal is about.
+    """
+    return (
+        (server.compression or not regime.compression)
+        and (server.echo or regime.kind not in ("echo", "herd"))
+        and (server.crowds or not regime.crowded)
+        and (server.kind == "ours" or not regime.program)
+        and (form.name != QUICK.name or goals.compared(server.name, regime.name))
+    )
 
 
 def prepare_all(servers: Sequence[Server], results: Results, progress: Progress) -> list[Server]:
@@ -77,38 +79,23 @@ def run(
     """
     results = Results(about=about(form))
     there = prepare_all(servers, results, progress)
-    progress.begin(form.rounds * sum(len(cells(server, regimes, form)) for server in there))
+    cells = [
+        (regime, server) for regime in regimes for server in there if asked(server, regime, form)
+    ]
+    progress.begin(form.rounds * len(cells))
     start = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="bench-") as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         for number in range(form.rounds):
-            for server in there if number % 2 == 0 else reversed(there):
-                results.measurements += _both(
-                    server, cells(server, regimes, form), form, number, folder, progress
-                )
+            for regime, server in cells if number % 2 == 0 else reversed(cells):
+                progress.tell(f"round {number + 1}: {regime.label}: {server.label}")
+                measurement = measure(server, regime, form, Path(folder))
+                measurement.round = number
+                results.measurements.append(measurement)
+                progress.step()
             results.about["seconds"] = round(time.monotonic() - start)
             results.about["rounds"] = number + 1
             saved(results)
     return results
-
-
-def _both(
-    server: Server, regimes: list[Regime], form: Form, number: int, folder: Path, progress: Progress
-) -> list[Measurement]:
-    """Without compression, then with it; each with a generator of its own."""
-    found = []
-
-    def told(regime: Regime) -> None:
-        progress.tell(f"round {number + 1}: {server.label}, {regime.label}")
-
-    for compression in (False, True):
-        part = [regime for regime in regimes if regime.compression == compression]
-        with Load(core=cores()[1], folder=folder) as load:
-            for measurement in sit(server, part, form, load, folder, told):
-                measurement.round = number
-                found.append(measurement)
-                progress.step()
-    return found
 
 
 def about(form: Form) -> dict[str, Any]:
@@ -117,7 +104,6 @@ def about(form: Form) -> dict[str, Any]:
     return {
         "form": form.name,
         "rounds": form.rounds,
-        "clients": form.clients,
         "seconds_each": form.seconds,
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "processor": _processor(),

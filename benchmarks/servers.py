@@ -1,8 +1,9 @@
 """The servers that are measured, each by the idiom that its own documentation shows."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
-__all__ = ["BY_NAME", "OURS", "ROOMS", "SERVERS", "Server"]
+__all__ = ["BEFORE", "BY_NAME", "OURS", "PEERS", "SERVERS", "Server"]
 
 UVICORN = "uvicorn[standard]"
 SAYS = len("Client #1000000 says: ")
@@ -17,9 +18,9 @@ class Server:
 
     name: str
     label: str
-    kind: str  # how it is started: ours, uvicorn, python, node, nginx or c
+    kind: str  # how it is started: ours, uvicorn, python, node, bun, nginx or c
     program: str
-    packages: tuple[str, ...] = ()  # for pip, or for npm where the kind is node
+    packages: tuple[str, ...] = ()  # for pip, or for npm where the kind is node or bun
     mode: str = ""  # argument of a C program
     path: str = "/ws/{id}"
     prefix: int = 0  # bytes that the server puts before a text
@@ -30,19 +31,40 @@ class Server:
     greetings: int = 0  # messages that it gets before it is a member
     compression: bool = True  # can it compress?
     echo: bool = False  # does /ws echo?
+    crowds: bool = False  # is it asked what only fast servers do in time?
+    checkout: Path | None = None  # where ours stands, if not here
 
 
 SERVERS = (
-    Server("ours", "chatserver (ours)", "ours", "", prefix=SAYS, reply="Y", echo=True),
+    Server(
+        *("ours", "chatserver (ours)", "ours", ""), prefix=SAYS, reply="Y", echo=True, crowds=True
+    ),
+    Server(
+        *("before", "chatserver before", "ours", ""), prefix=SAYS, reply="Y", echo=True, crowds=True
+    ),
     Server(
         *("fastapi", "FastAPI tutorial", "uvicorn", "fastapi_tutorial", ("fastapi", UVICORN)),
         prefix=SAYS,
         reply="Y",
         echo=True,
+        crowds=True,
+    ),
+    Server(
+        *("bun", "Bun", "bun", "bun_server.js", ("bun",)),
+        compression=False,
+        echo=True,
+        crowds=True,
+    ),
+    Server(
+        *("socketify", "socketify", "python", "socketify_server.py", ("socketify",)),
+        compression=False,
+        echo=True,
+        crowds=True,
     ),
     Server(
         *("broadcaster", "Starlette + broadcaster", "uvicorn", "starlette_broadcaster"),
         ("starlette", "broadcaster", UVICORN),
+        echo=True,
     ),
     Server(
         *("litestar", "Litestar channels", "uvicorn", "litestar_channels", ("litestar", UVICORN)),
@@ -64,31 +86,23 @@ SERVERS = (
         ("websockets", "uvloop"),
         echo=True,
     ),
-    Server("ws", "node ws", "node", "ws_server.js", ("ws",), echo=True),
-    Server("nchan", "nginx + nchan", "nginx", "nchan.conf", compression=False),
+    Server("ws", "node ws", "node", "ws_server.js", ("ws",), echo=True, crowds=True),
+    Server("nchan", "nginx + nchan", "nginx", "nchan.conf", compression=False, crowds=True),
     Server(
         *("c-single", "C, one send a message", "c", "limit.c"),
         mode="single",
         compression=False,
         echo=True,
+        crowds=True,
     ),
     Server(
         *("c-batched", "C, batched: the limit", "c", "limit.c"),
         mode="batched",
         compression=False,
         echo=True,
+        crowds=True,
     ),
 )
 BY_NAME = {server.name: server for server in SERVERS}
-OURS = BY_NAME["ours"]
-
-# For the growth over channels: both with rooms.
-ROOMS = (
-    Server("ours", OURS.label, "ours", "ours_rooms", path="/rooms/{room}/{id}", prefix=SAYS),
-    Server(
-        *("fastapi", "FastAPI tutorial, with rooms", "uvicorn", "fastapi_rooms"),
-        ("fastapi", UVICORN),
-        path="/rooms/{room}/{id}",
-        prefix=SAYS,
-    ),
-)
+OURS, BEFORE = BY_NAME["ours"], BY_NAME["before"]
+PEERS = tuple(server for server in SERVERS if server not in (OURS, BEFORE))

@@ -23,6 +23,7 @@ COLUMNS = {
     "echo": USUAL,
     "idle": {"fresh": "before its first message"},
     "accept": {"generator_cpu": "generator CPU"},
+    "herd": {"p99": "longest", "generator_cpu": "generator CPU"},
 }
 # The columns of the table in brief: a regime each, and in what its values are shown.
 BRIEF = {
@@ -30,11 +31,14 @@ BRIEF = {
     "eight": ("8 in flight", 1000.0),
     "deflate": ("8, compressed", 1000.0),
     "publishers": ("100 publishers", 1000.0),
+    "thousand": ("1,000 publishers", 1000.0),
+    "crowd": ("10,000 clients", 1000.0),
     "echo": ("echoes", 1000.0),
     "accept": ("accepted", 1000.0),
     "idle": ("KB each", 1.0),
     "idle-deflate": ("KB, compressed", 1.0),
     "offered": ("% of 1,000/s", 1.0),
+    "herd": ("ms among 2,000", 1.0),
 }
 
 
@@ -93,9 +97,10 @@ def tables(results: Results) -> list[Table]:
 
 def summary(results: Results) -> Table:
     """All servers and regimes in one, by their medians: what the README shows."""
-    table = Table("In brief", ["thousands a second", *(head for head, _ in BRIEF.values())])
+    shown = [name for name in BRIEF if any(m.regime == name for m in results.measurements)]
+    table = Table("In brief", ["thousands a second", *(BRIEF[name][0] for name in shown)])
     for server in servers.SERVERS:
-        found = [(results.values(server.name, name), unit) for name, (_, unit) in BRIEF.items()]
+        found = [(results.values(server.name, name), BRIEF[name][1]) for name in shown]
         if any(value for value, _ in found):
             cells = [number(value.median / unit if value else None) for value, unit in found]
             table.rows.append([server.label, *cells])
@@ -127,19 +132,19 @@ def _goals(results: Results) -> Table:
 
 def _goal(results: Results, verdict: Verdict) -> list[str]:
     goal = verdict.goal
-    regime = regimes.BY_NAME[goal.regime]
-    unit = "ms at p99" if goal.value == "p99" else regime.unit
-    if goal.peer:
-        found = results.ratio(goal.regime, servers.OURS.name, goal.peer)
-        unit = "×"
-    else:
-        found = results.values(servers.OURS.name, goal.regime, goal.value)
+    unit = "×" if goal.peer else regimes.BY_NAME[goal.regime].unit
+    sides = [(servers.OURS.name, goal.regime), (goal.peer, goal.beside or goal.regime)]
+    busy = any("generator busy" in results.problems(*side) for side in sides)
     return [
-        regime.label,
-        servers.BY_NAME[goal.peer].label if goal.peer else "",
+        regimes.BY_NAME[goal.regime].label + (f", {goal.value}" if goal.value != "value" else ""),
+        regimes.BY_NAME[goal.beside].label
+        if goal.beside
+        else servers.BY_NAME[goal.peer].label
+        if goal.peer
+        else "",
         f"{'≤' if goal.at_most else '≥'} {goal.bound:g} {unit}",
-        _span(found),
-        "met" if verdict.met else "MISSED",
+        _span(verdict.reached),
+        ("met" if verdict.met else "MISSED") + (", generator busy" if busy else ""),
     ]
 
 
@@ -163,7 +168,7 @@ def _row(results: Results, server: servers.Server, regime: regimes.Regime) -> li
 
     ratio = None
     if server is not servers.OURS:
-        ratio = results.ratio(regime.name, servers.OURS.name, server.name)
+        ratio = results.ratio((servers.OURS.name, regime.name), (server.name, regime.name))
     return [
         server.label,
         _span(values("value")),

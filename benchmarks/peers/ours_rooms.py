@@ -1,4 +1,4 @@
-"""Our rooms, for the growth over channels: what `fastapi_rooms.py` does, with our classes."""
+"""Our classes in many rooms: each client in one of them, or in fifty at once."""
 
 from typing import Any
 
@@ -7,6 +7,9 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
 from chatserver import Endpoint, FromPath, lifespan
+
+ROOMS = 50
+SHARE = 20  # clients that speak in the same one of the fifty rooms
 
 
 class Room(Endpoint):
@@ -20,4 +23,21 @@ class Room(Endpoint):
         await self.publish(f"Client #{self.client_id} says: {data}")
 
 
-app = Starlette(routes=[WebSocketRoute("/rooms/{room}/{client_id}", Room)], lifespan=lifespan)
+class Fifty(Endpoint):
+    encoding = "text"
+    channels = tuple(f"room:{number}" for number in range(ROOMS))
+
+    client_id: FromPath[int]
+
+    async def on_receive(self, websocket: WebSocket, data: Any) -> None:
+        room = self.client_id // SHARE % ROOMS
+        await self.publish(f"Client #{self.client_id} says: {data}", channel=f"room:{room}")
+
+
+app = Starlette(
+    routes=[
+        WebSocketRoute("/rooms/{room}/{client_id}", Room),
+        WebSocketRoute("/fifty/{client_id}", Fifty),
+    ],
+    lifespan=lifespan,
+)

@@ -1,4 +1,7 @@
-"""Starlette with `broadcaster`, in memory: the example of its README, one task each way."""
+"""Starlette with `broadcaster`, in memory: the example of its README, one task each way.
+
+`/ws` is the echo of Starlette's documentation.
+"""
 
 # mypy: disable-error-code="import-not-found, import-untyped, misc"
 
@@ -8,10 +11,18 @@ from contextlib import asynccontextmanager
 import anyio
 from broadcaster import Broadcast
 from starlette.applications import Starlette
+from starlette.endpoints import WebSocketEndpoint
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
 broadcast = Broadcast("memory://")
+
+
+class Echo(WebSocketEndpoint):
+    encoding = "text"
+
+    async def on_receive(self, websocket: WebSocket, data: str) -> None:
+        await websocket.send_text(f"Message text was: {data}")
 
 
 async def chatroom(websocket: WebSocket) -> None:
@@ -36,4 +47,7 @@ async def lifespan(app: Starlette) -> AsyncIterator[None]:
     await broadcast.disconnect()
 
 
-app = Starlette(routes=[WebSocketRoute("/ws/{client_id}", chatroom)], lifespan=lifespan)
+app = Starlette(
+    routes=[WebSocketRoute("/ws", Echo), WebSocketRoute("/ws/{client_id}", chatroom)],
+    lifespan=lifespan,
+)
