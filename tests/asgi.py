@@ -164,7 +164,7 @@ class MemoryConnection(Connection):
         pass
 
     async def push(self, frame: Frame) -> None:
-        self._catch_up()
+        self.catch_up()
         self.write(frame.wire(self.window_bits or 0))
 
     def write(self, wire: bytes) -> None:
@@ -173,7 +173,7 @@ class MemoryConnection(Connection):
             self._write_directly(wire)
 
     def close(self, code: int = 1000, reason: str = "") -> None:
-        self._catch_up()
+        self.catch_up()
         self._gone(code)
 
     def abort(self) -> None:

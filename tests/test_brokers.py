@@ -12,7 +12,7 @@ import pytest
 from msgspec import Raw
 
 from chatserver.brokers import Broker, MemoryBroker
-from chatserver.publication import ClientInfo, History, Position, Publication
+from chatserver.publication import ClientInfo, Delivery, History, Position, Publication
 
 pytestmark = pytest.mark.anyio
 
@@ -64,13 +64,18 @@ async def broker(request: pytest.FixtureRequest, clock: Clock) -> AsyncIterator[
 @pytest.fixture
 def delivered(broker: Broker) -> Delivered:
     delivered = Delivered()
-    broker.deliver = delivered.append
+    broker.deliver = lambda delivery: delivered.append(_publication(delivery))
     return delivered
 
 
 @pytest.fixture
 def channel() -> str:
     return f"test:{secrets.token_hex(4)}"
+
+
+def _publication(delivery: Delivery) -> Publication:
+    assert isinstance(delivery, Publication)
+    return delivery
 
 
 async def fill(broker: Broker, channel: str, count: int) -> Position:

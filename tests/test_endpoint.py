@@ -640,7 +640,7 @@ def test_a_broker_that_goes_away_closes_with_1013(
 
 
 def test_the_last_will_goes_with_the_subscriptions() -> None:
-    wills = []
+    wills: list[tuple[str, Any]] = []
 
     class Watched(MemoryBroker):
         async def enter(

@@ -271,9 +271,9 @@ async def test_a_publication_is_encoded_once_per_wire_format() -> None:
     calls: dict[str, int] = {}
 
     def counting(name: str) -> Encoder:
-        def encode(publication: Publication) -> Frame:
+        def encode(delivery: Delivery) -> Frame:
             calls[name] = calls.get(name, 0) + 1
-            return Frame(f"{name}:{publication.data!r}")
+            return Frame(f"{name}:{delivery!r}")
 
         return encode
 

@@ -1,5 +1,7 @@
 """From a client's bytes to messages and verdicts, with literals and a clock that the test sets."""
 
+from typing import Any
+
 import pytest
 
 from chatserver.errors import InvalidFrame
@@ -23,7 +25,7 @@ INTERVAL = 1.0
 class Client:
     """What came of a client's bytes, at a time that is set."""
 
-    def __init__(self, limits: Limits | None = None, **options: int) -> None:
+    def __init__(self, limits: Limits | None = None, **options: Any) -> None:
         self.now = 100.0
         self.counts = Counts()
         self.incoming = Incoming(
@@ -52,7 +54,7 @@ def test_messages_and_control_frames_come_in_their_order() -> None:
 
 def test_the_smaller_limit_of_a_message_holds() -> None:
     for size, broken in ((4, True), (5, False), (None, False)):
-        client = Client(**({} if size is None else {"max_size": size}))
+        client = Client(max_size=size)
         assert client.send(HELLO) == ([] if broken else ["Hello"])
         assert (client.incoming.violation is not None) == broken
 

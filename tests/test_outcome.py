@@ -29,7 +29,7 @@ from chatserver.errors import (
         (HTTPException(403, "x"), 4403, False),
         (WebSocketDisconnect(1001, "x"), 1001, False),
         (ValueError("x"), 1011, True),
-        (BrokerUnavailable("x"), 1011, True),
+        (BrokerUnavailable("x"), 1013, False),
         (asyncio.CancelledError(), 1012, True),
     ],
 )

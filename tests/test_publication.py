@@ -13,6 +13,7 @@ from chatserver.publication import (
     ClientInfo,
     Encoding,
     Frame,
+    Joined,
     Payload,
     Position,
     Publication,
@@ -148,7 +149,10 @@ def test_every_form_in_every_encoding(
     assert made.message == {"type": "websocket.send", **expected}
     assert made.size == size
     published = Publication("a", data, 1, "e", ClientInfo("c"))
-    assert PLAIN[encoding](published).message == made.message
+    encoded = PLAIN[encoding](published)
+    assert encoded is not None
+    assert encoded.message == made.message
+    assert PLAIN[encoding](Joined("a", ClientInfo("c"))) is None
 
 
 @pytest.mark.parametrize(

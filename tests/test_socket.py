@@ -81,7 +81,7 @@ def in_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]
         asyncio.run(test())
 
     # pytest would ask for the coroutine's own signature.
-    del run.__wrapped__  # type: ignore[attr-defined]
+    del run.__wrapped__
     return run
 
 

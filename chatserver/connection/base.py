@@ -157,6 +157,11 @@ class Connection(ABC):
     async def finish(self) -> None:
         """Let the connection go: whatever it still has to write is written, or aborted in time."""
 
+    def catch_up(self) -> None:
+        """Write all that was published to the connection before now, ahead of its turn."""
+        if self.source is not None:
+            self.source.catch_up(self)
+
     def _gone(self, code: int) -> None:
         """Note the end, the first time, and tell whoever asked to be told."""
         if self.close_code is not None:
@@ -170,9 +175,6 @@ class Connection(ABC):
         if self.source is not None:
             self.source.paced(self)
 
-    def _catch_up(self) -> None:
-        if self.source is not None:
-            self.source.catch_up(self)
 
     def _check_accepted(self) -> None:
         if not self.accepted:

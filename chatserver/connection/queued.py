@@ -184,7 +184,7 @@ class QueuedConnection(Connection):
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """See `Connection`."""
-        self._catch_up()
+        self.catch_up()
         self._close(code, reason)
 
     def _close(self, code: int, reason: str) -> None:
@@ -239,7 +239,7 @@ class QueuedConnection(Connection):
 
     async def _write_and_wait(self, frame: Frame) -> None:
         self._check_accepted()
-        self._catch_up()
+        self.catch_up()
         if self.close_code is not None:
             raise ConnectionResetError(f"the connection is closed ({self.close_code})")
         if not self._idle.is_set():

@@ -230,7 +230,10 @@ class Endpoint(WebSocketEndpoint):
         Raises:
             ValueError: The channel is left out, and the endpoint has none or several.
         """
-        return await self.hub.publish(channel or self.channel, data, id=id, info=self._info())
+        position = await self.hub.publish(channel or self.channel, data, id=id, info=self._info())
+        # So that a speaker hears itself at once, in one write with what else it is sent now.
+        self.connection.catch_up()
+        return position
 
     @property
     def channel(self) -> str:

@@ -45,6 +45,7 @@ from chatserver.endpoints.outcome import (
     is_expected,
     is_ours,
     is_outage,
+    root_of,
 )
 from chatserver.endpoints.params import Parameter
 from chatserver.endpoints.tasks import ENDED, TaskGroup, run_apart
@@ -420,6 +421,8 @@ class Lifecycle:
     def fail(self, error: BaseException) -> None:
         """Note why the connection ends, and close it with the code that says so."""
         connection, name = self._connection, type(self._endpoint).__name__
+        if not is_ours(root := root_of(error)):
+            error = root  # of a fault, the groups around it belong to its traceback
         ended = connection.close_code is not None
         if ended and (is_expected(error) or not connection.accepted):
             return

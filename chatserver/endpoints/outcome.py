@@ -26,6 +26,7 @@ __all__ = [
     "is_expected",
     "is_ours",
     "is_outage",
+    "root_of",
 ]
 
 logger = logging.getLogger("chatserver")
@@ -50,6 +51,13 @@ def is_ours(error: BaseException) -> bool:
     """Whether this is a fault of the server's side, to be raised and logged with a traceback."""
     peer = (PeerError, HTTPException, WebSocketException, WebSocketDisconnect)
     return not isinstance(error, peer) and not is_outage(error)
+
+
+def root_of(error: BaseException) -> BaseException:
+    """The exception that counts: one that task groups have wrapped, where it is the only one."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 def is_outage(error: BaseException) -> bool:

@@ -378,7 +378,7 @@ class Socket(Connection, Watched, asyncio.Protocol):
         Raises:
             ClientDisconnected: The client is gone.
         """
-        self._catch_up()
+        self.catch_up()
         # 5.5.1: The application MUST NOT send any more data frames after sending a Close frame.
         if self._state is not OPEN:
             raise ClientDisconnected
@@ -406,7 +406,7 @@ class Socket(Connection, Watched, asyncio.Protocol):
         """Close behind what is already on its way out; see `Connection`."""
         if self._state is not OPEN:
             return
-        self._catch_up()
+        self.catch_up()
         self._inbox.clear()
         self._close(code, reason)
 
