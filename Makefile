@@ -99,6 +99,16 @@ test-all: ## Run the tests on each of Python 3.11, 3.12 and 3.13 that is here
 		"not on this machine, so skipped:$${skipped:- none}"; \
 	test -n "$$passed" && test -z "$$failed"
 
+.PHONY: test-floors
+test-floors: ## Run the tests with exactly the lowest versions that setup.cfg allows
+	@$(find_python); python=$$(find_python python3.11 /usr/bin/python3.11 \
+		/usr/local/bin/python3.11 ~/.pyenv/versions/3.11.*/bin/python) || { \
+		echo "The floors are tried with Python 3.11, the lowest one, which is not here." >&2; \
+		exit 1; }; \
+	"$$python" tools/floors.py >.venv-floors.txt && \
+	PIP_CONSTRAINT="$(CURDIR)/.venv-floors.txt" \
+		$(MAKE) --no-print-directory tests VENV=.venv-floors PYTHON="$$python"
+
 .PHONY: coverage
 coverage: $(TEST_READY) chromium ## Run the tests and show the lines and branches they miss
 	$(BIN)/python -m coverage erase
@@ -123,11 +133,6 @@ bench: $(BENCH_READY) ## Measure us beside others, in under five minutes; ARGS="
 bench-full: $(BENCH_READY) ## The same with more rounds and regimes, and the plot in docs/
 	@$(BENCH_PYTHON) -m benchmarks run --full $(ARGS)
 	@$(BENCH_PYTHON) -m benchmarks plot benchmarks/results/full.json
-
-.PHONY: bench-growth
-bench-growth: $(BENCH_READY) ## Measure up to 10,000 clients and 1,000 channels, with its plot
-	@$(BENCH_PYTHON) -m benchmarks growth $(ARGS)
-	@$(BENCH_PYTHON) -m benchmarks plot benchmarks/results/growth.json
 
 .PHONY: bench-guards
 bench-guards: $(BENCH_READY) ## Attack each guard, ours and FastAPI's tutorial, in six minutes

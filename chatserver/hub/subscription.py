@@ -211,9 +211,7 @@ class Subscription:
             history: What was read since then.
             top: The last publication that was passed on to the channel, and so to `take`.
         """
-        # Without a position to recover from, all that was held follows.
-        start = before(self._held[0]) if self._held and since is None else top
-        self.answered = Subscribed(False, (), start)
+        self.answered = Subscribed(False, (), top)
         # A history of another stream than the channel's is about to be followed by a loss, or
         # was overtaken by one.
         if since is not None and history is not None and history.position.epoch == top.epoch:
