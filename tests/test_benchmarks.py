@@ -459,7 +459,9 @@ def test_a_short_run_of_ours(here: bool, monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(environments, "HOME", tmp_path)
     monkeypatch.setattr(environments, "ours_python", lambda server: Path(sys.executable))
     saved: list[int] = []
-    wanted = [regimes.BY_NAME[name] for name in ("echo", "accept", "idle", "eight", "offered", "herd")]
+    wanted = [
+        regimes.BY_NAME[name] for name in ("echo", "accept", "idle", "eight", "offered", "herd")
+    ]
     results = rounds.run(
         *([servers.OURS], wanted, regimes.SMOKE, Quiet()),
         lambda found: saved.append(len(found.measurements)),

@@ -175,7 +175,6 @@ class Connection(ABC):
         if self.source is not None:
             self.source.paced(self)
 
-
     def _check_accepted(self) -> None:
         if not self.accepted:
             raise RuntimeError("nothing can be sent before the connection is accepted")
