@@ -4,6 +4,7 @@ import asyncio
 import secrets
 import sys
 import threading
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
@@ -11,8 +12,25 @@ from typing import Any
 import pytest
 from msgspec import Raw
 
-from chatserver.brokers import Broker, MemoryBroker
-from chatserver.publication import ClientInfo, Delivery, History, Position, Publication
+from chatserver.brokers import (
+    Broker,
+    Control,
+    Disconnect,
+    Health,
+    MemoryBroker,
+    Rules,
+    Unsubscribe,
+)
+from chatserver.publication import (
+    ClientInfo,
+    Delivery,
+    History,
+    Joined,
+    Left,
+    Position,
+    Publication,
+)
+from tests.unreliable import Unreliable
 
 pytestmark = pytest.mark.anyio
 
@@ -40,6 +58,11 @@ def memory(clock: Clock, size: int = SIZE) -> Broker:
     return MemoryBroker(history_size=size, history_ttl=TTL, clock=clock)
 
 
+def far_away(clock: Clock, size: int = SIZE) -> Broker:
+    """The same behind something like a network, which delays calls and reorders answers."""
+    return Unreliable(memory(clock, size))
+
+
 #: Makes a broker with room for so many publications per channel.
 Make = Callable[..., Broker]
 
@@ -54,7 +77,7 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=[memory])
+@pytest.fixture(params=[memory, far_away])
 async def broker(request: pytest.FixtureRequest, clock: Clock) -> AsyncIterator[Broker]:
     made: Broker = request.param(clock)
     yield made
@@ -479,3 +502,178 @@ def in_threads(work: Callable[[int], Coroutine[Any, Any, None]], count: int) -> 
     finally:
         sys.setswitchinterval(interval)
     assert failures == []
+
+
+# A life, control, health
+
+
+async def test_a_life(broker: Broker, channel: str) -> None:
+    await broker.start()
+    assert (await broker.publish(channel, "x")).offset == 1
+    assert broker.health.state == "up"
+    assert broker.health.why == ""
+    await broker.stop()
+
+
+async def test_to_subscribe_answers_with_the_top_of_the_stream(
+    broker: Broker, channel: str
+) -> None:
+    nothing = await broker.subscribe(channel)
+    assert nothing.offset == 0
+    top = await fill(broker, channel, 3)
+    assert top.epoch == nothing.epoch
+    await broker.subscribe(channel + ":other")
+    assert await broker.subscribe(channel) == top
+
+
+@pytest.mark.parametrize("control", [Disconnect(user="ann"), Unsubscribe("a", client="c")])
+async def test_what_is_told_reaches_this_process_too(broker: Broker, control: Control) -> None:
+    told: list[Control] = []
+    broker.control = told.append
+    await broker.tell(control)
+    assert told == [control]
+
+
+def test_a_broker_belongs_to_whom_it_was_attached_to() -> None:
+    broker = MemoryBroker()
+    broker.attach(print, print, print)
+    with pytest.raises(ValueError, match="this MemoryBroker belongs to another Hub"):
+        broker.attach(print, print, print)
+
+
+def test_a_memory_broker_is_up_since_it_was_made() -> None:
+    before = time.time()
+    health = MemoryBroker().health
+    assert health == Health("up", health.since)
+    assert before <= health.since <= time.time()
+
+
+# Last wills
+
+
+async def test_a_last_will_is_published_once_when_an_entry_lapses(
+    broker: Broker, delivered: Delivered, channel: str
+) -> None:
+    await broker.subscribe(channel)
+    await broker.enter(channel, ClientInfo("one"), last_will="one is gone")
+    await broker.enter(channel, ClientInfo("two"))
+    for client in ("one", "two", "nobody", "one"):
+        await broker.lapse(channel, client)
+    assert data(tuple(delivered)) == ["one is gone"]
+    assert await broker.present(channel) == {}
+
+
+async def test_a_last_will_comes_once_however_many_notice(
+    broker: Broker, delivered: Delivered, channel: str
+) -> None:
+    await broker.subscribe(channel)
+    await broker.enter(channel, ClientInfo("one"), last_will="one is gone")
+    await asyncio.gather(*(broker.lapse(channel, "one") for _ in range(5)))
+    assert data(tuple(delivered)) == ["one is gone"]
+
+
+async def test_who_leaves_has_no_last_will(
+    broker: Broker, delivered: Delivered, channel: str
+) -> None:
+    await broker.subscribe(channel)
+    await broker.enter(channel, ClientInfo("one"), last_will="one is gone")
+    await broker.leave(channel, "one")
+    await broker.lapse(channel, "one")
+    assert delivered == []
+
+
+# Rules
+
+
+async def test_rules_are_a_channels_own(clock: Clock) -> None:
+    def rules(channel: str) -> Rules:
+        return Rules(history_size=2 if channel == "short" else 4, history_ttl=TTL)
+
+    broker = MemoryBroker(rules=rules, clock=clock)
+    for channel in ("short", "long"):
+        await fill(broker, channel, 10)
+    assert len((await broker.history("short")).publications) == 2
+    assert len((await broker.history("long")).publications) == 4
+
+
+async def test_each_history_lasts_as_long_as_its_channels_rules_say(clock: Clock) -> None:
+    def rules(channel: str) -> Rules:
+        return Rules(history_ttl=float(channel))
+
+    broker = MemoryBroker(rules=rules, clock=clock)
+    for channel in ("100", "10"):
+        await broker.publish(channel, "x")
+    clock.now += 11
+    assert (await broker.history("10")).publications == ()
+    assert len((await broker.history("100")).publications) == 1
+    clock.now += 90
+    assert (await broker.history("100")).publications == ()
+    assert (broker.channels, broker.memory) == (0, 0)
+
+
+async def test_joins_and_leaves_are_told_where_the_rules_say_so(channel: str) -> None:
+    told: list[Delivery] = []
+    broker = MemoryBroker(rules=lambda name: Rules(join_leave=name == channel))
+    broker.deliver = told.append
+    info = ClientInfo("one", "ann")
+    for name in (channel, "elsewhere"):
+        await broker.enter(name, info)
+        await broker.enter(name, info)  # the same again is no news
+        await broker.leave(name, "one")
+        await broker.leave(name, "one")
+    assert told == [Joined(channel, info), Left(channel, info)]
+
+
+# Bounds in bytes
+
+
+async def test_histories_take_so_many_bytes_and_the_oldest_channels_go_first(clock: Clock) -> None:
+    broker = MemoryBroker(history_memory=20_000, clock=clock)
+    for number in range(10):
+        await broker.publish(f"{number}", "x" * 4000)
+        assert broker.memory <= 20_000
+    kept = [n for n in range(10) if (await broker.history(f"{n}")).publications]
+    assert kept == [6, 7, 8, 9]
+    await broker.publish("6", "again")  # so now "7" is the one longest without
+    await broker.publish("new", "x" * 4000)
+    kept = [n for n in range(10) if (await broker.history(f"{n}")).publications]
+    assert kept == [6, 8, 9]
+
+
+async def test_of_a_single_channel_the_oldest_publications_go_first(clock: Clock) -> None:
+    broker = MemoryBroker(history_memory=20_000, clock=clock)
+    await broker.subscribe("a")
+    for _ in range(50):
+        position = await broker.publish("a", "x" * 4000)
+        assert broker.memory <= 20_000
+    found = await broker.history("a")
+    assert found.position == position
+    assert found.publications[-1].offset == 50
+    # Even one that is larger than all that may be kept is delivered, and keeps its epoch.
+    position = await broker.publish("a", "x" * 100_000)
+    assert (position.offset, position.epoch) == (51, found.position.epoch)
+    assert (await broker.history("a")).publications == ()
+    assert broker.memory == 0
+
+
+async def test_remembered_ids_count_too_and_take_half_at_most(clock: Clock) -> None:
+    broker = MemoryBroker(history_memory=100_000, history_size=0, clock=clock)
+    for number in range(2000):
+        await broker.publish("a", "x", id=f"{number:0100}")
+        assert broker.memory <= 50_000
+    newest = f"{1999:0100}"
+    assert await broker.publish("a", "x", id=newest) == await broker.publish("a", "x", id=newest)
+
+
+async def test_what_is_remembered_levels_off(clock: Clock) -> None:
+    """Under a steady load with ids it grows for five minutes, and no longer."""
+    broker = MemoryBroker(history_size=10, history_ttl=TTL, clock=clock)
+    await broker.subscribe("a")
+    memory = []
+    for minute in range(15):
+        for second in range(60):
+            clock.now += 1
+            await broker.publish(f"{second % 7}", "x" * 100, id=f"{minute:02}:{second:02}")
+        memory.append(broker.memory)
+    assert memory[4] > memory[0]
+    assert max(memory[6:]) == memory[5]
