@@ -315,8 +315,8 @@ def test_dead_peers_are_reaped_and_live_ones_never(loop: str, on: bool, log: Log
         frozen.text("go on")
         # Their library answers pings, and otherwise says nothing.
         url = f"ws://127.0.0.1:{site.port}"
-        listener = stack.enter_context(connect(url + "/room", legacy=True))
-        served = stack.enter_context(connect(url + "/sender", legacy=True))
+        listener = stack.enter_context(connect(url + "/room"))
+        served = stack.enter_context(connect(url + "/sender"))
         # Answers no ping, but speaks.
         speaker = stack.enter_context(site.peer("/sink"))
         begun, reaped = time.monotonic(), 0.0

@@ -206,7 +206,7 @@ async def test_the_writer_is_the_transports_while_that_has_room() -> None:
 
 @in_loop
 async def test_the_source_is_told_when_frames_can_be_written() -> None:
-    edge = edge_of(Config("none"), ServerState(), {})
+    edge = edge_of(Config("none", log_config=None), ServerState(), {})
     socket = Socket(edge)
     socket.transport = Transport()  # type: ignore[assignment]
     source = socket.source = Source()
@@ -245,7 +245,7 @@ async def test_a_push_waits_behind_what_is_queued_and_is_let_go_at_the_end() -> 
 
 @in_loop
 async def test_to_push_before_the_accept_is_an_error() -> None:
-    socket = Socket(edge_of(Config("none"), ServerState(), {}))
+    socket = Socket(edge_of(Config("none", log_config=None), ServerState(), {}))
     with pytest.raises(RuntimeError, match="before the connection is accepted"):
         await socket.push(HI)
 

@@ -10,6 +10,8 @@ __all__ = ["negotiate"]
 DEFLATE = ServerPerMessageDeflateFactory(
     server_no_context_takeover=True, client_no_context_takeover=True
 )
+# zlib can't make raw deflate for a window of 8 bits; `websockets` knows that from 17.2 on.
+SMALLEST_WINDOW = 9
 
 
 def negotiate(offers: str) -> tuple[str, int]:
@@ -35,5 +37,6 @@ def negotiate(offers: str) -> tuple[str, int]:
                 agreed, extension = DEFLATE.process_request_params(parameters, [])
             except NegotiationError:
                 continue
-            return build_extension([(name, agreed)]), extension.local_max_window_bits
+            if extension.local_max_window_bits >= SMALLEST_WINDOW:
+                return build_extension([(name, agreed)]), extension.local_max_window_bits
     return "", 0
