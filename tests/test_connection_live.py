@@ -107,14 +107,13 @@ def test_a_client_that_leaves_is_noticed_while_the_handler_is_busy(options: Edge
 
     for leave, code in (("close", 1000), ("reset", 1006)):
         app = Served(Limits(), wait)
-        with served(app, options) as server:
-            with connect(server.ws) as client:
-                client.send("never handled")
-                if leave == "close":
-                    client.close()
-                else:
-                    client.socket.shutdown(socket.SHUT_RDWR)
-                assert app.wait().close_code == code
+        with served(app, options) as server, connect(server.ws) as client:
+            client.send("never handled")
+            if leave == "close":
+                client.close()
+            else:
+                client.socket.shutdown(socket.SHUT_RDWR)
+            assert app.wait().close_code == code
 
 
 def test_a_client_that_sends_faster_than_is_handled_feels_it(options: Edge) -> None:
