@@ -18,10 +18,10 @@ The map, in the order in which a message passes:
 
 - `server/` take it off the wire, within limits: protocol classes for uvicorn
 - `endpoints/` decode it, know who sent it, and call your code
-- `hub` takes what is published, and hands what comes back to the `fanout`
+- `hub/` takes what is published, and writes what comes back to the members of its channel
 - `brokers/` number publications, keep history and presence
-- `fanout` joins what is published to a channel, and writes it to its members
-- `connection/` one client's bounded buffers
+- `connection/` one client's bounded buffer, whatever the server below
+- `wire/` the protocol's bytes: frames, their parser, compression
 
 and around them `auth` (tokens), `limits` (every guard), `errors` (exceptions, close codes), `logs`
 (no secrets), `settings`, `app` (the ready application), `cli`, `testing`.

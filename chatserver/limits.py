@@ -14,8 +14,6 @@ from msgspec import Struct
 from chatserver.errors import InvalidSetting
 
 __all__ = [
-    "COUNTS",
-    "LIMITS",
     "TIME",
     "Check",
     "Counts",
@@ -25,8 +23,6 @@ __all__ = [
     "true_or_false",
 ]
 
-#: Where a lifespan leaves them for the server, in its state.
-LIMITS, COUNTS = "chatserver.limits", "chatserver.counts"
 
 T = TypeVar("T")
 Check = Callable[[Any], Any]

@@ -68,7 +68,9 @@ class Source:
 def opened(limits: Limits | None = None) -> tuple[Socket, Transport]:
     """A socket after its handshake."""
     state = {ADMISSION: Admission(limits or Limits())}
-    socket = Socket(edge_of(Config("none", log_config=None, ws_ping_interval=None), ServerState(), state))
+    socket = Socket(
+        edge_of(Config("none", log_config=None, ws_ping_interval=None), ServerState(), state)
+    )
     transport = Transport()
     socket.transport = transport  # type: ignore[assignment]
     socket._open(Incoming(socket.limits, socket._edge.counts, 1.0), b"")

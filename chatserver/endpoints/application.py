@@ -18,7 +18,6 @@ from starlette.types import Scope
 from chatserver.endpoints.origin import check_allowed_origins
 from chatserver.endpoints.params import check_routes
 from chatserver.hub import ADMISSION, Hub
-from chatserver.limits import COUNTS, LIMITS
 
 __all__ = ["ENDING", "hub_of", "lifespan", "setting_of"]
 
@@ -75,7 +74,7 @@ async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
     hub = hub_of(app)
     await hub.start()
     try:
-        yield {LIMITS: hub.limits, COUNTS: hub.counts, ADMISSION: hub.admission}
+        yield {ADMISSION: hub.admission}
     finally:
         await _last_words(hub)
         await hub.stop()

@@ -1,0 +1,162 @@
+"""What we take from the insides of others, each by its name, so that a breaking upgrade shows."""
+
+import asyncio
+import inspect
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.routing import WebSocketRoute
+from starlette.testclient import TestClient, WebSocketDenialResponse
+from starlette.types import Message, Receive, Scope, Send
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from chatserver.endpoints import internals
+from chatserver.server import uvicorn_, websockets_
+
+# Starlette
+
+
+async def nothing() -> Message:
+    return {"type": "websocket.connect"}
+
+
+async def drop(message: Message) -> None:
+    pass
+
+
+def test_an_application_leaves_its_exception_handlers_in_the_scope() -> None:
+    seen: list[bool] = []
+
+    async def look(websocket: WebSocket) -> None:
+        seen.append(internals.has_handlers(websocket.scope))
+        await websocket.close()
+
+    app = Starlette(routes=[WebSocketRoute("/", look)])
+    with pytest.raises(WebSocketDisconnect), TestClient(app).websocket_connect("/"):
+        pass
+    assert seen == [True]
+    assert not internals.has_handlers({"type": "websocket"})
+
+
+def test_answer_by_handlers() -> None:
+    async def refuse(websocket: WebSocket) -> None:
+        error = HTTPException(418, "no coffee", headers={"x-pot": "tea"})
+        await internals.answer_by_handlers(websocket, error, websocket._send)
+
+    app = Starlette(routes=[WebSocketRoute("/", refuse)])
+    with (
+        pytest.raises(WebSocketDenialResponse) as refusal,
+        TestClient(app).websocket_connect("/"),
+    ):
+        pass
+    assert (refusal.value.status_code, refusal.value.text) == (418, "no coffee")
+    assert refusal.value.headers["x-pot"] == "tea"
+
+
+def test_departures() -> None:
+    """Once the client is gone a send raises one of them, the first time and ever after."""
+
+    async def gone(message: Message) -> None:
+        if message["type"] == "websocket.send":
+            raise OSError
+
+    async def main() -> list[bool]:
+        websocket = WebSocket({"type": "websocket", "headers": []}, nothing, gone)
+        await websocket.accept()
+        raised = []
+        for _ in range(3):
+            try:
+                await websocket.send_text("x")
+            except internals.DEPARTURES:
+                raised.append(True)
+        return raised
+
+    assert asyncio.run(main()) == [True] * 3
+
+
+# uvicorn
+
+
+def test_config_and_server_state() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None: ...
+
+    config = uvicorn_.Config(app, log_config=None, root_path="/x", ws_max_size=7, lifespan="off")
+    assert (config.root_path, config.ws_max_size) == ("/x", 7)
+    assert (config.ws_ping_interval, config.ws_ping_timeout) == (20.0, 20.0)
+    config.load()
+    assert config.asgi_version == "3.0"
+    assert config.loaded_app is not None
+    assert config.ws_protocol_class is not None
+    state = uvicorn_.ServerState()
+    assert (state.connections, state.tasks, state.default_headers) == (set(), set(), [])
+
+
+@pytest.mark.parametrize("name", ["H11Protocol", "HttpToolsProtocol"])
+def test_the_http_protocols_are_made_alike(name: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None: ...
+
+    async def main() -> Any:
+        config = uvicorn_.Config(app, log_config=None)
+        config.load()
+        protocol = getattr(uvicorn_, name)(config, uvicorn_.ServerState(), {})
+        assert not uvicorn_.is_full(protocol)
+        return protocol
+
+    protocol = asyncio.run(main())
+    for method in ("connection_made", "data_received", "eof_received", "connection_lost"):
+        assert callable(getattr(protocol, method))
+
+
+def test_http_tools_protocol() -> None:
+    """What `requests` overrides and calls."""
+    for name in (
+        *("on_body", "on_headers_complete", "resume_writing", "send_400_response", "shutdown"),
+        *("_should_upgrade", "_unset_keepalive_if_required", "_unsupported_upgrade_warning"),
+    ):
+        assert callable(getattr(uvicorn_.HttpToolsProtocol, name)), name
+
+
+def test_request_response_cycle() -> None:
+    source = inspect.getsource(uvicorn_.RequestResponseCycle.__init__)
+    for name in ("disconnected", "response_complete"):
+        assert f"self.{name} = False" in source
+
+
+def test_is_full() -> None:
+    class Flow:
+        write_paused = True
+
+    class Protocol:
+        flow = Flow()
+
+    assert uvicorn_.is_full(Protocol())
+    assert not uvicorn_.is_full(object())
+
+
+def test_has_httptools() -> None:
+    assert uvicorn_.HAS_HTTPTOOLS
+
+
+# websockets
+
+
+@pytest.mark.parametrize(
+    ("offers", "agreed"),
+    [
+        (
+            "permessage-deflate",
+            ("permessage-deflate; server_no_context_takeover; client_no_context_takeover", 15),
+        ),
+        ("x-unknown, permessage-deflate; bad", ("", 0)),
+        ("permessage-deflate; server_max_window_bits=8", ("", 0)),
+    ],
+)
+def test_negotiate(offers: str, agreed: tuple[str, int]) -> None:
+    assert websockets_.negotiate(offers) == agreed
+
+
+def test_negotiate_refuses_what_is_no_list_of_extensions() -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        websockets_.negotiate("=;,")
