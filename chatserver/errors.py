@@ -144,7 +144,12 @@ CLOSE_CODES: dict[int, CloseCode] = {
         CloseCode(1009, "The message is too big.", False, "server"),
         CloseCode(1011, "The server ran into an error.", True, "server"),
         CloseCode(1012, "The server is restarting.", True, "server"),
-        CloseCode(1013, "This client read too slowly and missed messages.", True, "server"),
+        CloseCode(
+            1013,
+            "This client read too slowly, or the server can't serve it now: try again.",
+            True,
+            "server",
+        ),
         CloseCode(4401, "The token is missing, wrong or expired.", False, "server"),
         CloseCode(4403, "This origin or token may not do that.", False, "server"),
         CloseCode(4422, "A value of the address can't be used.", False, "server"),

@@ -1,6 +1,6 @@
 """The endpoint class: what a subclass may override and call; its life is in `lifecycle`."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from starlette.endpoints import WebSocketEndpoint
@@ -257,18 +257,15 @@ class Endpoint(WebSocketEndpoint):
 
     # What ASGI calls
 
-    async def dispatch(self) -> None:
+    def dispatch(self) -> Coroutine[Any, Any, None]:
         """Serve the connection from handshake to end; see `Lifecycle`."""
+        # No coroutine of its own: it would be kept for as long as the connection lasts.
         self.hub = hub_of(self.scope.get("app"))
         self.connection, receive, send = connect(
             self.scope, self.receive, self.send, self.hub.limits
         )
         self._lifecycle = Lifecycle(self)
-        try:
-            await self._lifecycle.run(receive, send)
-        finally:
-            # The two hold each other: so no collection is needed to let them go.
-            del self._lifecycle
+        return self._lifecycle.run(receive, send)
 
     async def decode(self, websocket: WebSocket, message: Event) -> Any:
         """Turn a message into what `encoding` says.

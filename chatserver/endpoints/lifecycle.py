@@ -80,6 +80,7 @@ class Served(Protocol):
     hub: Hub
     connection: Connection
     _channels: tuple[str, ...]
+    _lifecycle: "Lifecycle"
     _tasks: TaskGroup | None
 
     async def authenticate(self, websocket: WebSocket) -> Any:
@@ -163,8 +164,8 @@ class Lifecycle:
         # Whether a handler was cancelled before it had handled its message.
         self._interrupted = False
 
-    async def run(self, receive: Receive, send: Send) -> None:
-        """Live it, from the handshake to the end.
+    def run(self, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
+        """Live it, from the handshake to the end. Every coroutine on the way is kept as long.
 
         Args:
             receive: The connection's.
@@ -181,9 +182,8 @@ class Lifecycle:
         life = self._live(websocket, receive)
         if self._connection.cancelled_at_will:
             self._shield = anyio.CancelScope()
-            await run_apart(life, self._shield)
-        else:
-            await life
+            return run_apart(life, self._shield)
+        return life
 
     def _keep_secrets(self, websocket: WebSocket) -> None:
         """Keep the credentials out of the log, if they are no longer than may be looked at.
@@ -199,7 +199,14 @@ class Lifecycle:
                 logs.remember(*(each.value for each in found))
 
     async def _live(self, websocket: WebSocket, receive: Receive) -> None:
-        await self._attempt(self._serve(websocket, receive))
+        try:
+            await self._open(websocket)
+            if self._connection.accepted:
+                await self._handle_all(websocket, receive)
+        except (Exception, asyncio.CancelledError) as exc:
+            self._stop(exc)
+        else:
+            self._stop(None)
         try:
             if self._connection.accepted:
                 await self._end(websocket)
@@ -208,30 +215,31 @@ class Lifecycle:
         finally:
             if self._counted_user:
                 self._endpoint.hub.admission.leave_user(self._counted_user)
+            # The two hold each other: so no collection is needed to let them go.
+            del self._endpoint._lifecycle
 
-    async def _serve(self, websocket: WebSocket, receive: Receive) -> None:
-        """Handshake, accept and messages, up to an end from whatever side."""
-        connection, cancelled = self._connection, None
+    async def _open(self, websocket: WebSocket) -> None:
+        """Handshake and accept."""
+        connection = self._connection
         self._host = asyncio.current_task()
         connection.on_gone = self._on_gone
         connection.start()
         self._set_timer(connection.limits.handshake_timeout, self._handshake_is_late)
-        try:
-            await self._handshake(websocket)
-            if connection.accepted:
-                await self._endpoint.on_accept(websocket)
-                await self._handle_all(websocket, receive)
-        except asyncio.CancelledError as exc:
-            cancelled = exc
-        finally:
-            connection.on_gone = None
-            self._stop_timer()
-        if cancelled is not None or self._verdict is not None:
+        await self._handshake(websocket)
+        if connection.accepted:
+            await self._endpoint.on_accept(websocket)
+
+    def _stop(self, error: BaseException | None) -> None:
+        """No more is handled, from whatever side the end came: note why."""
+        self._connection.on_gone = None
+        self._stop_timer()
+        cancelled = isinstance(error, asyncio.CancelledError)
+        if cancelled or (error is None and self._verdict is not None):
             self._count_unhandled()
-        if self._verdict is not None and self._host is not None and not self._host.uncancel():
-            raise self._verdict
-        if cancelled is not None:
-            raise cancelled
+            if self._verdict is not None and self._host is not None and not self._host.uncancel():
+                error = self._verdict
+        if error is not None:
+            self._note(error)
 
     # Time limits
 
@@ -266,7 +274,7 @@ class Lifecycle:
         self._cancel(WebSocketDisconnect(self._connection.close_code or 1006))
 
     def _cancel(self, verdict: Exception) -> None:
-        """Cancel the host. It is suspended now, and wakes where `_serve` hears of it."""
+        """Cancel the host. It is suspended now, and wakes where `_live` hears of it."""
         self._timer = None
         self._verdict = verdict
         if self._host is not None:
@@ -454,13 +462,14 @@ class Lifecycle:
         """Take a step whose failure must not keep the next from being taken."""
         try:
             await step
-        except asyncio.CancelledError as exc:
-            if self._host is not None:
-                # Raised again in the end; until then nobody is to think that it is pending.
-                self._host.uncancel()
-            self.fail(exc)
-        except Exception as exc:
-            self.fail(exc)
+        except (Exception, asyncio.CancelledError) as exc:
+            self._note(exc)
+
+    def _note(self, error: BaseException) -> None:
+        if isinstance(error, asyncio.CancelledError) and self._host is not None:
+            # Raised again in the end; until then nobody is to think that it is pending.
+            self._host.uncancel()
+        self.fail(error)
 
     async def _leave(self) -> None:
         """Cancel the tasks, and leave the channels."""

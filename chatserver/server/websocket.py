@@ -9,6 +9,7 @@ transport.
 import asyncio
 import logging
 import re
+from functools import cache
 from time import monotonic
 from typing import Any, cast
 
@@ -33,6 +34,12 @@ __all__ = ["WebSocketProtocol"]
 logger = logging.getLogger("uvicorn.error")
 # RFC 9112, section 2.2: with line ends of one character, though not for a handshake.
 END_OF_HEAD = re.compile(rb"\n\r?\n")
+
+
+@cache
+def _asgi(version: str) -> dict[str, str]:
+    """One for all connections; nobody has a reason to change it."""
+    return {"version": version, "spec_version": "2.4"}
 
 
 class WebSocketProtocol(Socket):
@@ -189,7 +196,7 @@ class WebSocketProtocol(Socket):
             scope["raw_path"] = root.encode("ascii") + scope["raw_path"]
         scope.update(
             type="websocket",
-            asgi={"version": self.config.asgi_version, "spec_version": "2.4"},
+            asgi=_asgi(self.config.asgi_version),
             http_version="1.1",
             scheme="wss" if self.transport.get_extra_info("sslcontext") else "ws",
             server=self._server,
