@@ -355,9 +355,22 @@ def test_debug_of_websockets_prints_the_handshake(name: str) -> None:
     assert "> TEXT" in printed()
 
 
+@contextmanager
+def as_before() -> Iterator[None]:
+    """Give the loggers back as they were."""
+    loggers = [logging.getLogger(name) for name in ("uvicorn", *logs.LOGGERS)]
+    held = [(one.level, one.propagate, one.handlers[:]) for one in loggers]
+    try:
+        yield
+    finally:
+        for one, (level, propagate, handlers) in zip(loggers, held, strict=True):
+            one.setLevel(level)
+            one.propagate, one.handlers = propagate, handlers
+
+
 def test_install_is_idempotent_and_survives_uvicorns_configuration() -> None:
     for name in logs.LOGGERS:
-        with captured(name):
+        with as_before():
             logs.install()
             logging.config.dictConfig(copy.deepcopy(LOGGING_CONFIG))
             filters = logging.getLogger(name).filters
@@ -367,18 +380,11 @@ def test_install_is_idempotent_and_survives_uvicorns_configuration() -> None:
 def test_configuration_filters_the_records_of_every_logger(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    names = ("uvicorn", "uvicorn.error", "uvicorn.access", "chatserver")
-    loggers = [logging.getLogger(name) for name in names]
-    held = [(one.level, one.propagate, one.handlers[:]) for one in loggers]
     untouched = copy.deepcopy(LOGGING_CONFIG)
-    try:
+    with as_before():
         logging.config.dictConfig(logs.config("debug"))
         logging.getLogger("chatserver.some.child").debug("token=sesame")
         logging.getLogger("uvicorn.error").warning("token=%s", "sesame")
-    finally:
-        for one, (level, propagate, handlers) in zip(loggers, held, strict=True):
-            one.setLevel(level)
-            one.propagate, one.handlers = propagate, handlers
     assert capsys.readouterr().err.count("token=[redacted]") == 2
     assert untouched == LOGGING_CONFIG
 
