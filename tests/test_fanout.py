@@ -13,6 +13,7 @@ from chatserver.hub import rows
 from chatserver.hub.fanout import (
     INBOX_SIZE,
     MAX_WAITING,
+    MOST_WRITES,
     TURN_BYTES,
     TURN_WRITES,
     Fanout,
@@ -378,12 +379,23 @@ async def test_in_one_turn_a_member_is_written_to_once_and_not_too_much(out: Fan
 
 
 async def test_small_rooms_share_a_turn(out: Fanout) -> None:
+    """Each gets a row in the turn in which something came for it."""
     rooms = [members(out, 2, f"room{number}") for number in range(TURN_WRITES)]
     for number in range(TURN_WRITES):
         publish(out, 1, channel=f"room{number}")
     await turn()
-    assert sum(len(connection.written) for room in rooms for connection in room) == TURN_WRITES
+    assert all(said(connection) == ["1"] for room in rooms for connection in room)
+    await settled(out)
+
+
+async def test_however_many_rooms_there_are_a_turn_has_its_bound(out: Fanout) -> None:
+    count = MOST_WRITES // 2
+    rooms = [members(out, 4, f"room{number}") for number in range(count)]
+    for number in range(count):
+        publish(out, 1, channel=f"room{number}")
     await turn()
+    assert sum(len(connection.written) for room in rooms for connection in room) == MOST_WRITES
+    await settled(out)
     assert all(said(connection) == ["1"] for room in rooms for connection in room)
 
 

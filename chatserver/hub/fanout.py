@@ -31,6 +31,9 @@ logger = logging.getLogger("chatserver")
 
 #: Members written to before others get a turn.
 TURN_WRITES = ROW_MEMBERS
+#: The same where so many channels have something new that some would not get their row: a thousand
+#: publishers in as many rooms must not leave the writers behind.
+MOST_WRITES = 10 * TURN_WRITES
 #: Bytes handed to one member at once. When as many wait in a channel, its publishers wait.
 TURN_BYTES = 256 * 1024
 #: Bytes in all logs together beyond which every publisher waits for its own channel.
@@ -89,6 +92,7 @@ class Fanout:
         self._turn_bytes = max(min(TURN_BYTES, self._most // 4), 1)
         self._inbox: deque[Shared | Lost] = deque()
         self._taken = 0  # how many have been taken out of the inbox
+        self._served = 0  # how many of them before the last turn
         self._behind: deque[Feed] = deque()  # feeds with rows that lack something
         self._waiting = 0  # bytes in all logs
         self._turns = 0
@@ -240,8 +244,12 @@ class Fanout:
         self.pull()
         self._turns += 1
         served: list[Feed] = []
-        left = TURN_WRITES
-        while self._behind and left > 0:
+        # Of as many channels as there are new deliveries, each gets a row.
+        rooms = min(self._taken - self._served, len(self._behind))
+        self._served = self._taken
+        written = 0
+        while self._behind and (written < TURN_WRITES or (rooms > 0 and written < MOST_WRITES)):
+            rooms -= 1
             feed = self._behind.popleft()
             row = feed.next_row()
             if row is None:
@@ -260,7 +268,7 @@ class Fanout:
                 self.delivered += row.write(self._turn_bytes)
             finally:
                 self._busy = False
-            left -= len(row.members)
+            written += len(row.members)
             if feed.log.size >= self._turn_bytes // 4:
                 self._trim(feed)
         self._behind.extend(served)
