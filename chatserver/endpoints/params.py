@@ -65,12 +65,14 @@ class Parameter(NamedTuple):
         source: Where the value comes from.
         type: What it is converted to.
         default: What it is when absent; `REQUIRED` where it must not be.
+        is_number: Whether a text such as "007" is to be read as a number.
     """
 
     name: str
     source: Source
     type: Any
     default: Any
+    is_number: bool
 
     @property
     def label(self) -> str:
@@ -118,8 +120,9 @@ class Parameter(NamedTuple):
 
     def _plain(self, value: Any) -> Any:
         # JSON, and so msgspec, knows neither "007" nor "+7"; a person's URL may.
-        is_number = _mentions(self.type, int) and not _mentions(self.type, str)
-        return _LEADING_ZEROS.sub(r"\1", value) if is_number and isinstance(value, str) else value
+        if self.is_number and isinstance(value, str) and value[:1] in "+-0":
+            return _LEADING_ZEROS.sub(r"\1", value)
+        return value
 
     @property
     def _is_list(self) -> bool:
@@ -137,7 +140,8 @@ def find_parameters(cls: type, annotations: Mapping[str, Any]) -> dict[str, Para
             inner, *others = get_args(annotation)
             rest = tuple(other for other in others if other is not source)
             kind = Annotated[(_without_none(inner), *rest)] if rest else _without_none(inner)
-            found[name] = Parameter(name, source, kind, getattr(cls, name, REQUIRED))
+            is_number = _mentions(kind, int) and not _mentions(kind, str)
+            found[name] = Parameter(name, source, kind, getattr(cls, name, REQUIRED), is_number)
     return found
 
 
