@@ -3,7 +3,7 @@
 `README.md` here tells the method. `make bench` and `make bench-guards` run it. From the outside in:
 
 - `__main__`: the command line
-- `rounds`: who is measured when; `sitting`: one server, started, measured, stopped; `growth`
+- `rounds`: who is measured when; `sitting`: one server, started, measured, stopped
 - `servers`: the table of servers; `environments`: what they need; `regimes`: what is measured
 - `load`: the generator `load.c` and its commands; `probes`: what its checked clients saw
 - `guards`: the table of attacks on the server's guards; `attacks`: the attacks themselves

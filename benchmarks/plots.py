@@ -28,8 +28,9 @@ UNITS = {
     "deliveries/s": "deliveries a second",
     "echoes/s": "echoes a second",
     "KB": "KB; less is better",
+    "ms": "milliseconds; less is better",
 }
-SHOWN = ("one", "eight", "publishers", "thousand", "crowd", "deflate", "echo", "idle")
+SHOWN = ("one", "eight", "publishers", "thousand", "crowd", "deflate", "echo", "herd")
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
@@ -70,8 +71,8 @@ def throughput(results: Results, folder: Path) -> list[Path]:
 def _title(results: Results) -> str:
     about = results.about
     return (
-        "1,000 clients if not said otherwise, 64-byte messages, one core for the server; "
-        f"median and range of {about['rounds']} rounds. Scales are logarithmic, but for memory."
+        "1,000 clients if not said otherwise, 64-byte messages, one core for the server.\n"
+        f"Median and range of {about['rounds']} rounds. The scales are logarithmic."
     )
 
 
@@ -94,7 +95,7 @@ def _bars(axis: Any, results: Results, regime: str) -> None:
     axis.invert_yaxis()
     axis.tick_params(axis="y", length=0)
     label = REGIMES[regime].label
-    axis.set_title(f"{label[0].upper()}{label[1:]}")
+    axis.set_title(f"{label[0].upper()}{label[1:]}", fontsize=11 if len(label) < 40 else 9)
     axis.set_xlabel(UNITS.get(REGIMES[regime].unit, REGIMES[regime].unit), fontsize=9, loc="left")
 
 
