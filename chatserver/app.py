@@ -186,7 +186,9 @@ async def _ready_lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
         host = host_of_server()
         if verifier.loopback_only and host is not None and not is_loopback(host):
             raise InvalidSetting(EXPOSED.format(host=host))
-        logger.warning("open mode: any non-empty token passes")
+        logger.warning(
+            "Open mode: any non-empty token passes; set CHATSERVER_TOKEN_SECRET to verify tokens."
+        )
     async with lifespan(app) as state:
         yield state
 

@@ -1,7 +1,7 @@
 """The endpoint class: what a subclass may override and call; its life is in `lifecycle`."""
 
 from collections.abc import Collection, Coroutine, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from starlette.endpoints import WebSocketEndpoint
 from starlette.types import Message as Event
@@ -21,7 +21,10 @@ from chatserver.errors import InvalidMessage, InvalidToken, KeysUnavailable
 from chatserver.hub import Hub
 from chatserver.publication import ClientInfo, Encoding, Position, frame, payload
 
-__all__ = ["Endpoint"]
+__all__ = ["Endpoint", "RejectAs"]
+
+RejectAs: TypeAlias = Literal["http", "close", "policy"]
+"""How a handshake is refused; `Endpoint` says what each means."""
 
 #: Messages that may be pushed to a client that is gone; then a handler that only pushes ends.
 MAX_PUSHED_IN_VAIN = 1000
@@ -78,7 +81,7 @@ class Endpoint(WebSocketEndpoint):
     presence: ClassVar[bool] = False
     subprotocols: ClassVar[Sequence[str]] = ()
     allowed_origins: ClassVar[Collection[str] | None] = None
-    reject_as: ClassVar[Literal["http", "close", "policy"]] = "http"
+    reject_as: ClassVar[RejectAs] = "http"
     sends: ClassVar[type | tuple[type, ...]] = ()
     linger: ClassVar[float | None] = None
     disconnect_timeout: ClassVar[float] = 5.0

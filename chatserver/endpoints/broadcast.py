@@ -1,10 +1,10 @@
 """Broadcast: everybody in one conversation."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from starlette.websockets import WebSocket
 
-from chatserver.endpoints.base import Endpoint
+from chatserver.endpoints.base import Endpoint, RejectAs
 from chatserver.endpoints.params import FromPath
 
 __all__ = ["BroadcastEndpoint"]
@@ -14,7 +14,7 @@ class BroadcastEndpoint(Endpoint):
     """Tells each text to everybody in the channel `chat`, and who left."""
 
     encoding = "text"
-    reject_as = "policy"
+    reject_as: ClassVar[RejectAs] = "policy"
     channels = ("chat",)
 
     client_id: FromPath[int]

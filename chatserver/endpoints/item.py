@@ -1,11 +1,11 @@
 """Item channels: opened by a token, and reached from anywhere by `item:{item_id}`."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from starlette.websockets import WebSocket
 
 from chatserver.auth import Identity
-from chatserver.endpoints.base import Endpoint
+from chatserver.endpoints.base import Endpoint, RejectAs
 from chatserver.endpoints.params import FromCookie, FromPath, FromQuery
 
 __all__ = ["ItemEndpoint"]
@@ -19,7 +19,7 @@ class ItemEndpoint(Endpoint):
     """
 
     encoding = "text"
-    reject_as = "policy"
+    reject_as: ClassVar[RejectAs] = "policy"
     channels = ("item:{item_id}",)
 
     item_id: FromPath[str]
