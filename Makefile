@@ -17,6 +17,7 @@ BIN := $(VENV)/bin
 RUN_READY := $(VENV)/.ready-to-run
 TEST_READY := $(VENV)/.ready-to-test
 DEV_READY := $(VENV)/.ready-to-develop
+DOCS_READY := $(VENV)/.ready-for-docs
 # Each server of the benchmark has an environment in here, and so has what runs it.
 BENCH := .venv-bench
 BENCH_PYTHON := $(BENCH)/runner/bin/python
@@ -138,6 +139,11 @@ bench-full: $(BENCH_READY) ## The same with more rounds and regimes, and the plo
 bench-guards: $(BENCH_READY) ## Attack each guard, ours and FastAPI's tutorial, in six minutes
 	@$(BENCH_PYTHON) -m benchmarks guards $(ARGS)
 
+.PHONY: docs
+docs: $(DOCS_READY) ## Build the documentation into site/; a warning is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "Open site/index.html"
+
 .PHONY: dist
 dist: $(DEV_READY) ## Build wheel and sdist into dist/
 	rm -rf build dist *.egg-info
@@ -161,7 +167,7 @@ chromium: ## Find Chromium for the browser tests, or install it (Debian's, as ro
 
 .PHONY: clean
 clean: ## Remove everything that make has made
-	rm -rf .venv .venv-* build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-* build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	rm -rf .coverage .coverage.* htmlcov
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -188,6 +194,11 @@ $(DEV_READY): $(VENV)/.made-for $(INSTALLS_FROM)
 	@rm -f $@
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $(RUN_READY) $(TEST_READY) $@
+
+$(DOCS_READY): $(VENV)/.made-for $(INSTALLS_FROM)
+	@rm -f $@
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	@touch $(RUN_READY) $@
 
 $(BENCH_READY): Makefile | $(RUN_READY)
 	@rm -rf $(BENCH)/runner
