@@ -23,8 +23,9 @@ The map, in the order in which a message passes:
 - `connection/` one client's bounded buffer, whatever the server below
 - `wire/` the protocol's bytes: frames, their parser, compression
 
-and around them `auth` (tokens), `limits` (every guard), `errors` (exceptions, close codes), `logs`
-(no secrets), `settings`, `app` (the ready application), `cli`, `testing`.
+and around them `auth/` (tokens), `limits` (every guard), `errors` (exceptions, close codes), `logs`
+(no secrets), `settings`, `configuration` (an application's state out of them), `app` (the ready
+application), `cli`, `testing`.
 
 The words: an *endpoint* is a class, with one instance per connection. A *channel* is a named
 topic. A *publication* is one message in a channel. A *position* (offset, epoch) is where one
@@ -33,8 +34,11 @@ exactly what one missed. *Presence* is who is in a channel now. A *slow consumer
 whose outgoing buffer is full: it is closed, never waited for.
 """
 
-from chatserver.auth import Identity, Verifier
+from typing import TYPE_CHECKING, Any
+
+from chatserver.auth import OPEN_MODE, Identity
 from chatserver.brokers import MemoryBroker
+from chatserver.configuration import configure
 from chatserver.endpoints import (
     BroadcastEndpoint,
     EchoEndpoint,
@@ -55,7 +59,11 @@ from chatserver.hub import Hub
 from chatserver.limits import Limits
 from chatserver.publication import Position, Publication
 
+if TYPE_CHECKING:
+    from chatserver.auth import Verifier
+
 __all__ = [
+    "OPEN_MODE",
     "BroadcastEndpoint",
     "EchoEndpoint",
     "Endpoint",
@@ -74,9 +82,18 @@ __all__ = [
     "Position",
     "Publication",
     "Verifier",
+    "configure",
     "hub_of",
     "lifespan",
     "on_message",
 ]
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Verifier":  # imports what it needs when it is first asked for
+        from chatserver.auth import Verifier
+
+        return Verifier
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

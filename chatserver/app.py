@@ -6,6 +6,7 @@
 """
 
 import logging
+import sys
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from functools import cache
@@ -26,13 +27,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from chatserver import __version__
-from chatserver.auth import Verifier
-from chatserver.brokers import MemoryBroker
+from chatserver.auth import OpenMode
+from chatserver.configuration import configure
 from chatserver.endpoints import BroadcastEndpoint, EchoEndpoint, Endpoint, ItemEndpoint
-from chatserver.endpoints.application import lifespan
-from chatserver.errors import CLOSE_CODES
-from chatserver.hub import Hub
-from chatserver.settings import Settings
+from chatserver.endpoints.application import lifespan, note_outer, verifier_of
+from chatserver.endpoints.plain import answer_plain_requests
+from chatserver.errors import CLOSE_CODES, ChatServerError, InvalidSetting, VerifierMissing
+from chatserver.server.uvicorn_ import host_of_server
+from chatserver.settings import EXPOSED, Settings, is_loopback
 
 __all__ = ["app", "create_app"]
 
@@ -77,21 +79,13 @@ def create_app(settings: Settings | None = None) -> Starlette:
             WebSocketRoute("/items/{item_id}/ws", ItemEndpoint, name="item"),
             Mount("/static", StaticFiles(directory=PACKAGE / "static"), name="static"),
         ],
-        middleware=[Middleware(SecurityHeaders)],
+        middleware=[Middleware(SecurityHeaders), Middleware(StartInOneSentence)],
         lifespan=_ready_lifespan,
     )
     app.router.default = unknown_path
+    answer_plain_requests(app)
     app.state.templates = _templates(settings.templates)
-    app.state.verifier = _verifier(settings)
-    app.state.allowed_origins = settings.allowed_origins
-    app.state.hub = Hub(
-        MemoryBroker(
-            history_size=settings.history_size,
-            history_ttl=settings.history_ttl,
-            history_memory=settings.history_memory,
-        ),
-        limits=settings.limits(),
-    )
+    configure(app, settings)
     return app
 
 
@@ -105,7 +99,7 @@ async def page(request: Request) -> Response:
     }
     context = {
         "version": __version__,
-        "open_mode": request.app.state.verifier is None,
+        "open_mode": _is_open(request.scope),
         "static": f"{prefix}/static",
         "paths": paths,
         "max_message_size": request.app.state.hub.limits.max_message_size,
@@ -116,6 +110,15 @@ async def page(request: Request) -> Response:
     }
     templates: Jinja2Templates = request.app.state.templates
     return templates.TemplateResponse(request, "index.html", context)
+
+
+def _is_open(scope: Scope) -> bool:
+    """Whether any token passes: not where this is mounted in an application that verifies them."""
+    note_outer(scope)
+    try:
+        return isinstance(verifier_of(scope, "page"), OpenMode)
+    except VerifierMissing:
+        return False
 
 
 class UnknownPath(Endpoint):
@@ -156,9 +159,33 @@ class SecurityHeaders:
         return self.app(scope, receive, send_with_headers)
 
 
+class StartInOneSentence:
+    """Lets a server print why the application can't start as a sentence, where we foresaw it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Serve the application behind; of a lifespan that fails, the traceback is left out."""
+        if scope["type"] != "lifespan":
+            return self.app(scope, receive, send)
+
+        async def send_sentence(message: Message) -> None:
+            # Starlette sends this while it handles the exception.
+            error = sys.exc_info()[1]
+            if message["type"].endswith(".failed") and isinstance(error, ChatServerError):
+                message = {**message, "message": str(error)}
+            await send(message)
+
+        return self.app(scope, receive, send_sentence)
+
+
 @asynccontextmanager
 async def _ready_lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
-    if app.state.verifier is None:
+    if isinstance(verifier := app.state.verifier, OpenMode):
+        host = host_of_server()
+        if verifier.loopback_only and host is not None and not is_loopback(host):
+            raise InvalidSetting(EXPOSED.format(host=host))
         logger.warning("open mode: any non-empty token passes")
     async with lifespan(app) as state:
         yield state
@@ -174,20 +201,6 @@ def _templates(own: Path | None) -> Jinja2Templates:
     loader = ChoiceLoader([*front, ours, PrefixLoader({"chatserver": ours})])
     return Jinja2Templates(
         env=Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
-    )
-
-
-def _verifier(settings: Settings) -> Verifier | None:
-    if not settings.verifies_tokens:
-        return None
-    return Verifier(
-        secret=settings.token_secret,
-        public_key=settings.token_public_key,
-        jwks_url=settings.token_jwks_url,
-        audience=settings.token_audience,
-        issuer=settings.token_issuer,
-        claim=settings.token_claim,
-        leeway=settings.token_leeway,
     )
 
 

@@ -7,7 +7,6 @@ on the user's side is one sentence on stderr, never a traceback.
 import argparse
 import gc
 import importlib.util
-import ipaddress
 import os
 import re
 import socket
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from chatserver import __version__
 from chatserver.errors import InvalidSetting
-from chatserver.settings import Row, Settings
+from chatserver.settings import EXPOSED, Row, Settings, is_loopback
 
 if TYPE_CHECKING:
     import uvicorn
@@ -32,10 +31,6 @@ SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 NO_SECRET = (
     "A token needs a secret: set CHATSERVER_TOKEN_SECRET, here and for the server, to what "
     '`python -c "import secrets; print(secrets.token_urlsafe(32))"` prints.'
-)
-EXPOSED = (
-    "Refusing to listen on {host} without verifying tokens: set CHATSERVER_TOKEN_SECRET, "
-    "CHATSERVER_TOKEN_PUBLIC_KEY or CHATSERVER_TOKEN_JWKS_URL, or say --open-to-network."
 )
 OPEN_MODE = "Open mode: any non-empty token passes; set CHATSERVER_TOKEN_SECRET to verify tokens."
 EXIT_STATUSES = (
@@ -160,7 +155,7 @@ def _run(**overrides: Any) -> int:
     from chatserver.server.http import missing_guards
 
     settings = Settings.from_env(**overrides)
-    if not (settings.verifies_tokens or settings.open_to_network or _is_loopback(settings.host)):
+    if not (settings.verifies_tokens or settings.open_to_network or is_loopback(settings.host)):
         raise InvalidSetting(EXPOSED.format(host=settings.host))
     # create_app reads the environment, in this process as in a child that reloads.
     os.environ.update(settings.to_env())
@@ -235,13 +230,6 @@ def _watched(settings: Settings) -> dict[str, Any]:
     watched = [str(folder) for folder in folders if folder and folder.is_dir()]
     patterns = ["*.html", "*.css", "*.js"] if importlib.util.find_spec("watchfiles") else None
     return {"reload": True, "reload_dirs": watched, "reload_includes": patterns}
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _listen(host: str, port: int) -> socket.socket:

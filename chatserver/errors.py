@@ -10,6 +10,7 @@
     │   └── TooManyConnections  of one user: HTTP 429
     ├── BrokerUnavailable       the broker can't say for sure that it has a publication
     ├── KeysUnavailable         the keys that verify tokens can't be fetched: HTTP 503
+    ├── VerifierMissing         the application says nothing of how tokens are verified: HTTP 503
     └── InvalidSetting          a setting that can't be used; the sentence names it
 
 Blame is in the type: a `PeerError` never prints a traceback, anything else does.
@@ -31,6 +32,7 @@ __all__ = [
     "PeerError",
     "TooManyChannels",
     "TooManyConnections",
+    "VerifierMissing",
     "can_be_sent",
     "close_code_for_status",
     "close_reason",
@@ -108,6 +110,10 @@ class BrokerUnavailable(ChatServerError):
 
 class KeysUnavailable(ChatServerError):
     """The keys that verify tokens could not be fetched; the client may try again later."""
+
+
+class VerifierMissing(ChatServerError):
+    """An endpoint asks for a token, and its application has not said how tokens are verified."""
 
 
 class InvalidSetting(ChatServerError):

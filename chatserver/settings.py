@@ -10,6 +10,7 @@ Whatever is built has been checked. What will not do is an `InvalidSetting`, in 
 never holds the value of a secret.
 """
 
+import ipaddress
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -22,9 +23,22 @@ from urllib.parse import urlsplit
 from chatserver.errors import InvalidSetting
 from chatserver.limits import TIME, Check, Limits, between, setting, true_or_false
 
-__all__ = ["MAX_TOKEN_LEEWAY", "MIN_SECRET_BYTES", "PREFIX", "Row", "Settings"]
+__all__ = [
+    "EXPOSED",
+    "MAX_TOKEN_LEEWAY",
+    "MIN_SECRET_BYTES",
+    "PREFIX",
+    "Row",
+    "Settings",
+    "is_loopback",
+]
 
 PREFIX = "CHATSERVER_"
+EXPOSED = (
+    "Refusing to listen on {host} without verifying tokens: set CHATSERVER_TOKEN_SECRET, "
+    "CHATSERVER_TOKEN_PUBLIC_KEY or CHATSERVER_TOKEN_JWKS_URL, or let any token pass with "
+    "--open-to-network, CHATSERVER_OPEN_TO_NETWORK=on or `make run OPEN=1`."
+)
 MIN_SECRET_BYTES = 32  # a key at least as long as its hash: RFC 7518, section 3.2
 MAX_TOKEN_LEEWAY = 300  # seconds: "usually no more than a few minutes", RFC 7519, section 4.1.4
 LOG_LEVELS = ("critical", "error", "warning", "info", "debug", "trace")
@@ -249,6 +263,14 @@ class Settings(Limits):
         secret = spec.metadata["secret"]
         came = f"a value of {len(value)} characters" if secret else repr(value)
         return InvalidSetting(f"{env} ({flag}): expected {expected}, but got {came}.")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a server that listens there can't be reached from other machines."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _boolean(text: str) -> bool:

@@ -196,7 +196,7 @@ def test_a_token_for_another_item(secured: TestClient) -> None:
         pass
     assert (refusal.value.code, refusal.value.reason) == (
         1008,
-        "the token doesn't open this channel",
+        "the token doesn't open the channel 'item:bar'",
     )
 
 

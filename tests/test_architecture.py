@@ -14,7 +14,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "chatserver"
 
-# cli → app → endpoints → hub → connection, brokers → publication, errors
+# cli → app → configuration, endpoints → hub → connection, brokers → publication, errors
 MAY_IMPORT = {
     "errors": set[str](),
     "limits": {"errors"},
@@ -32,12 +32,14 @@ MAY_IMPORT = {
         *("hub", "connection", "publication", "limits", "errors", "auth", "cookies", "logs"),
     },
     "testing": {"endpoints", "hub", "connection", "brokers", "publication", "limits", "errors"},
+    "configuration": {"hub", "brokers", "auth", "settings"},
     "__init__": {
         *("endpoints", "hub", "connection", "brokers", "publication", "limits", "errors", "auth"),
+        *("configuration", "settings"),
     },
     "app": {
         *("__init__", "endpoints", "hub", "connection", "brokers", "publication", "limits"),
-        *("errors", "auth", "logs", "settings"),
+        *("errors", "auth", "logs", "settings", "configuration", "server"),
     },
     "cli": {
         *("__init__", "app", "endpoints", "hub", "connection", "brokers", "publication"),
@@ -122,9 +124,9 @@ def test_no_module_imports_itself_by_a_detour() -> None:
         pytest.fail(" → ".join(reversed(error.args[1])))
 
 
-def test_only_app_and_cli_read_settings() -> None:
+def test_endpoints_and_what_is_below_read_no_settings() -> None:
     readers = {room(name) for name in TREES if "chatserver.settings" in ours(name)}
-    assert readers <= {"app", "cli"}
+    assert readers <= {"app", "cli", "configuration"}
 
 
 def test_what_decides_does_no_input_or_output() -> None:

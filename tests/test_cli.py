@@ -21,7 +21,7 @@ from websockets.typing import Subprotocol
 import chatserver
 from chatserver import cli
 from chatserver.auth import Verifier
-from chatserver.settings import Settings
+from chatserver.settings import Settings, is_loopback
 
 SECRET = "correct-horse-battery-staple-0123456789"
 DEADLINE = 20.0  # seconds for whatever a process is waited for
@@ -136,7 +136,7 @@ def test_an_application_that_fails_to_start_is_exit_status_3() -> None:
     code = (
         "import sys, chatserver.app\n"
         "async def fail(self): raise RuntimeError('no engine here')\n"
-        "chatserver.app.Hub.start = fail\n"
+        "chatserver.Hub.start = fail\n"
         "from chatserver.cli import main; sys.exit(main(['run', '--port', '0']))"
     )
     done = subprocess.run(
@@ -150,6 +150,31 @@ def test_an_application_that_fails_to_start_is_exit_status_3() -> None:
     assert done.returncode == 3
     assert "no engine here" in done.stderr
     assert "Application startup failed" in done.stderr
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_another_server_does_not_open_the_application_to_the_network(host: str) -> None:
+    command = ("-W", "error", "-m", "uvicorn", "chatserver.app:app", "--port", "0", "--host", host)
+    done = subprocess.run(
+        [sys.executable, *command],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert done.returncode == 3
+    assert f"Refusing to listen on {host} without verifying tokens" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_nothing_of_tokens_is_imported_before_there_is_one() -> None:
+    code = (
+        "import sys, chatserver.app; chatserver.app.create_app()\n"
+        "assert not {'jwt', 'cryptography'} & set(sys.modules)\n"
+        "assert chatserver.Verifier and 'jwt' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], env=environment(), check=True, timeout=DEADLINE)
 
 
 def test_help_imports_no_server() -> None:
@@ -240,14 +265,14 @@ def test_wrong_usage(arguments: list[str]) -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.10", "::1", "localhost"])
 def test_loopback(host: str) -> None:
-    assert cli._is_loopback(host)
+    assert is_loopback(host)
 
 
 @pytest.mark.parametrize(
     "host", ["0.0.0.0", "::", "10.0.0.1", "128.0.0.1", "localhost.example.org", "127.1", ""]
 )
 def test_not_loopback(host: str) -> None:
-    assert not cli._is_loopback(host)
+    assert not is_loopback(host)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from starlette.routing import WebSocketRoute
 from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.websockets import WebSocket
 
-from chatserver import Endpoint, FromCookie, Hub, Limits
+from chatserver import OPEN_MODE, Endpoint, FromCookie, Hub, Limits
 from chatserver.cookies import check_cookies, cookie
 from chatserver.errors import InvalidHandshake
 
@@ -135,6 +135,7 @@ def test_more_cookies_than_allowed_are_refused_before_they_are_read() -> None:
 def test_costly_cookies_within_the_limit_are_read_quickly() -> None:
     app = Starlette(routes=[WebSocketRoute("/", Show)])
     app.state.hub = Hub(limits=Limits(max_cookie_size=2**20))
+    app.state.verifier = OPEN_MODE
     size = 30_000  # two seconds by `http.cookies` of Python 3.11.7
     begun = time.process_time()
     headers = {"cookie": f'session=x; a="{QUOTES * size}"'}

@@ -1,16 +1,46 @@
 """Mistakes in an endpoint class are errors when the class is created."""
 
 import abc
-from typing import Any
+import datetime
+import functools
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Annotated, Any, ClassVar, Literal, cast
+from uuid import UUID
 
 import pytest
+from msgspec import Meta
 from starlette.websockets import WebSocket
 
-from chatserver import Endpoint, FromPath, FromQuery, Message, on_message
+from chatserver import (
+    Endpoint,
+    FromCookie,
+    FromHeader,
+    FromPath,
+    FromQuery,
+    Message,
+    on_message,
+)
 
 
 def declare(**namespace: Any) -> type[Endpoint]:
     return type("Room", (Endpoint,), {"__module__": __name__, **namespace})
+
+
+class Said(Message):
+    pass
+
+
+async def takes_one(self: Endpoint, websocket: WebSocket) -> None: ...
+
+
+async def takes_two(self: Endpoint, websocket: WebSocket, more: object) -> None: ...
+
+
+async def handler(self: Endpoint, websocket: WebSocket, message: Said) -> None: ...
+
+
+def sync(self: Endpoint, websocket: WebSocket, message: Said) -> None: ...
 
 
 @pytest.mark.parametrize(
@@ -45,11 +75,76 @@ def declare(**namespace: Any) -> type[Endpoint]:
         ({"__annotations__": {"send": FromQuery[str]}}, "Room.send can't be a parameter"),
         ({"__annotations__": {"_channels": FromQuery[str]}}, "Room._channels can't be"),
         ({"__annotations__": {"push": FromQuery[str]}}, "Room.push can't be a parameter"),
+        ({"room": FromPath[str]}, r"Room.room = FromPath\[...\] says nothing; write 'room: From"),
+        ({"q": FromQuery[int]}, r"write 'q: FromQuery\[...\]', with a colon"),
+        (
+            {"__annotations__": {"q": FromQuery[dict[str, int]]}},
+            "Room.q: a query parameter is a text, and none can be made a dict",
+        ),
+        ({"__annotations__": {"q": FromQuery[list[dict[str, str]]]}}, "none can be made a list"),
+        ({"__annotations__": {"q": FromHeader[list[str]]}}, "Room.q: a header is a text"),
+        ({"__annotations__": {"q": FromCookie[Message]}}, "Room.q: a cookie is a text"),
+        ({"__annotations__": {"q": FromPath[complex]}}, "Room.q: a path parameter is a text"),
+        ({"on_receive": lambda _, websocket, data: None}, "Room.on_receive must be 'async def'"),
+        ({"authenticate": lambda _, websocket: None}, "Room.authenticate must be 'async def'"),
+        ({"say": on_message(cast(Any, sync))}, "Room.say must be 'async def', it is awaited"),
+        ({"on_recieve": takes_two}, "Room.on_recieve: did you mean 'on_receive'?"),
+        ({"onreceive": takes_two}, "did you mean 'on_receive'?"),
+        ({"on_connected": takes_one}, "did you mean 'on_connect'?"),
+        ({"autenticate": takes_one}, "did you mean 'authenticate'?"),
+        ({"chanels": ("a",)}, "did you mean 'channels'?"),
+        ({"channel": "a"}, "did you mean 'channels'?"),
+        ({"allowed_origin": ("a",)}, "did you mean 'allowed_origins'?"),
+        (
+            {"on_receive": takes_one},
+            r"Room.on_receive must be 'async def on_receive\(self, websocket, data\)'",
+        ),
+        ({"on_connect": takes_two}, r"must be 'async def on_connect\(self, websocket\)'"),
+        ({"on_disconnect": takes_one}, r"on_disconnect\(self, websocket, close_code\)'"),
+        ({"push": on_message(handler)}, "Room.push can't be a handler, the name is taken"),
+        ({"send": on_message(handler)}, "Room.send can't be a handler, the name is taken"),
     ],
 )
 def test_mistakes(namespace: dict[str, Any], message: str) -> None:
     with pytest.raises(TypeError, match=message):
         declare(**namespace)
+
+
+def test_what_is_no_mistake() -> None:
+    """Other names; other ways to take the arguments; a decorator; texts of all kinds."""
+
+    def logged(method: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(method)
+        def wrapped(*args: Any) -> Any:
+            return method(*args)
+
+        return wrapped
+
+    class Fine(Endpoint):
+        day: FromPath[datetime.date]
+        ids: FromQuery[frozenset[UUID]] = frozenset()
+        pair: FromQuery[tuple[int, str]] = (0, "")
+        kind: FromQuery[Literal["a", "b"] | None] = None
+        level: FromHeader[Annotated[int, Meta(ge=0)] | Decimal] = 1
+        anything: FromCookie[Any] = None
+        clients: ClassVar[set[str]] = set()
+        channel_names = ("a",)
+
+        @logged
+        async def on_receive(self, websocket: WebSocket, data: Any) -> None: ...
+
+        async def on_connect(self, *args: Any) -> None: ...
+
+        async def on_accept(self, websocket: WebSocket, more: int = 1) -> None: ...
+
+        async def on_tick(self) -> None: ...
+
+        def authenticated(self) -> bool:
+            return True
+
+        async def disconnect(self) -> None: ...
+
+    assert list(Fine.parameters) == ["day", "ids", "pair", "kind", "level", "anything"]
 
 
 def test_parameters_and_handlers_of_several_bases() -> None:

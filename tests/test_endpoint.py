@@ -157,7 +157,7 @@ def test_the_user() -> None:
     [
         ("token", 401, "no token"),
         ("http", 418, "teapot"),
-        ("channel", 403, "the token doesn't open this channel"),
+        ("channel", 403, "the token doesn't open the channel 'secret'"),
     ],
 )
 def test_refused_with_a_status(reason: str, status: int, text: str) -> None:
@@ -178,7 +178,7 @@ def test_refused_with_a_status(reason: str, status: int, text: str) -> None:
         (GuardedByPolicy, "websocket", 1008, "not you"),
         (GuardedByPolicy, "token", 1008, "no token"),
         (GuardedByPolicy, "http", 1008, "teapot"),
-        (GuardedByPolicy, "channel", 1008, "the token doesn't open this channel"),
+        (GuardedByPolicy, "channel", 1008, "the token doesn't open the channel 'secret'"),
     ],
 )
 def test_refused_with_a_close_before_accept(
@@ -198,7 +198,7 @@ def test_refused_with_a_close_before_accept(
         ("websocket", 1008, "not you"),
         ("token", 4401, "no token"),
         ("http", 4418, "teapot"),
-        ("channel", 4403, "the token doesn't open this channel"),
+        ("channel", 4403, "the token doesn't open the channel 'secret'"),
     ],
 )
 def test_refused_with_a_close_after_accept(reason: str, code: int, text: str) -> None:
@@ -970,3 +970,18 @@ def talk(app: Any, query: bytes) -> list[Event]:
         return server.from_app
 
     return asyncio.run(main())
+
+
+class Answers(Endpoint):
+    encoding = "json"
+
+    async def on_receive(self, websocket: WebSocket, data: Any) -> Any:
+        return data or None
+
+
+def test_what_on_receive_returns_is_sent() -> None:
+    with client_of(Answers).websocket_connect("/") as session:
+        for data in ({"n": 1}, 0, [7], ""):
+            session.send_json(data)
+        assert [session.receive_json() for _ in range(2)] == [{"n": 1}, [7]]
+        assert_no_message(session)

@@ -2,15 +2,19 @@
 
 import asyncio
 import inspect
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.routing import WebSocketRoute
+from starlette.routing import Mount, WebSocketRoute
 from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
+from uvicorn.config import Config
+from uvicorn.lifespan.on import LifespanOn
 
 from chatserver.endpoints import internals
 from chatserver.server import uvicorn_, websockets_
@@ -53,6 +57,22 @@ def test_answer_by_handlers() -> None:
         pass
     assert (refusal.value.status_code, refusal.value.text) == (418, "no coffee")
     assert refusal.value.headers["x-pot"] == "tea"
+
+
+def test_outer_applications() -> None:
+    seen: list[tuple[Starlette, ...]] = []
+
+    async def look(websocket: WebSocket) -> None:
+        seen.append(internals.outer_applications(websocket.scope))
+        await websocket.close()
+
+    inner = Starlette(routes=[WebSocketRoute("/", look)])
+    middle = Starlette(routes=[Mount("/b", inner)])
+    outer = Starlette(routes=[Mount("/a", middle), WebSocketRoute("/", look)])
+    for path in ("/", "/a/b/"):
+        with pytest.raises(WebSocketDisconnect), TestClient(outer).websocket_connect(path):
+            pass
+    assert seen == [(), (middle, outer)]
 
 
 def test_departures() -> None:
@@ -160,3 +180,23 @@ def test_negotiate(offers: str, agreed: tuple[str, int]) -> None:
 def test_negotiate_refuses_what_is_no_list_of_extensions() -> None:
     with pytest.raises(ValueError, match=r".+"):
         websockets_.negotiate("=;,")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize(
+    ("options", "host"), [({"host": "127.0.0.1"}, "127.0.0.1"), ({"uds": "/run/a"}, None)]
+)
+async def test_host_of_server(options: dict[str, Any], host: str | None) -> None:
+    seen: list[str | None] = []
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        seen.append(uvicorn_.host_of_server())
+        yield
+
+    lifespan_of_uvicorn = LifespanOn(Config(Starlette(lifespan=lifespan), **options))
+    await lifespan_of_uvicorn.startup()
+    await lifespan_of_uvicorn.shutdown()
+    assert seen == [host]
+    assert uvicorn_.host_of_server() is None

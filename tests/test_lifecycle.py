@@ -299,6 +299,14 @@ def closed(client: ClientConnection) -> tuple[int, str]:
 Log = Callable[[], list[logging.LogRecord]]
 
 
+def assert_one_refusal(log: Log, words: str) -> None:
+    """Check that a refused handshake is one line, and no traceback."""
+    (record,) = log()
+    assert record.getMessage() == words
+    assert record.levelno == logging.WARNING
+    assert record.exc_info is None
+
+
 def assert_one_traceback(log: Log, *, timeout: float = 5.0) -> None:
     """Check that a fault is logged once; uvicorn does it when the endpoint has ended."""
     deadline = time.monotonic() + timeout
@@ -328,7 +336,9 @@ def test_refused_before_accept(
     if cls is Unauthorized:
         assert response.headers["WWW-Authenticate"] == "Bearer"
     assert run not in EVENTS
-    assert log() == []
+    why = {CloseBeforeAccept: "closed before accept", Denied: "answered by the endpoint itself"}
+    reason = why.get(cls, body.decode())
+    assert_one_refusal(log, f"{cls.__name__}: handshake refused with {status}: {reason}")
 
 
 @pytest.mark.parametrize("cls", [CrashInAuthenticate, NeverAccepts])
@@ -617,7 +627,10 @@ def test_a_handshake_that_takes_too_long(run: str, log: Log, edge: Edge) -> None
         assert body == b"the handshake was not completed within 0.2 s"
     assert hub.statistics().late_handshakes == 1
     assert EVENTS[run] == [("authenticate", 0)]
-    assert log() == []
+    words = (
+        "SlowHandshake: handshake refused with 408: the handshake was not completed within 0.2 s"
+    )
+    assert_one_refusal(log, words)
 
 
 def test_whoever_is_accepted_and_never_says_who_it_is(run: str, log: Log, edge: Edge) -> None:
@@ -661,7 +674,8 @@ def test_refused_by_a_close(server: LiveServer, run: str, log: Log) -> None:
         assert client.subprotocol == "chat"
         assert closed(client) == (4422, "query parameter 'number' must be an integer")
     assert run not in EVENTS
-    assert log() == []
+    words = "Refused: handshake refused with 4422: query parameter 'number' must be an integer"
+    assert_one_refusal(log, words)
 
 
 def test_order(server: LiveServer, run: str) -> None:

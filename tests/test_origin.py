@@ -148,7 +148,8 @@ def test_a_class_and_its_application_may_widen_it() -> None:
         client.websocket_connect("/ws", headers=dict(foreign)),
     ):
         pass
-    assert (refusal.value.status_code, refusal.value.text) == (403, "this origin may not connect")
+    words = "the origin 'https://app.example' may not connect"
+    assert (refusal.value.status_code, refusal.value.text) == (403, words)
     app.state.allowed_origins = ("https://app.example",)
     with client.websocket_connect("/ws", headers=dict(foreign)):
         pass

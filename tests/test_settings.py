@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from chatserver import auth, settings
+from chatserver import settings
+from chatserver.auth import tokens
 from chatserver.errors import InvalidSetting
 from chatserver.limits import Limits
 from chatserver.settings import Settings
@@ -159,8 +160,8 @@ def test_repr_shows_no_key() -> None:
 
 
 def test_the_verifier_has_the_same_bounds() -> None:
-    assert settings.MIN_SECRET_BYTES == auth.MIN_SECRET_BYTES
-    assert settings.MAX_TOKEN_LEEWAY == auth.MAX_LEEWAY
+    assert settings.MIN_SECRET_BYTES == tokens.MIN_SECRET_BYTES
+    assert settings.MAX_TOKEN_LEEWAY == tokens.MAX_LEEWAY
 
 
 def test_defaults_of_the_limits_are_the_same_everywhere() -> None:

@@ -8,9 +8,9 @@ from starlette.types import Message as Event
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from chatserver import logs
-from chatserver.auth import ANONYMOUS, Credential, Identity, credentials
+from chatserver.auth import Credential, Identity, credentials
 from chatserver.connection import Connection, connect
-from chatserver.endpoints.application import hub_of, setting_of
+from chatserver.endpoints.application import hub_in, note_outer, verifier_of
 from chatserver.endpoints.channels import Template, compile_channels
 from chatserver.endpoints.declaration import check_class, collect_parameters, resolver
 from chatserver.endpoints.lifecycle import Lifecycle
@@ -55,7 +55,8 @@ class Endpoint(WebSocketEndpoint):
         reject_as: How a handshake is refused. "http": with the HTTP status of the reason, 422
             for a parameter. "close": by accepting and closing with 4000 + status, 4422 for a
             parameter, since a browser's script sees nothing of a status. "policy": with a
-            close before accept, as Starlette does: HTTP 403, 1008 for a test client.
+            close before accept, as Starlette does: HTTP 403, 1008 for a test client; only a
+            fault of the server's side (5xx) is told as what it is.
         sends: Messages that this endpoint pushes: for documentation.
         linger: Seconds for which what was received before an end is still handled, in order;
             then the handler is cancelled, and what is left is counted in `Counts.unhandled`. At
@@ -106,7 +107,7 @@ class Endpoint(WebSocketEndpoint):
         cls.handlers = find_handlers(cls, resolve)
         if cls.handlers and cls.encoding is None:
             cls.encoding = "json"
-        check_class(cls)
+        check_class(cls, _TAKEN)
         cls._templates = compile_channels(cls)
 
     # What a subclass may override
@@ -138,8 +139,12 @@ class Endpoint(WebSocketEndpoint):
     async def on_accept(self, websocket: WebSocket) -> None:
         """Called once the connection is accepted and in its channels, before any message."""
 
-    async def on_receive(self, websocket: WebSocket, data: Any) -> None:
-        """Handle a message. Not called in a class that has `@on_message` handlers."""
+    async def on_receive(self, websocket: WebSocket, data: Any) -> Any:
+        """Handle a message. Not called in a class that has `@on_message` handlers.
+
+        Returns:
+            What is pushed to the client; None for nothing.
+        """
 
     async def on_invalid(self, websocket: WebSocket, error: InvalidMessage) -> None:
         """Handle a message that can't be read.
@@ -173,25 +178,23 @@ class Endpoint(WebSocketEndpoint):
     async def identify(self, websocket: WebSocket) -> Identity:
         """Who the client's token says it is: header, cookie `session`, subprotocol or query.
 
-        The first token that is good counts, and becomes `self.credential`. Without a verifier in
-        `app.state.verifier` any non-empty one passes, as in FastAPI's tutorial, and is nobody's
-        in particular.
+        The first token that `app.state.verifier` finds good counts, and becomes
+        `self.credential`. With `OPEN_MODE` there any non-empty one passes, as in FastAPI's
+        tutorial, and is nobody's in particular.
 
         Raises:
             InvalidToken: There is none, or none is valid.
             KeysUnavailable: They can't be verified now.
+            VerifierMissing: The application has no verifier; the handshake gets a 503.
         """
+        verifier = verifier_of(self.scope, type(self).__name__)
         found = credentials(websocket)
         if not found:
             raise InvalidToken("a token is required")
-        verifier = setting_of(self.scope, "verifier", None)
-        if verifier is None:
-            self.credential = found[0].value
-            return ANONYMOUS
         failures: list[tuple[Credential, InvalidToken | KeysUnavailable]] = []
         for each in found:
             try:
-                identity: Identity = await verifier.verify(each.value)
+                identity = await verifier.verify(each.value)
             except (InvalidToken, KeysUnavailable) as error:
                 failures.append((each, error))
             else:
@@ -260,7 +263,8 @@ class Endpoint(WebSocketEndpoint):
     def dispatch(self) -> Coroutine[Any, Any, None]:
         """Serve the connection from handshake to end; see `Lifecycle`."""
         # No coroutine of its own: it would be kept for as long as the connection lasts.
-        self.hub = hub_of(self.scope.get("app"))
+        note_outer(self.scope)
+        self.hub = hub_in(self.scope)
         self.connection, receive, send = connect(
             self.scope, self.receive, self.send, self.hub.limits
         )

@@ -7,6 +7,8 @@ import inspect
 import string
 import sys
 from collections.abc import Callable, Collection
+from difflib import get_close_matches
+from types import FunctionType
 from typing import Any
 
 from chatserver.endpoints.origin import check_allowed_origins
@@ -14,6 +16,21 @@ from chatserver.endpoints.params import Parameter, find_parameters
 from chatserver.publication import PLAIN
 
 __all__ = ["check_class", "collect_parameters", "resolver"]
+
+#: What a class may override and we await, with the names of the arguments.
+HOOKS = {
+    "authenticate": ("websocket",),
+    "on_connect": ("websocket",),
+    "on_accept": ("websocket",),
+    "on_receive": ("websocket", "data"),
+    "on_invalid": ("websocket", "error"),
+    "on_disconnect": ("websocket", "close_code"),
+}
+#: Class attributes whose names are easily mistaken.
+ATTRIBUTES = (
+    *("encoding", "channels", "presence", "subprotocols", "allowed_origins", "reject_as"),
+    *("linger", "disconnect_timeout"),
+)
 
 
 def resolver(cls: type) -> Callable[[Any], Any]:
@@ -67,8 +84,16 @@ def _own_parameters(cls: type, resolve: Callable[[Any], Any]) -> dict[str, Param
     return find_parameters(cls, {name: resolve(value) for name, value in annotations.items()})
 
 
-def check_class(cls: Any) -> None:
-    """Check an endpoint class's attributes, and that all its methods are reached."""
+def check_class(cls: Any, taken: Collection[str]) -> None:
+    """Check an endpoint class's attributes, and that all its methods are reached.
+
+    Args:
+        cls: The class.
+        taken: The names that endpoints have.
+
+    Raises:
+        TypeError: One is wrong; the sentence names it, and what was meant if that is known.
+    """
     if cls.encoding not in PLAIN:
         raise TypeError(
             f"{cls.__name__}.encoding must be 'text', 'bytes', 'json' or None, got {cls.encoding!r}"
@@ -85,6 +110,59 @@ def check_class(cls: Any) -> None:
         )
     for channel in cls.channels:
         _check_channel(cls, channel)
+    for hook, arguments in HOOKS.items():
+        _check_hook(cls, hook, arguments)
+    for handler in cls.handlers.values():
+        _check_async(cls, handler.name)
+        if handler.name in taken and handler.name not in HOOKS:
+            raise TypeError(f"{cls.__name__}.{handler.name} can't be a handler, the name is taken")
+    for name in vars(cls).keys() - cls.parameters.keys():
+        _check_name(cls, name, taken)
+
+
+def _check_hook(cls: type, name: str, arguments: tuple[str, ...]) -> None:
+    """Check that a hook can be awaited, and takes what it is called with."""
+    function = inspect.getattr_static(cls, name)
+    if not isinstance(function, FunctionType):
+        return  # a callable of another kind knows what it does
+    _check_async(cls, name)
+    try:
+        inspect.signature(function).bind("self", *arguments)
+    except TypeError:
+        form = ", ".join(("self", *arguments))
+        raise TypeError(f"{cls.__name__}.{name} must be 'async def {name}({form})'") from None
+
+
+def _check_async(cls: type, name: str) -> None:
+    """Check that a method that is awaited can be.
+
+    Raises:
+        TypeError: It is a function without `async`.
+    """
+    function = inspect.getattr_static(cls, name)
+    if isinstance(function, FunctionType) and not inspect.iscoroutinefunction(
+        inspect.unwrap(function)
+    ):
+        raise TypeError(f"{cls.__name__}.{name} must be 'async def', it is awaited")
+
+
+def _check_name(cls: type, name: str, taken: Collection[str]) -> None:
+    """Check that a name is not one of ours, but for a slip of the pen."""
+    value = vars(cls)[name]
+    if name == "channel" and not isinstance(value, FunctionType | property):
+        raise TypeError(f"{cls.__name__}.channel: did you mean 'channels'?")
+    if name in taken or hasattr(value, "__on_message__"):
+        return
+    if not isinstance(value, FunctionType):
+        close = get_close_matches(name, ATTRIBUTES, n=1, cutoff=0.9)
+    elif name.lower().startswith("on"):
+        close = get_close_matches(name, HOOKS, n=1, cutoff=0.8)
+    elif not name.startswith("authenticate"):  # a method `authenticated` may well be meant
+        close = get_close_matches(name, ["authenticate"], n=1, cutoff=0.9)
+    else:
+        return
+    if close:
+        raise TypeError(f"{cls.__name__}.{name}: did you mean {close[0]!r}?")
 
 
 def _check_channel(cls: Any, channel: str) -> None:

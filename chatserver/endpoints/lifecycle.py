@@ -45,6 +45,7 @@ from chatserver.endpoints.outcome import (
     is_expected,
     is_ours,
     is_outage,
+    one_line,
     root_of,
 )
 from chatserver.endpoints.params import Parameter
@@ -92,7 +93,7 @@ class Served(Protocol):
     async def on_accept(self, websocket: WebSocket) -> None:
         """See `Endpoint`."""
 
-    async def on_receive(self, websocket: WebSocket, data: Any) -> None:
+    async def on_receive(self, websocket: WebSocket, data: Any) -> Any:
         """See `Endpoint`."""
 
     async def on_invalid(self, websocket: WebSocket, error: InvalidMessage) -> None:
@@ -319,8 +320,10 @@ class Lifecycle:
         # In open mode nobody is known, so nobody is the same user as another.
         if not isinstance(user, Identity) or user is ANONYMOUS:
             return
-        if not all(map(user.may, self._endpoint._channels)):
-            raise InvalidToken("the token doesn't open this channel", code=4403, status=403)
+        for channel in self._endpoint._channels:
+            if not user.may(channel):
+                reason = f"the token doesn't open the channel {channel!r}"
+                raise InvalidToken(reason, code=4403, status=403)
         self._endpoint.hub.admission.enter_user(user.user)
         self._connection.user = self._counted_user = user.user
 
@@ -342,8 +345,12 @@ class Lifecycle:
             return
         if kind == "websocket.close":
             self._closes_itself = True
+            if self._error is None and not self._connection.accepted:
+                self._log_refusal(403, event.get("reason") or "closed before accept")
         elif kind == "websocket.http.response.start":
             self._denied = True
+            if self._error is None:
+                self._log_refusal(event["status"], "answered by the endpoint itself")
         await self._send_event(event)
 
     async def _accept(self, event: Event) -> None:
@@ -415,12 +422,12 @@ class Lifecycle:
 
     async def _handle(self, websocket: WebSocket, event: Event) -> None:
         endpoint = self._endpoint
-        if not endpoint.handlers:
-            await endpoint.on_receive(websocket, await endpoint.decode(websocket, event))
-            return
-        text = event.get("text")
-        handler, message = parse(endpoint.handlers, event["bytes"] if text is None else text)
-        reply = await getattr(endpoint, handler.name)(websocket, message)
+        if endpoint.handlers:
+            text = event.get("text")
+            handler, message = parse(endpoint.handlers, event["bytes"] if text is None else text)
+            reply = await getattr(endpoint, handler.name)(websocket, message)
+        else:
+            reply = await endpoint.on_receive(websocket, await endpoint.decode(websocket, event))
         if reply is not None:
             await endpoint.push(reply)
 
@@ -527,8 +534,7 @@ class Lifecycle:
 
     async def _accept_and_close(self, refusal: HTTPException | WebSocketException) -> None:
         code, reason = close_for(refusal)
-        name = type(self._endpoint).__name__
-        logger.info("%s: refused with %d: %s", name, code, reason)
+        self._log_refusal(code, reason)
         await self._send_event(self._with_subprotocol({"type": "websocket.accept"}))
         self._connection.close(code, reason)
 
@@ -537,11 +543,23 @@ class Lifecycle:
     ) -> None:
         """Refuse before accept, by the application's own exception handlers if it has some."""
         endpoint = self._endpoint
-        can_respond = "websocket.http.response" in endpoint.scope.get("extensions", {})
-        if isinstance(refusal, HTTPException) and (
-            endpoint.reject_as == "policy" or not can_respond
-        ):
+        if isinstance(refusal, HTTPException) and not self._tells(refusal.status_code):
             refusal = WebSocketException(1008, refusal.detail)
+        # How else a handshake ends without an accept, every server answers with 403.
+        told = refusal.status_code if isinstance(refusal, HTTPException) else 403
+        self._log_refusal(told, close_for(refusal)[1])
         if not has_handlers(endpoint.scope):
             raise refusal
         await answer_by_handlers(websocket, refusal, self._send)
+
+    def _tells(self, status: int) -> bool:
+        """Whether a refusal is told with its own status."""
+        if "websocket.http.response" not in self._endpoint.scope.get("extensions", {}):
+            return False
+        return self._endpoint.reject_as != "policy" or status >= 500
+
+    def _log_refusal(self, told: int, reason: object) -> None:
+        """Say why a client was not let in. Of an outage, which all of them meet, `outages` does."""
+        if self._error is None or not is_outage(self._error):
+            name = type(self._endpoint).__name__
+            logger.warning("%s: handshake refused with %d: %s", name, told, one_line(reason))

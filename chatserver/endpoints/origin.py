@@ -14,6 +14,8 @@ from chatserver.errors import InvalidHandshake
 __all__ = ["check_allowed_origins", "check_origin"]
 
 _ORIGIN = re.compile(r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?")
+#: Characters of a refused origin that are told.
+MAX_SHOWN = 80
 _DEFAULT_PORT = {"http": 80, "https": 443}
 _PAGE_SCHEME = {"ws": "http", "wss": "https", "http": "http", "https": "https"}
 
@@ -59,7 +61,8 @@ def check_origin(scope: Scope, allowed: Collection[str]) -> None:
         return
     if len(origins) == 1 and (origins[0] in allowed or _matches(origins[0], scope, allowed)):
         return
-    raise InvalidHandshake("this origin may not connect", status=403, code=4403)
+    shown = ", ".join(origins)[:MAX_SHOWN]
+    raise InvalidHandshake(f"the origin {shown!r} may not connect", status=403, code=4403)
 
 
 def _matches(origin: str, scope: Scope, allowed: Collection[str]) -> bool:

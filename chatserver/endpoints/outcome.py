@@ -15,6 +15,7 @@ from chatserver.errors import (
     InvalidToken,
     KeysUnavailable,
     PeerError,
+    VerifierMissing,
     close_code_for_status,
 )
 
@@ -26,6 +27,7 @@ __all__ = [
     "is_expected",
     "is_ours",
     "is_outage",
+    "one_line",
     "root_of",
 ]
 
@@ -33,6 +35,8 @@ logger = logging.getLogger("chatserver")
 
 #: What a client is told of an outage. Its own text is for the log: it may tell of our network.
 TRY_AGAIN = "the server is not available right now, try again later"
+
+OUTAGES = (BrokerUnavailable, KeysUnavailable, VerifierMissing)
 
 
 def is_departure(error: BaseException) -> bool:
@@ -61,8 +65,8 @@ def root_of(error: BaseException) -> BaseException:
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether a service that we depend on can't be reached: nobody's fault here, and it passes."""
-    return isinstance(error, BrokerUnavailable | KeysUnavailable)
+    """Whether something that we depend on is not there: no client's fault, and it can pass."""
+    return isinstance(error, OUTAGES)
 
 
 def close_for(error: BaseException) -> tuple[int, str]:
@@ -74,7 +78,7 @@ def close_for(error: BaseException) -> tuple[int, str]:
             return close_code_for_status(error.status_code), error.detail
         case asyncio.CancelledError():
             return 1012, "the server is stopping"
-        case BrokerUnavailable() | KeysUnavailable():
+        case _ if is_outage(error):
             return 1013, TRY_AGAIN
         case _:
             return 1011, "internal error"
@@ -89,10 +93,16 @@ def as_refusal(error: BaseException | None) -> HTTPException | WebSocketExceptio
             return HTTPException(401, error.reason, headers={"WWW-Authenticate": "Bearer"})
         case PeerError():
             return HTTPException(error.status, error.reason)
-        case BrokerUnavailable() | KeysUnavailable():
+        case BaseException() if is_outage(error):
             return HTTPException(503, TRY_AGAIN)
         case _:
             return None
+
+
+def one_line(text: object) -> str:
+    """A text for the log: line breaks and other controls escaped, 300 characters at most."""
+    shown = str(text)[:300]
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in shown)
 
 
 class OutageLog:

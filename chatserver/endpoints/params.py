@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar, Union, get_args, get_origin
 
 import msgspec
+from msgspec import inspect
 from starlette.convertors import IntegerConvertor
 from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute, Host, Mount, WebSocketRoute
@@ -52,6 +53,25 @@ FromCookie: TypeAlias = Annotated[T, Source("cookie")]
 
 #: Stands for the default of a parameter that has none.
 REQUIRED: Any = object()
+
+_MARKERS = {
+    "path parameter": "FromPath",
+    "query parameter": "FromQuery",
+    "header": "FromHeader",
+    "cookie": "FromCookie",
+}
+_SEQUENCES = (
+    inspect.ListType,
+    inspect.SetType,
+    inspect.FrozenSetType,
+    inspect.VarTupleType,
+)
+_OF_TEXT = (
+    *(inspect.AnyType, inspect.StrType, inspect.BytesType, inspect.ByteArrayType),
+    *(inspect.IntType, inspect.FloatType, inspect.BoolType, inspect.DecimalType),
+    *(inspect.DateTimeType, inspect.DateType, inspect.TimeType, inspect.TimeDeltaType),
+    inspect.UUIDType,
+)
 
 _LEADING_ZEROS = re.compile(r"^(-?)\+?0*(?=[0-9])")
 _KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
@@ -130,19 +150,62 @@ class Parameter(NamedTuple):
 
 
 def find_parameters(cls: type, annotations: Mapping[str, Any]) -> dict[str, Parameter]:
-    """The parameters among a class's annotations, with their defaults from the class."""
+    """The parameters among a class's annotations, with their defaults from the class.
+
+    Raises:
+        TypeError: One is given as a value, or its type is never made of a text.
+    """
+    for name, value in vars(cls).items():
+        if source := _source_of(value):
+            marker = _MARKERS[source.name]
+            raise TypeError(
+                f"{cls.__name__}.{name} = {marker}[...] says nothing; "
+                f"write '{name}: {marker}[...]', with a colon"
+            )
     found = {}
     for name, annotation in annotations.items():
-        source = next(
-            (a for a in getattr(annotation, "__metadata__", ()) if type(a) is Source), None
-        )
-        if source is not None:
+        if source := _source_of(annotation):
             inner, *others = get_args(annotation)
             rest = tuple(other for other in others if other is not source)
             kind = Annotated[(_without_none(inner), *rest)] if rest else _without_none(inner)
+            if not _can_be_read(kind, source):
+                raise TypeError(
+                    f"{cls.__name__}.{name}: a {source.name} is a text, and none can be made "
+                    f"a {inner!r}"
+                )
             is_number = _mentions(kind, int) and not _mentions(kind, str)
             found[name] = Parameter(name, source, kind, getattr(cls, name, REQUIRED), is_number)
     return found
+
+
+def _source_of(annotation: Any) -> Source | None:
+    metadata = getattr(annotation, "__metadata__", ())
+    return next((mark for mark in metadata if type(mark) is Source), None)
+
+
+def _can_be_read(kind: Any, source: Source) -> bool:
+    """Whether a value of this type can be made of a text, or of several in a query."""
+    try:
+        info = msgspec.inspect.type_info(kind)
+    except TypeError:
+        return False
+    if source.name == "query parameter" and isinstance(info, _SEQUENCES):
+        return _is_of_text(info.item_type)
+    if source.name == "query parameter" and isinstance(info, inspect.TupleType):
+        return all(map(_is_of_text, info.item_types))
+    return _is_of_text(info)
+
+
+def _is_of_text(info: inspect.Type) -> bool:
+    match info:
+        case inspect.UnionType():
+            return any(map(_is_of_text, info.types))
+        case inspect.Metadata():
+            return _is_of_text(info.type)
+        case inspect.LiteralType() | inspect.EnumType():
+            return True
+        case _:
+            return isinstance(info, _OF_TEXT)
 
 
 def bound_integers(route: object) -> None:

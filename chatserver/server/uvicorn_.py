@@ -3,10 +3,13 @@
 When an upgrade of uvicorn takes something away or changes it, the test of that name says so.
 """
 
+import sys
 from importlib.util import find_spec
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.config import Config
+from uvicorn.lifespan.on import LifespanOn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
@@ -23,6 +26,7 @@ __all__ = [
     "HttpToolsProtocol",
     "RequestResponseCycle",
     "ServerState",
+    "host_of_server",
     "is_full",
 ]
 
@@ -31,3 +35,19 @@ def is_full(protocol: Any) -> bool:
     """Whether its transport has told an HTTP protocol that it takes no more for now."""
     flow = getattr(protocol, "flow", None)
     return flow is not None and bool(flow.write_paused)
+
+
+def host_of_server() -> str | None:
+    """The host on which the server listens that runs this lifespan; None where it is not known.
+
+    A lifespan is told nothing of it. But uvicorn, which knows, waits for the lifespan, and stands
+    on the stack.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code is not LifespanOn.main.__code__:
+        frame = frame.f_back
+    if frame is None:
+        return None
+    config: Config = frame.f_locals["self"].config
+    listens_elsewhere = config.uds is not None or config.fd is not None
+    return None if listens_elsewhere else config.host

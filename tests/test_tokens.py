@@ -1,10 +1,11 @@
-"""Who is there: where a token may stand, and the many tokens that will not do."""
+"""Whom a token stands for, and the many tokens that will not do."""
 
 import base64
 import hmac
 import json
 import math
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,18 +19,9 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
-from starlette.requests import HTTPConnection
 
-from chatserver import auth
-from chatserver.auth import (
-    ANONYMOUS,
-    Credential,
-    Identity,
-    Verifier,
-    credential,
-    credentials,
-    mint,
-)
+from chatserver.auth import ANONYMOUS, Identity, Verifier, mint
+from chatserver.auth import keys as keys_module
 from chatserver.errors import InvalidSetting, InvalidToken, KeysUnavailable
 
 SECRET = "correct-horse-battery-staple-0123456789"
@@ -40,111 +32,6 @@ GOOD = {"sub": "ann", "exp": NOW + 3600}
 
 def b64(data: bytes) -> bytes:
     return base64.urlsafe_b64encode(data).rstrip(b"=")
-
-
-# --- where a token may stand ---------------------------------------------------------------------
-
-
-def connection(
-    query: bytes = b"", subprotocols: list[str] | None = None, **headers: str
-) -> HTTPConnection:
-    return HTTPConnection(
-        {
-            "type": "websocket",
-            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
-            "query_string": query,
-            "subprotocols": subprotocols or [],
-        }
-    )
-
-
-BOTH = {"cookie": "session=b", "authorization": "Bearer a"}
-EMPTY = {"cookie": "session=", "authorization": "Bearer "}
-
-
-@pytest.mark.parametrize(
-    ("came", "value", "source"),
-    [
-        (connection(authorization="Bearer a"), "a", "authorization"),
-        (connection(authorization="bearer  a "), "a", "authorization"),
-        (connection(cookie="theme=dark; session=b"), "b", "cookie"),
-        (connection(subprotocols=["bearer", "c"]), "c", "subprotocol"),
-        (connection(subprotocols=["centrifuge-json", "bearer", "c"]), "c", "subprotocol"),
-        (connection(b"q=1&token=d"), "d", "query"),
-        (connection(b"%74oken=d%20e"), "d e", "query"),
-        (connection(b"token=d", ["bearer", "c"], **BOTH), "a", "authorization"),
-        (connection(b"token=d", ["bearer", "c"], cookie="session=b"), "b", "cookie"),
-        (connection(b"token=d", ["bearer", "c"]), "c", "subprotocol"),
-        (connection(b"token=d", ["bearer", ""], **EMPTY), "d", "query"),
-        (connection(b"token=d", ["bearer"], authorization="Basic a"), "d", "query"),
-    ],
-)
-def test_credential_is_the_first_that_is_not_empty(
-    came: HTTPConnection, value: str, source: auth.Source
-) -> None:
-    assert credential(came) == Credential(value, source)
-
-
-@pytest.mark.parametrize(
-    "came",
-    [
-        connection(),
-        connection(b"token="),
-        connection(b"Token=a"),
-        connection(subprotocols=["a", "bearer"]),
-        connection(authorization="Bearer"),
-        connection(cookie="session"),
-    ],
-)
-def test_no_credential(came: HTTPConnection) -> None:
-    assert credential(came) is None
-
-
-def test_every_credential_is_found_the_best_first() -> None:
-    came = connection(b"token=d", ["bearer", "c"], **BOTH)
-    assert [found.value for found in credentials(came)] == ["a", "b", "c", "d"]
-    foreign = connection(b"token=d", ["bearer", "c"], cookie="session=of-somebody-else")
-    assert [found.source for found in credentials(foreign)] == ["cookie", "subprotocol", "query"]
-
-
-def test_a_cookie_of_escaped_quotes_takes_no_time() -> None:
-    """Half a megabyte; by `http.cookies` of Python 3.11.7 60 KB take four seconds."""
-    begun = time.process_time()
-    quotes = '\\"' * 250_000
-    (found,) = credentials(connection(cookie=f'session="{quotes}"'))
-    assert found.value == '"' * 250_000
-    assert time.process_time() - begun < 2
-
-
-@pytest.mark.parametrize(
-    ("value", "answer"),
-    [
-        (jwt.encode({"sub": "ann"}, SECRET), True),
-        (jwt.encode({"sub": "ann"}, SECRET)[:-4], True),
-        ("eyJ1c2VyIjogImFubiJ9.aSXKdw.Wn4zv2hUsB1mJ1cJ8n1kF0m3vXo", False),  # SessionMiddleware's
-        (b64(b'{"alg":"none"}').decode() + "..", True),
-        ("fake-super-secret-token", False),
-        ("", False),
-        ("..", False),
-        (b64(b'{"alg":"HS256"}').decode(), False),
-        (b64(b'{"typ":"JWT"}').decode() + ".e30.x", False),
-        (b64(b"[" * 5000).decode() + ".e30.x", False),
-        ("a" * 9000, False),
-        ("t\xf6k.\xe9.n", False),
-        ("\ud800.e30.x", False),
-    ],
-)
-def test_what_looks_like_a_token(value: str, answer: bool) -> None:
-    assert Credential(value, "cookie").looks_like_token is answer
-
-
-def test_credential_of_a_plain_request() -> None:
-    scope = {"type": "http", "headers": [], "query_string": b"token=a"}
-    assert credential(HTTPConnection(scope)) == Credential("a", "query")
-
-
-def test_credential_does_not_show_itself() -> None:
-    assert "hunter2" not in repr(Credential("hunter2", "query"))
 
 
 # --- keys ----------------------------------------------------------------------------------------
@@ -680,7 +567,7 @@ def test_flood_of_unknown_keys_is_one_fetch(keys: KeyServer) -> None:
 
 
 def test_new_key_is_found_after_the_pause(keys: KeyServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auth, "FETCH_PAUSE", 0.0)
+    monkeypatch.setattr(keys_module, "FETCH_PAUSE", 0.0)
     keys.publish(one="RSA")
     verifier = Verifier(jwks_url=keys.url)
     assert verify(verifier, signed(GOOD, "RSA", "RS256", kid="one"))
@@ -692,7 +579,7 @@ def test_new_key_is_found_after_the_pause(keys: KeyServer, monkeypatch: pytest.M
 def test_known_keys_do_not_wait_for_a_slow_server(
     keys: KeyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auth, "FETCH_PAUSE", 0.0)
+    monkeypatch.setattr(keys_module, "FETCH_PAUSE", 0.0)
     keys.publish(one="RSA")
     verifier = Verifier(jwks_url=keys.url)
 
@@ -742,7 +629,7 @@ def test_broken_key_server_is_not_the_peers_fault(
 
 
 def test_known_keys_outlive_their_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auth, "FETCH_PAUSE", 0.0)
+    monkeypatch.setattr(keys_module, "FETCH_PAUSE", 0.0)
     keys = KeyServer()
     keys.publish(one="RSA")
     with serving(keys):
@@ -756,7 +643,7 @@ def test_known_keys_outlive_their_server(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_key_server_that_comes_back_is_asked_again(
     keys: KeyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auth, "RETRY_PAUSE", 0.0)
+    monkeypatch.setattr(keys_module, "RETRY_PAUSE", 0.0)
     keys.status = 503
     verifier = Verifier(jwks_url=keys.url)
     with pytest.raises(KeysUnavailable):
@@ -764,3 +651,18 @@ def test_key_server_that_comes_back_is_asked_again(
     keys.status = 200
     keys.publish(one="RSA")
     assert verify(verifier, signed(GOOD, "RSA", "RS256", kid="one")).user == "ann"
+
+
+# --- without the extra ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", [{"public_key": "x"}, {"jwks_url": "https://a.example"}])
+def test_without_cryptography_one_sentence(
+    given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.asymmetric", None)
+    monkeypatch.delitem(sys.modules, "chatserver.auth.keys")
+    monkeypatch.delattr("chatserver.auth.keys")
+    with pytest.raises(InvalidSetting, match=r"pip install 'starlette-chatserver\[jwt\]'"):
+        Verifier(**given)
+    assert verify(Verifier(secret=SECRET), hs256(GOOD)).user == "ann"

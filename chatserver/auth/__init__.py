@@ -1,0 +1,47 @@
+"""Who is there: the credentials of a handshake, and whom a token stands for.
+
+    verifier = Verifier(secret=settings.token_secret)
+    for found in credentials(websocket):                # header, cookie, subprotocol, query
+        identity = await verifier.verify(found.value)   # or InvalidToken
+    identity.may("item:foo")
+
+`Verifier` and `mint` are imported when they are first asked for: an application without tokens
+need not wait for what they bring along.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from chatserver.auth.credentials import Credential, credential, credentials
+from chatserver.auth.identity import (
+    ANONYMOUS,
+    OPEN_MODE,
+    OPEN_ON_LOOPBACK,
+    Identity,
+    OpenMode,
+    VerifiesTokens,
+)
+
+if TYPE_CHECKING:
+    from chatserver.auth.tokens import Verifier, mint
+
+__all__ = [
+    "ANONYMOUS",
+    "OPEN_MODE",
+    "OPEN_ON_LOOPBACK",
+    "Credential",
+    "Identity",
+    "OpenMode",
+    "Verifier",
+    "VerifiesTokens",
+    "credential",
+    "credentials",
+    "mint",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Verifier", "mint"):
+        from chatserver.auth import tokens
+
+        return getattr(tokens, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

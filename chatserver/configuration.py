@@ -1,0 +1,61 @@
+"""One call that gives an application what the settings say.
+
+app = Starlette(routes=[...], lifespan=lifespan)
+configure(app)                              # from the environment: CHATSERVER_*
+"""
+
+from starlette.applications import Starlette
+
+from chatserver.auth import OPEN_MODE, OPEN_ON_LOOPBACK, VerifiesTokens
+from chatserver.brokers import MemoryBroker
+from chatserver.hub import Hub
+from chatserver.settings import Settings
+
+__all__ = ["configure"]
+
+
+def configure(app: Starlette, settings: Settings | None = None) -> Settings:
+    """Give an application verifier, allowed origins, hub and limits.
+
+    They become `app.state.verifier`, `app.state.allowed_origins` and `app.state.hub`. Without a
+    key for tokens that is open mode, on addresses that other machines can't reach; on all of them
+    with the setting `open_to_network`.
+
+    Args:
+        app: A Starlette or FastAPI application.
+        settings: What to give it; read from the environment when left out.
+
+    Returns:
+        The settings.
+
+    Raises:
+        InvalidSetting: A setting can't be used.
+    """
+    settings = settings or Settings.from_env()
+    app.state.verifier = _verifier(settings)
+    app.state.allowed_origins = settings.allowed_origins
+    app.state.hub = Hub(
+        MemoryBroker(
+            history_size=settings.history_size,
+            history_ttl=settings.history_ttl,
+            history_memory=settings.history_memory,
+        ),
+        limits=settings.limits(),
+    )
+    return settings
+
+
+def _verifier(settings: Settings) -> VerifiesTokens:
+    if not settings.verifies_tokens:
+        return OPEN_MODE if settings.open_to_network else OPEN_ON_LOOPBACK
+    from chatserver.auth import Verifier
+
+    return Verifier(
+        secret=settings.token_secret,
+        public_key=settings.token_public_key,
+        jwks_url=settings.token_jwks_url,
+        audience=settings.token_audience,
+        issuer=settings.token_issuer,
+        claim=settings.token_claim,
+        leeway=settings.token_leeway,
+    )

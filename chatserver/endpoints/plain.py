@@ -1,0 +1,67 @@
+"""A plain HTTP request for the path of a WebSocket is answered with what it lacks.
+
+Without this it is a 404: a router looks only at the routes for HTTP.
+"""
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Host, Match, Mount, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+__all__ = ["answer_plain_requests"]
+
+NO_UPGRADE = (
+    "This path is for WebSocket connections, and the request has no header 'Upgrade: websocket'. "
+    "If the client sent it, a proxy has taken it away."
+)
+
+
+def answer_plain_requests(app: Starlette) -> None:
+    """Let an application answer plain requests for its WebSockets with 426; again does nothing.
+
+    Mounted applications and routers are followed.
+    """
+    _prepare(app.router)
+
+
+def _prepare(router: Router) -> None:
+    if not isinstance(router.default, _UpgradeRequired):
+        router.default = _UpgradeRequired(router, router.default)
+    for route in router.routes:
+        if inner := _router_of(route):
+            _prepare(inner)
+
+
+def _router_of(route: BaseRoute) -> Router | None:
+    if not isinstance(route, Mount | Host):
+        return None
+    # Without the middleware around it.
+    app = route._base_app if isinstance(route, Mount) else route.app
+    router = app if isinstance(app, Router) else getattr(app, "router", None)
+    return router if isinstance(router, Router) else None
+
+
+class _UpgradeRequired:
+    """Stands in for a router's own answer where it has no route.
+
+    Args:
+        router: Whose WebSocket routes are looked at.
+        default: Its own answer.
+    """
+
+    def __init__(self, router: Router, default: ASGIApp) -> None:
+        self._router = router
+        self._default = default
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer with 426 where a WebSocket would find its route (RFC 9110, section 15.5.22)."""
+        if scope["type"] == "http" and self._is_for_websockets(scope):
+            headers = {"Upgrade": "websocket"}
+            if scope["http_version"].startswith("1"):
+                headers["Connection"] = "Upgrade"  # HTTP/2 has no such header
+            raise HTTPException(426, NO_UPGRADE, headers)
+        await self._default(scope, receive, send)
+
+    def _is_for_websockets(self, scope: Scope) -> bool:
+        handshake = {**scope, "type": "websocket"}
+        return any(route.matches(handshake)[0] is Match.FULL for route in self._router.routes)
