@@ -63,7 +63,7 @@ def described(part: str) -> list[str]:
     doc = base.Endpoint.__doc__ or ""
     section = re.search(rf"^    {part}:\n((?:        .*\n|\n)+)", doc, re.MULTILINE)
     assert section is not None
-    return re.findall(r"^        (\w+):", section[1], re.MULTILINE)
+    return re.findall(r"^        (?:- `)?(\w+)`?:", section[1], re.MULTILINE)
 
 
 def test_class_attributes() -> None:
