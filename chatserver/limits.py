@@ -176,6 +176,14 @@ class Limits:
         NUMBER,
         unit="a second",
     )
+    # In bytes of messages, inflated. Enough for a client to fill the buffers of those it talks to.
+    max_byte_rate: int = setting(
+        8 * 1024 * 1024,
+        "most bytes taken from one client, beyond a burst of max_buffer; one that sends faster is "
+        "read more slowly; 0 is no limit",
+        between(0, 2**40),
+        unit="a second",
+    )
     compression: bool = setting(
         False, "whether to compress messages for clients that can: on or off", true_or_false
     )

@@ -189,3 +189,47 @@ def test_a_pause_ends_a_flood() -> None:
 
 def test_how_long_a_flood_may_last_is_a_constant_of_the_module() -> None:
     assert module.FLOOD_SECONDS == 5.0
+
+
+# Too many bytes
+
+KIB = b"\x82\xfe\x04\x00" + MASK + bytes(1024)
+SLOW = Limits(max_buffer=4096, max_byte_rate=2048)
+
+
+def test_a_burst_of_one_buffer_is_taken_and_then_so_many_bytes_a_second() -> None:
+    client = Client(SLOW)
+    assert len(client.send(KIB * 10)) == 4
+    assert client.incoming.paused
+    assert client.incoming.wait == module.SHORTEST_WAIT
+    client.now += 0.25
+    assert len(client.taken()) == 1
+    assert client.incoming.wait == 0.25
+    client.now += 0.75
+    assert len(client.taken()) == 1
+    client.now += 3600
+    assert len(client.taken()) == 4
+    assert not client.incoming.held
+    assert client.incoming.violation is None
+
+
+def test_the_check_of_the_message_rate_gives_no_bytes() -> None:
+    client = Client(SLOW)
+    assert len(client.send(KIB * 10)) == 4
+    assert client.check_after(0) is None
+    assert client.taken() == []
+    assert client.incoming.paused
+
+
+def test_bytes_are_counted_as_they_stand_in_memory() -> None:
+    euros = "\u20ac" * 512  # three bytes each
+    wire = b"\x81\xfe\x06\x00" + MASK + euros.encode()
+    client = Client(Limits(max_buffer=1536, max_byte_rate=1))
+    assert client.send(wire * 2) == [euros]
+    assert client.incoming.wait > 0
+
+
+def test_without_a_limit_of_bytes_nobody_waits() -> None:
+    client = Client(Limits(max_buffer=1, max_byte_rate=0))
+    assert len(client.send(KIB * 100)) == 100
+    assert not client.incoming.paused

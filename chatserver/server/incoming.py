@@ -2,9 +2,10 @@
 
     incoming.feed(data); incoming.next()     one message or control frame at a time
 
-`next` says None for one of three reasons: more bytes are needed, the client has sent as many
-messages as it may for now (`held`), or it broke a rule (`violation`). Its owner calls `check` once
-an interval: that renews what the client may send, and tells when one of its deadlines has passed.
+`next` says None for one of four reasons: more bytes are needed, the client has sent as many
+messages as it may for now (`held`) or as many bytes (`wait`), or it broke a rule (`violation`). Its
+owner calls `check` once an interval: that renews how many messages the client may send, and tells
+when one of its deadlines has passed.
 """
 
 from collections.abc import Callable
@@ -18,6 +19,8 @@ __all__ = ["FLOOD_SECONDS", "Incoming"]
 
 #: Seconds on end in which a client may send twice as many messages as its limit.
 FLOOD_SECONDS = 5.0
+#: Shortest time, in seconds, for which a client that sends too many bytes is not read.
+SHORTEST_WAIT = 0.01
 
 
 class Incoming:
@@ -34,6 +37,7 @@ class Incoming:
     Attributes:
         violation: The rule that the client broke. What came behind is not looked at.
         held: Whether nothing more is taken before the next `check`.
+        wait: Seconds for which nothing more is taken, because of too many bytes; 0 if it may be.
     """
 
     __slots__ = (
@@ -42,6 +46,8 @@ class Incoming:
         "_broken",
         "_clock",
         "_counts",
+        "_credit",
+        "_credited",
         "_floods",
         "_interval",
         "_left",
@@ -50,6 +56,7 @@ class Incoming:
         "_renewed",
         "held",
         "violation",
+        "wait",
     )
 
     def __init__(
@@ -77,15 +84,20 @@ class Incoming:
         self._allowance = max(rate * interval, 1) if rate else float("inf")
         self._left = self._allowance
         self._renewed = clock()
+        # Bytes that may be taken at once, as of when they were counted: a bucket that is filled
+        # with the rate (a token bucket), and looked at when it is empty.
+        self._credit = float(limits.max_buffer if limits.max_byte_rate else "inf")
+        self._credited = self._renewed
         # Intervals on end in which the client sent at least twice what it may.
         self._floods = 0
         self.violation: InvalidFrame | None = None
         self.held = False
+        self.wait = 0.0
 
     @property
     def paused(self) -> bool:
         """Whether the socket is better not read for now."""
-        return self.held or self.violation is not None
+        return self.held or self.wait > 0 or self.violation is not None
 
     def feed(self, data: bytes) -> None:
         """Append what came from the client."""
@@ -94,6 +106,8 @@ class Incoming:
     def next(self) -> Event | None:
         """The next message or control frame, if there is one that may be taken now."""
         if self.held or self.violation is not None:
+            return None
+        if self._credit <= 0 and self._must_wait():
             return None
         try:
             if self._left <= 0:
@@ -107,8 +121,12 @@ class Incoming:
             self._note_unfinished()
             return None
         self._left -= 1
-        if type(event) is str or type(event) is bytes:
+        if type(event) is str:
             self._begun = None
+            self._credit -= len(event) if event.isascii() else len(event.encode())
+        elif type(event) is bytes:
+            self._begun = None
+            self._credit -= len(event)
         return event
 
     def check(self, now: float) -> InvalidFrame | None:
@@ -127,6 +145,15 @@ class Incoming:
             self._floods = 0
         self._left, self._renewed, self.held = self._allowance, now, False
         return None
+
+    def _must_wait(self) -> bool:
+        """Whether the bytes taken are still more than the rate allows, as of now."""
+        now, rate = self._clock(), self._limits.max_byte_rate
+        earned = rate * (now - self._credited)
+        self._credit = min(self._credit + earned, self._limits.max_buffer)
+        self._credited = now
+        self.wait = max(-self._credit / rate, SHORTEST_WAIT) if self._credit <= 0 else 0.0
+        return self.wait > 0
 
     def _note_unfinished(self) -> None:
         if not self._parser.unfinished:

@@ -277,10 +277,18 @@ class Socket(Connection, Watched, asyncio.Protocol):
             self._fail(incoming.violation)
         elif not incoming.paused:
             self._resume_reading()
+        elif incoming.wait:
+            self._pause_reading()
+            self._read_on_after(incoming.wait)
         elif self._state is CLOSING:
             self.abort()  # it floods us instead of answering our close frame
         else:
             self._pause_reading()
+
+    def _read_on_after(self, seconds: float) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self._edge.loop.call_later(seconds, self._read_on)
 
     def _is_in_turn(self) -> bool:
         """Whether the application is still to answer what came before the rule was broken."""
