@@ -142,6 +142,8 @@ bench-guards: $(BENCH_READY) ## Attack each guard, ours and FastAPI's tutorial, 
 .PHONY: docs
 docs: $(DOCS_READY) ## Build the documentation into site/; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@! grep -rE '<(script|link|img|iframe)[^>]+(src|href)="?(https?:)?//' --include='*.html' site || \
+		{ echo "The site is to be read without a network: the above comes from elsewhere." >&2; exit 1; }
 	@echo "Open site/index.html"
 
 .PHONY: dist
