@@ -18,6 +18,7 @@ BIN := $(VENV)/bin
 RUN_READY := $(VENV)/.ready-to-run
 TEST_READY := $(VENV)/.ready-to-test
 DEV_READY := $(VENV)/.ready-to-develop
+DOCS_READY := $(VENV)/.ready-for-docs
 # Each server of the benchmark has an environment in here, and so has what runs it.
 BENCH := .venv-bench
 BENCH_PYTHON := $(BENCH)/runner/bin/python
@@ -150,6 +151,13 @@ bench-full: $(BENCH_READY) ## The same with more rounds and regimes, and the plo
 bench-guards: $(BENCH_READY) ## Attack each guard, ours and FastAPI's tutorial, in six minutes
 	@$(BENCH_PYTHON) -m benchmarks guards $(ARGS)
 
+.PHONY: docs
+docs: $(DOCS_READY) ## Build the documentation into site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@! grep -rE '<(script|link|img|iframe)[^>]+(src|href)="?(https?:)?//' --include='*.html' site || \
+		{ echo "The site is to be read without a network: the above comes from elsewhere." >&2; exit 1; }
+	@echo "Open site/index.html"
+
 .PHONY: dist
 dist: $(DEV_READY) ## Build wheel and sdist into dist/
 	rm -rf build dist *.egg-info
@@ -175,7 +183,7 @@ chromium: ## Find Chromium for the browser tests, or install it (Debian's, as ro
 
 .PHONY: clean
 clean: ## Remove everything that make has made
-	rm -rf .venv .venv-* build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-* build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	rm -rf .coverage .coverage.* htmlcov
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -214,6 +222,12 @@ $(DEV_READY): $(VENV)/.made-for $(INSTALLS_FROM)
 	@rm -f $@
 	$(call install,.[dev])
 	@touch $(RUN_READY) $(TEST_READY) $@
+
+# Beside the others, for ruff lays out the signatures.
+$(DOCS_READY): $(DEV_READY)
+	@rm -f $@
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	@touch $@
 
 $(BENCH_READY): Makefile | $(RUN_READY)
 	@rm -rf $(BENCH)/runner
