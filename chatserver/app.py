@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PrefixLoader, StrictUndefined
 from starlette.applications import Starlette
@@ -124,7 +124,7 @@ def _is_open(scope: Scope) -> bool:
 class UnknownPath(Endpoint):
     """Refuses a WebSocket that no route is for, as a page would be: with a 404."""
 
-    allowed_origins = ("*",)
+    allowed_origins: ClassVar[tuple[str, ...]] = ("*",)
 
     async def authenticate(self, websocket: WebSocket) -> None:
         raise HTTPException(404, "There is nothing at this path.")
@@ -186,7 +186,9 @@ async def _ready_lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
         host = host_of_server()
         if verifier.loopback_only and host is not None and not is_loopback(host):
             raise InvalidSetting(EXPOSED.format(host=host))
-        logger.warning("open mode: any non-empty token passes")
+        logger.warning(
+            "Open mode: any non-empty token passes; set CHATSERVER_TOKEN_SECRET to verify tokens."
+        )
     async with lifespan(app) as state:
         yield state
 

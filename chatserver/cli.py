@@ -5,6 +5,7 @@ on the user's side is one sentence on stderr, never a traceback.
 """
 
 import argparse
+import errno
 import gc
 import importlib.util
 import os
@@ -32,7 +33,6 @@ NO_SECRET = (
     "A token needs a secret: set CHATSERVER_TOKEN_SECRET, here and for the server, to what "
     '`python -c "import secrets; print(secrets.token_urlsafe(32))"` prints.'
 )
-OPEN_MODE = "Open mode: any non-empty token passes; set CHATSERVER_TOKEN_SECRET to verify tokens."
 EXIT_STATUSES = (
     "Exit status: 0 done; 1 the address can't be listened on; 2 a flag or setting can't be used; "
     "3 the application failed to start; 130 ended by Ctrl-C."
@@ -160,22 +160,19 @@ def _run(**overrides: Any) -> int:
     # create_app reads the environment, in this process as in a child that reloads.
     os.environ.update(settings.to_env())
     with _listen(settings.host, settings.port) as listener:
-        print(_invitation(settings, listener))
-        if not settings.verifies_tokens:
-            print(OPEN_MODE)
         if missing := missing_guards():
-            print(missing)
-        sys.stdout.flush()
+            print(missing, flush=True)
         _serve(settings, listener)
     return 0
 
 
 def _serve(settings: Settings, listener: socket.socket) -> None:
-    import uvicorn
     from uvicorn.supervisors import ChangeReload
 
+    from chatserver.server.uvicorn_ import InvitingServer
+
     config = _uvicorn_config(settings)
-    server = uvicorn.Server(config)
+    server = InvitingServer(config, _invitation(settings, listener))
     _make_room()
     if settings.reload:
         ChangeReload(config, target=server.run, sockets=[listener]).run()
@@ -245,7 +242,12 @@ def _listen(host: str, port: int) -> socket.socket:
         return _bound(family, address)
     except (OSError, UnicodeError) as error:
         why = getattr(error, "strerror", None) or error
-        raise CannotListen(f"Can't listen on {host}, port {port}: {why}.") from None
+        other = " Choose another with --port, or make run PORT=." if _is_taken(error) else ""
+        raise CannotListen(f"Can't listen on {host}, port {port}: {why}.{other}") from None
+
+
+def _is_taken(error: Exception) -> bool:
+    return getattr(error, "errno", None) in (errno.EADDRINUSE, errno.EACCES)
 
 
 def _bound(family: int, address: Any) -> socket.socket:

@@ -52,8 +52,8 @@ class PeerError(ChatServerError):
         status: The HTTP status before it is accepted.
     """
 
-    code = 1008
-    status = 403
+    code: int = 1008
+    status: int = 403
 
     def __init__(self, reason: str, *, code: int | None = None, status: int | None = None) -> None:
         super().__init__(reason)

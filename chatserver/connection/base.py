@@ -83,13 +83,13 @@ class Connection(ABC):
 
     def __init__(self, limits: Limits) -> None:
         self._id = ""
-        self.limits = limits
-        self.members = NO_MEMBERS
+        self.limits: Limits = limits
+        self.members: dict[str, Any] = NO_MEMBERS
         self.source: Source | None = None
-        self.accepted = False
+        self.accepted: bool = False
         self.close_code: int | None = None
-        self.slow = False
-        self.user = ""
+        self.slow: bool = False
+        self.user: str = ""
         self.on_gone: Callable[[int], None] | None = None
 
     def __repr__(self) -> str:

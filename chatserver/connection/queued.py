@@ -52,7 +52,7 @@ class QueuedConnection(Connection):
     """
 
     #: ASGI has no word for bytes that are framed already.
-    window_bits = None
+    window_bits: int | None = None
 
     def __init__(self, receive: Receive, send: Send, limits: Limits) -> None:
         super().__init__(limits)

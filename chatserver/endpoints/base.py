@@ -1,7 +1,7 @@
 """The endpoint class: what a subclass may override and call; its life is in `lifecycle`."""
 
 from collections.abc import Collection, Coroutine, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from starlette.endpoints import WebSocketEndpoint
 from starlette.types import Message as Event
@@ -21,7 +21,10 @@ from chatserver.errors import InvalidMessage, InvalidToken, KeysUnavailable
 from chatserver.hub import Hub
 from chatserver.publication import ClientInfo, Encoding, Position, frame, payload
 
-__all__ = ["Endpoint"]
+__all__ = ["Endpoint", "RejectAs"]
+
+RejectAs: TypeAlias = Literal["http", "close", "policy"]
+"""How a handshake is refused; `Endpoint` says what each means."""
 
 #: Messages that may be pushed to a client that is gone; then a handler that only pushes ends.
 MAX_PUSHED_IN_VAIN = 1000
@@ -42,27 +45,27 @@ class Endpoint(WebSocketEndpoint):
                 await websocket.send_text(f"Message text was: {data}")
 
     Class attributes:
-        encoding: What messages are: "text", "bytes" or "json"; None for text and bytes alike.
+        - `encoding`: What messages are: "text", "bytes" or "json"; None for text and bytes alike.
             With `@on_message` handlers it is "json".
-        channels: Channels to join with the accept and to leave at the end. A name may hold
+        - `channels`: Channels to join with the accept and to leave at the end. A name may hold
             parameters: "room:{room}". With several, the text of each but the last must not
             contain what separates it from the next; such a handshake is refused, and so is one
             without a parameter that a name needs.
-        presence: Whether to enter the channels' presence.
-        subprotocols: Those this endpoint speaks; the client's first choice among them is taken.
-        allowed_origins: Foreign origins whose pages may connect; "*" for all. None takes the
+        - `presence`: Whether to enter the channels' presence.
+        - `subprotocols`: Those this endpoint speaks; the client's first choice among them is taken.
+        - `allowed_origins`: Foreign origins whose pages may connect; "*" for all. None takes the
             application's (`app.state.allowed_origins`), which has none unless set.
-        reject_as: How a handshake is refused. "http": with the HTTP status of the reason, 422
+        - `reject_as`: How a handshake is refused. "http": with the HTTP status of the reason, 422
             for a parameter. "close": by accepting and closing with 4000 + status, 4422 for a
             parameter, since a browser's script sees nothing of a status. "policy": with a
             close before accept, as Starlette does: HTTP 403, 1008 for a test client; only a
             fault of the server's side (5xx) is told as what it is.
-        sends: Messages that this endpoint pushes: for documentation.
-        linger: Seconds for which what was received before an end is still handled, in order;
+        - `sends`: Messages that this endpoint pushes: for documentation.
+        - `linger`: Seconds for which what was received before an end is still handled, in order;
             then the handler is cancelled, and what is left is counted in `Counts.unhandled`. At
             a shutdown the server's grace may be over sooner. None takes the application's limit;
             0 asks to be cancelled at once.
-        disconnect_timeout: Seconds that `on_disconnect` may take.
+        - `disconnect_timeout`: Seconds that `on_disconnect` may take.
 
     Attributes:
         user: What `authenticate` returned.
@@ -78,7 +81,7 @@ class Endpoint(WebSocketEndpoint):
     presence: ClassVar[bool] = False
     subprotocols: ClassVar[Sequence[str]] = ()
     allowed_origins: ClassVar[Collection[str] | None] = None
-    reject_as: ClassVar[Literal["http", "close", "policy"]] = "http"
+    reject_as: ClassVar[RejectAs] = "http"
     sends: ClassVar[type | tuple[type, ...]] = ()
     linger: ClassVar[float | None] = None
     disconnect_timeout: ClassVar[float] = 5.0

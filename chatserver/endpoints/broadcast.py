@@ -1,11 +1,13 @@
 """Broadcast: everybody in one conversation."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from starlette.websockets import WebSocket
 
-from chatserver.endpoints.base import Endpoint
+from chatserver.endpoints.base import Endpoint, RejectAs
 from chatserver.endpoints.params import FromPath
+from chatserver.publication import Encoding
 
 __all__ = ["BroadcastEndpoint"]
 
@@ -13,9 +15,9 @@ __all__ = ["BroadcastEndpoint"]
 class BroadcastEndpoint(Endpoint):
     """Tells each text to everybody in the channel `chat`, and who left."""
 
-    encoding = "text"
-    reject_as = "policy"
-    channels = ("chat",)
+    encoding: Encoding = "text"
+    reject_as: ClassVar[RejectAs] = "policy"
+    channels: ClassVar[Sequence[str]] = ("chat",)
 
     client_id: FromPath[int]
 

@@ -1,12 +1,14 @@
 """Item channels: opened by a token, and reached from anywhere by `item:{item_id}`."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from starlette.websockets import WebSocket
 
 from chatserver.auth import Identity
-from chatserver.endpoints.base import Endpoint
+from chatserver.endpoints.base import Endpoint, RejectAs
 from chatserver.endpoints.params import FromCookie, FromPath, FromQuery
+from chatserver.publication import Encoding
 
 __all__ = ["ItemEndpoint"]
 
@@ -18,9 +20,9 @@ class ItemEndpoint(Endpoint):
     is refused with 1008 before accept, which over HTTP is a 403.
     """
 
-    encoding = "text"
-    reject_as = "policy"
-    channels = ("item:{item_id}",)
+    encoding: Encoding = "text"
+    reject_as: ClassVar[RejectAs] = "policy"
+    channels: ClassVar[Sequence[str]] = ("item:{item_id}",)
 
     item_id: FromPath[str]
     token: FromQuery[str | None] = None

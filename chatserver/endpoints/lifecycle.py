@@ -57,7 +57,7 @@ from chatserver.publication import PLAIN, ClientInfo, Encoding, payload
 __all__ = ["Lifecycle", "Served"]
 
 logger = logging.getLogger("chatserver")
-outages = OutageLog()
+outages: OutageLog = OutageLog()
 
 
 class Served(Protocol):

@@ -3,7 +3,7 @@
     class Item(Endpoint):
         item_id: FromPath[str]
         token: FromQuery[str | None] = None
-        tags: FromQuery[list[str]] = ()
+        tags: FromQuery[tuple[str, ...]] = ()
         user_agent: FromHeader[str | None] = None      # the header `User-Agent`
         session: FromCookie[str | None] = None
 

@@ -29,8 +29,8 @@ class Admission:
     """
 
     def __init__(self, limits: Limits | None = None) -> None:
-        self.limits = limits or Limits()
-        self.counts = Counts()
+        self.limits: Limits = limits or Limits()
+        self.counts: Counts = Counts()
         self._lock = threading.Lock()
         self._sockets = 0
         self._addresses: Counter[str] = Counter()

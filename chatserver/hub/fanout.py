@@ -55,7 +55,7 @@ class Shared:
     __slots__ = ("_frames", "delivery")
 
     def __init__(self, delivery: Delivery) -> None:
-        self.delivery = delivery
+        self.delivery: Delivery = delivery
         self._frames: dict[Encoder, Frame | None] = {}
 
     def frame(self, encoder: Encoder) -> Frame | None:
@@ -85,7 +85,7 @@ class Fanout:
         self.loop = loop
         self.connections: set[Connection] = set()
         self.channels: dict[str, Channel] = {}
-        self.delivered = 0
+        self.delivered: int = 0
         self._most = (limits or Limits()).max_buffer
         # A part of what a connection can buffer, so that nobody is slow who was not given a
         # turn to send.

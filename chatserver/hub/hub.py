@@ -88,11 +88,11 @@ class Hub:
     """
 
     def __init__(self, broker: Broker | None = None, *, limits: Limits | None = None) -> None:
-        self.broker = broker or MemoryBroker()
+        self.broker: Broker | MemoryBroker = broker or MemoryBroker()
         self.broker.attach(self.deliver, self.lost, self.control)
-        self.admission = Admission(limits)
-        self.limits = self.admission.limits
-        self.counts = self.admission.counts
+        self.admission: Admission = Admission(limits)
+        self.limits: Limits = self.admission.limits
+        self.counts: Counts = self.admission.counts
         self._lock = threading.RLock()
         self._fanouts: dict[asyncio.AbstractEventLoop, Fanout] = {}
         # The loops with members in a channel: replaced, never changed, so that it can be read

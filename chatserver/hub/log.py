@@ -29,8 +29,9 @@ class Log:
     __slots__ = ("_ends", "_frames", "_slices", "_wire", "begin", "end", "window_bits")
 
     def __init__(self, window_bits: int | None) -> None:
-        self.window_bits = window_bits
-        self.begin = self.end = 0
+        self.window_bits: int | None = window_bits
+        self.begin: int = 0
+        self.end: int = 0
         self._frames: list[Frame] = []  # of all that is here, where the members take frames
         self._wire = bytearray()  # the same, where they take bytes
         # Behind each publication, how many bytes it and those before it have, from one position

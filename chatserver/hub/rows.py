@@ -81,12 +81,12 @@ class Row:
     __slots__ = ("ahead", "feed", "members", "place", "turn", "writes")
 
     def __init__(self, feed: "Feed") -> None:
-        self.feed = feed
-        self.place = feed.log.end
+        self.feed: Feed = feed
+        self.place: int = feed.log.end
         self.members: list[Member] = []
         self.writes: list[Write] = []  # what takes their publications, in the same order
         self.ahead: dict[Member, int] = {}
-        self.turn = 0
+        self.turn: int = 0
 
     def add(self, member: Member) -> None:
         """Let a member stand here, from the log's end on."""
@@ -159,11 +159,11 @@ class Feed:
     __slots__ = ("_waiters", "encoder", "log", "queued", "roomy", "rows")
 
     def __init__(self, encoder: Encoder, window_bits: int | None) -> None:
-        self.encoder = encoder
-        self.log = Log(window_bits)
+        self.encoder: Encoder = encoder
+        self.log: Log = Log(window_bits)
         self.rows: deque[Row] = deque()
         self.roomy: dict[Row, None] = {}  # rows that are not full, in the order of becoming so
-        self.queued = False
+        self.queued: bool = False
         # Publishers who wait, with the place up to which all must have been written.
         self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
 
@@ -234,7 +234,7 @@ class Channel:
     def __init__(self) -> None:
         self.feeds: dict[Format, Feed] = {}
         self.joining: dict[Member, None] = {}
-        self.members = 0
+        self.members: int = 0
 
 
 def write_each(writes: tuple[Write, ...], wire: Any) -> None:

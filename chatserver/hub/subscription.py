@@ -73,7 +73,7 @@ class Continuity:
         self._most = most
         self._held: list[Publication] = []
         self._size = 0
-        self.gap = False
+        self.gap: bool = False
 
     def start(self, position: Position) -> list[Publication]:
         """The broker has said where the stream stands; returns what is to be passed on."""
@@ -174,7 +174,7 @@ class Subscription:
     __slots__ = ("_held", "_most", "_size", "answered", "state")
 
     def __init__(self, most: int) -> None:
-        self.state = State.JOINING
+        self.state: State = State.JOINING
         self.answered: Subscribed | None = None
         self._held: list[Publication] = []
         self._most = most

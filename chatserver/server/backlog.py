@@ -37,9 +37,9 @@ class Backlog:
 
     def __init__(self) -> None:
         self._entries: deque[_Waiting] = deque()
-        self.size = 0
+        self.size: int = 0
         self.pong: bytes | None = None
-        self.stall = Stall()
+        self.stall: Stall = Stall()
 
     def __len__(self) -> int:
         """How many entries wait."""

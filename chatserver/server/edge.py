@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 from chatserver.hub import ADMISSION, Admission
+from chatserver.limits import Counts, Limits
 from chatserver.server.uvicorn_ import Config, ServerState
 
 __all__ = ["Address", "Edge", "Watched", "edge_of"]
@@ -57,13 +58,13 @@ class Edge:
     def __init__(
         self, config: Config, server_state: ServerState, app_state: Mapping[str, Any]
     ) -> None:
-        self.loop = asyncio.get_running_loop()
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self.admission: Admission = app_state.get(ADMISSION) or Admission()
-        self.limits = self.admission.limits
-        self.counts = self.admission.counts
-        self.ping_interval = config.ws_ping_interval or float("inf")
-        self.ping_timeout = config.ws_ping_timeout or float("inf")
-        self.interval = min(INTERVAL, self._shortest() / 4)
+        self.limits: Limits = self.admission.limits
+        self.counts: Counts = self.admission.counts
+        self.ping_interval: float = config.ws_ping_interval or float("inf")
+        self.ping_timeout: float = config.ws_ping_timeout or float("inf")
+        self.interval: float = min(INTERVAL, self._shortest() / 4)
         self._servers: dict[Address, Address] = {}
         self._connections: Set[Any] = server_state.connections
         self._tasks = server_state.tasks

@@ -64,7 +64,7 @@ class InvalidRequest(Exception):
 
     def __init__(self, status: int, why: str, headers: RawHeaders = ()) -> None:
         super().__init__(why)
-        self.answer = response(status, headers, f"{why}\n".encode())
+        self.answer: bytes = response(status, headers, f"{why}\n".encode())
 
 
 class NoHandshake(InvalidRequest):
@@ -118,12 +118,13 @@ class Handshake:
         found = TARGET.fullmatch(target)
         if found is None:
             raise InvalidRequest(400, "Expected a path, and maybe a query.")
-        self.target = target
+        self.target: str = target
         self._path, self._query = found[1] or "/", found[2] or ""
         self._headers = headers
         self._key = _key(fields)
         self._subprotocols = _subprotocols(fields.get(b"sec-websocket-protocol", b""))
-        self._extensions, self.window_bits = "", 0
+        self._extensions = ""
+        self.window_bits: int = 0
         if compression and (offers := fields.get(b"sec-websocket-extensions")) is not None:
             try:
                 self._extensions, self.window_bits = negotiate(offers.decode("latin-1"))

@@ -91,8 +91,8 @@ class Incoming:
         # Intervals on end in which the client sent at least twice what it may.
         self._floods = 0
         self.violation: InvalidFrame | None = None
-        self.held = False
-        self.wait = 0.0
+        self.held: bool = False
+        self.wait: float = 0.0
 
     @property
     def paused(self) -> bool:

@@ -3,6 +3,7 @@
 When an upgrade of uvicorn takes something away or changes it, the test of that name says so.
 """
 
+import socket
 import sys
 from importlib.util import find_spec
 from types import FrameType
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from uvicorn.config import Config
 from uvicorn.lifespan.on import LifespanOn
 from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.server import ServerState
+from uvicorn.server import Server, ServerState
 
 #: Whether requests can be parsed by httptools, whose protocol shows more than that on h11.
 HAS_HTTPTOOLS = find_spec("httptools") is not None
@@ -24,11 +25,31 @@ __all__ = [
     "Config",
     "H11Protocol",
     "HttpToolsProtocol",
+    "InvitingServer",
     "RequestResponseCycle",
     "ServerState",
     "host_of_server",
     "is_full",
 ]
+
+
+class InvitingServer(Server):
+    """A server that says where it is to be found, when it is.
+
+    Args:
+        config: uvicorn's.
+        invitation: What it prints once it serves: the last line of a start.
+    """
+
+    def __init__(self, config: Config, invitation: str) -> None:
+        super().__init__(config)
+        self._invitation = invitation
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, as uvicorn does, and print the invitation."""
+        await super().startup(sockets)
+        if self.started:
+            print(self._invitation, flush=True)
 
 
 def is_full(protocol: Any) -> bool:

@@ -70,8 +70,8 @@ class WebSocketProtocol(Socket):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(edge_of(config, server_state, app_state))
-        self.config = config
-        self.app_state = app_state
+        self.config: Config = config
+        self.app_state: dict[str, Any] = app_state
         self._server_state = server_state
         # Where the client came to.
         self._server: Address = None

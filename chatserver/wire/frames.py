@@ -52,7 +52,7 @@ class Frame:
     def __init__(self, data: str | bytes) -> None:
         self._data = data
         payload = data.encode() if isinstance(data, str) and not data.isascii() else data
-        self.size = len(payload)
+        self.size: int = len(payload)
         self._message: dict[str, Any] | None = None
         self._wires: dict[int, bytes] = {}
 
