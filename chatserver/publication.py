@@ -64,13 +64,26 @@ class ClientInfo(Struct, frozen=True, gc=False):
 
 
 class Publication(Struct, frozen=True, gc=False):
-    """One message in a channel, as the broker numbered it."""
+    """One message in a channel, as the broker numbered it.
+
+    Attributes:
+        channel: The channel's name.
+        data: What was published: text, bytes, or JSON as it was encoded.
+        offset: Its number in the channel's stream.
+        epoch: The stream's name.
+        info: Who published it; None where nobody said.
+    """
 
     channel: str
     data: Payload
     offset: int
     epoch: str
     info: ClientInfo | None = None
+
+    @property
+    def value(self) -> Any:
+        """What was published as a Python value: text, bytes, or what the JSON says."""
+        return msgspec.json.decode(self.data) if isinstance(self.data, Raw) else self.data
 
 
 class Joined(Struct, frozen=True, gc=False):

@@ -245,7 +245,7 @@ class Model:
         self.sent += 1
         label = f"answer{self.sent}"
         self.expect(client, label, place)
-        place.member.answer = lambda again: Frame(label if again == subscribed else "another")
+        place.member.answer = lambda again: [Frame(label if again == subscribed else "another")]
 
     def check_answer(self, place: Place, subscribed: Subscribed) -> None:
         if subscribed.recovered:

@@ -18,8 +18,8 @@ from chatserver.endpoints.messages import ErrorMessage, Handler, find_handlers, 
 from chatserver.endpoints.params import Parameter
 from chatserver.endpoints.tasks import TaskGroup
 from chatserver.errors import InvalidMessage, InvalidToken, KeysUnavailable
-from chatserver.hub import Hub
-from chatserver.publication import ClientInfo, Encoding, Position, frame, payload
+from chatserver.hub import Hub, Subscribed
+from chatserver.publication import ClientInfo, Encoding, Position, Publication, frame, payload
 
 __all__ = ["Endpoint", "RejectAs"]
 
@@ -65,6 +65,7 @@ class Endpoint(WebSocketEndpoint):
             then the handler is cancelled, and what is left is counted in `Counts.unhandled`. At
             a shutdown the server's grace may be over sooner. None takes the application's limit;
             0 asks to be cancelled at once.
+        - `history`: How many of a channel's newest publications `welcome` is given; 0 for none.
         - `disconnect_timeout`: Seconds that `on_disconnect` may take.
 
     Attributes:
@@ -84,6 +85,7 @@ class Endpoint(WebSocketEndpoint):
     reject_as: ClassVar[RejectAs] = "http"
     sends: ClassVar[type | tuple[type, ...]] = ()
     linger: ClassVar[float | None] = None
+    history: ClassVar[int] = 0
     disconnect_timeout: ClassVar[float] = 5.0
 
     parameters: ClassVar[Mapping[str, Parameter]] = {}
@@ -176,6 +178,21 @@ class Endpoint(WebSocketEndpoint):
         """
         return None
 
+    def welcome(self, recent: Sequence[Publication]) -> Any:
+        """Make of a channel's newest publications what a client gets first, before what is live.
+
+        Called for each channel with its accept, and when one is joined later, in a class with
+        `history`. Nothing is missing between this and what is live, twice or out of order.
+
+        Args:
+            recent: As many as `history` says, the oldest first; empty where there are none.
+
+        Returns:
+            Data as for `hub.publish`, sent as one message; None for nothing. By default each
+            publication is sent as it was when it was published.
+        """
+        return recent
+
     # What a subclass may call
 
     async def identify(self, websocket: WebSocket) -> Identity:
@@ -240,6 +257,29 @@ class Endpoint(WebSocketEndpoint):
         # So that a speaker hears itself at once, in one write with what else it is sent now.
         self.connection.catch_up()
         return position
+
+    async def join(self, channel: str, *, since: Position | None = None) -> Subscribed:
+        """Follow another channel, until it is left or the connection ends.
+
+        Args:
+            channel: Its name; not one that is joined already.
+            since: Where the client stands. What it missed is sent to it first, in place of
+                what `welcome` makes.
+
+        Returns:
+            Where the channel stands, and whether the client has got all that it missed.
+
+        Raises:
+            InvalidToken: The client's token doesn't open the channel.
+            TooManyChannels: The connection is in as many as the limits allow.
+            ValueError: It is in this one.
+            BrokerUnavailable: It is not certain that the broker delivers the channel.
+        """
+        return await self._lifecycle.join(channel, since)
+
+    async def leave(self, channel: str) -> None:
+        """Leave a channel; nothing happens when the connection isn't in it."""
+        await self.hub.unsubscribe(self.connection, channel)
 
     @property
     def channel(self) -> str:

@@ -51,8 +51,17 @@ from chatserver.endpoints.outcome import (
 from chatserver.endpoints.params import Parameter
 from chatserver.endpoints.tasks import ENDED, TaskGroup, run_apart
 from chatserver.errors import BrokerUnavailable, InvalidHandshake, InvalidMessage, InvalidToken
-from chatserver.hub import Hub
-from chatserver.publication import PLAIN, ClientInfo, Encoding, payload
+from chatserver.hub import Hub, Subscribed
+from chatserver.publication import (
+    PLAIN,
+    ClientInfo,
+    Encoding,
+    Frame,
+    Position,
+    Publication,
+    frame,
+    payload,
+)
 
 __all__ = ["Lifecycle", "Served"]
 
@@ -69,6 +78,7 @@ class Served(Protocol):
     allowed_origins: ClassVar[Collection[str] | None]
     reject_as: ClassVar[Literal["http", "close", "policy"]]
     linger: ClassVar[float | None]
+    history: ClassVar[int]
     disconnect_timeout: ClassVar[float]
     parameters: ClassVar[Mapping[str, Parameter]]
     handlers: ClassVar[Mapping[str, Handler]]
@@ -109,6 +119,9 @@ class Served(Protocol):
         """See `Endpoint`."""
 
     def last_will(self) -> Any:
+        """See `Endpoint`."""
+
+    def welcome(self, recent: Sequence[Publication]) -> Any:
         """See `Endpoint`."""
 
     def _info(self) -> ClientInfo: ...
@@ -321,11 +334,15 @@ class Lifecycle:
         if not isinstance(user, Identity) or user is ANONYMOUS:
             return
         for channel in self._endpoint._channels:
-            if not user.may(channel):
-                reason = f"the token doesn't open the channel {channel!r}"
-                raise InvalidToken(reason, code=4403, status=403)
+            self._check_may(channel)
         self._endpoint.hub.admission.enter_user(user.user)
         self._connection.user = self._counted_user = user.user
+
+    def _check_may(self, channel: str) -> None:
+        user = self._endpoint.user
+        if isinstance(user, Identity) and not user.may(channel):
+            reason = f"the token doesn't open the channel {channel!r}"
+            raise InvalidToken(reason, code=4403, status=403)
 
     async def _connect(self, websocket: WebSocket) -> None:
         await self._endpoint.on_connect(websocket)
@@ -373,20 +390,44 @@ class Lifecycle:
         """Follow the channels, until the token ends."""
         endpoint = self._endpoint
         if endpoint._channels:
-            info = endpoint._info() if endpoint.presence else None
-            will = endpoint.last_will()
             for channel in endpoint._channels:
-                await endpoint.hub.subscribe(
-                    self._connection,
-                    channel,
-                    encoder=PLAIN[endpoint.encoding],
-                    info=info,
-                    last_will=None if will is None else payload(will),
-                )
+                await self.join(channel)
         if isinstance(endpoint.user, Identity) and endpoint.user.expires is not None:
             left = endpoint.user.expires - time.time()
             expired = InvalidToken("the token has expired")
             self._expiry = asyncio.get_running_loop().call_later(left, self.fail, expired)
+
+    async def join(self, channel: str, since: Position | None = None) -> Subscribed:
+        """Follow a channel; what its answer has is written before what is live.
+
+        Raises:
+            InvalidToken: The token doesn't open it.
+            ValueError: It is joined already.
+            TooManyChannels: These are as many as the limits allow.
+        """
+        endpoint = self._endpoint
+        self._check_may(channel)
+        will = endpoint.last_will()
+        return await endpoint.hub.subscribe(
+            self._connection,
+            channel,
+            encoder=PLAIN[endpoint.encoding],
+            since=since,
+            recent=endpoint.history,
+            info=endpoint._info() if endpoint.presence else None,
+            last_will=None if will is None else payload(will),
+            answer=self._welcome if since is None and endpoint.history else self._missed,
+        )
+
+    def _welcome(self, subscribed: Subscribed) -> Sequence[Frame]:
+        data = self._endpoint.welcome(subscribed.publications)
+        if data is subscribed.publications:
+            return self._missed(subscribed)
+        return () if data is None else (frame(payload(data), self._endpoint.encoding),)
+
+    def _missed(self, subscribed: Subscribed) -> Sequence[Frame]:
+        made = map(PLAIN[self._endpoint.encoding], subscribed.publications)
+        return tuple(each for each in made if each is not None)
 
     def _with_subprotocol(self, accept: Event) -> Event:
         offered = self._endpoint.scope.get("subprotocols")

@@ -152,8 +152,8 @@ class Fanout:
             return
         self._catch_up(connection)
         answer, member.answer = member.answer, None
-        if answer is not None and (frame := answer(joining.answered)) is not None:
-            write_each((connection.writer,), joined([frame], connection.window_bits))
+        if answer is not None and (frames := answer(joining.answered)):
+            write_each((connection.writer,), joined(frames, connection.window_bits))
         self._write_held(member, joining.open())
         if joining.caught_up(top):
             self._stand(member)

@@ -317,6 +317,7 @@ class Hub:
         *,
         encoder: Encoder = PLAIN[None],
         since: Position | None = None,
+        recent: int = 0,
         info: ClientInfo | None = None,
         last_will: Payload | None = None,
         answer: Answer | None = None,
@@ -333,10 +334,11 @@ class Hub:
             channel: The channel's name.
             encoder: Turns what is delivered into what this connection gets; text by default.
             since: Where the client stands; what it missed is in the answer.
+            recent: How many of the newest publications are in the answer, where `since` is None.
             info: With it, the client is entered into the channel's presence.
             last_will: Published to the channel if this process ends without the client having
                 left; it needs an entry in the channel's presence, and makes one.
-            answer: Makes the frame that tells the client of the answer. It is written before
+            answer: Makes the frames that tell the client of the answer. They are written before
                 everything else of the channel.
             on_lost: Told when the client has missed something, on the connection's loop; the
                 client is in the channel then, but is written nothing more until it has left
@@ -360,25 +362,32 @@ class Hub:
             if info is not None:
                 member.info = info
                 await self.broker.enter(channel, info, last_will=last_will)
-            history = None
-            if since is not None:
-                history = await self.broker.history(channel, since=since)
+            history = await self._read(channel, since, recent)
             if connection.members.get(channel) is not member:
                 raise RuntimeError(f"the connection left channel {channel!r} while subscribing")
             # From here on nothing is awaited, so nothing can come between.
-            return self._answer(member, since, history)
+            return self._answer(member, since, history, recent)
         except BaseException:
             self._part(member)
             with suppress(Exception):  # what came first is what is told
                 await self._release(connection, [member])
             raise
 
+    async def _read(self, channel: str, since: Position | None, recent: int) -> History | None:
+        """Read what a subscription asks for, in the order of the stream."""
+        if since is not None:
+            return await self.broker.history(channel, since=since)
+        if recent <= 0:
+            return None
+        newest = await self.broker.history(channel, limit=recent, reverse=True)
+        return History(newest.publications[::-1], newest.position)
+
     def _answer(
-        self, member: Member, since: Position | None, history: History | None
+        self, member: Member, since: Position | None, history: History | None, recent: int
     ) -> Subscribed:
         joining = member.joining
         assert joining is not None, "it was not answered before"
-        subscribed = joining.answer(since, history, self._top(member))
+        subscribed = joining.answer(since, history, self._top(member), recent)
         if joining.overflowed:
             raise BrokerUnavailable("the broker took too long to answer a subscription")
         if member.connection.accepted:

@@ -11,7 +11,7 @@ All of it belongs to one event loop, whose `Fanout` lets the rows have their tur
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from chatserver.connection import Connection, Write
@@ -26,8 +26,8 @@ logger = logging.getLogger("chatserver")
 #: Members in a row.
 ROW_MEMBERS = 100
 
-#: A function that makes the frame by which a subscription is answered.
-Answer: TypeAlias = Callable[[Subscribed], Frame | None]
+#: A function that makes the frames by which a subscription is answered.
+Answer: TypeAlias = Callable[[Subscribed], Sequence[Frame]]
 #: Told that a member missed something, and where the stream goes on.
 OnLost: TypeAlias = Callable[[str, Position], None]
 #: What decides a publication's form: the encoder, and the window for compressed messages.
@@ -48,7 +48,7 @@ class Member:
         row: Where it stands; None while it joins.
         index: Its number in the row.
         info: As whom it was entered into the channel's presence; None if it was not.
-        answer: Makes the frame that is written before all else.
+        answer: Makes the frames that are written before all else.
         on_lost: Told when it has missed something; without, it goes on behind the gap.
     """
 

@@ -32,7 +32,8 @@ class Subscribed(Struct, frozen=True):
     Attributes:
         recovered: Whether `publications` are exactly what was missed since the position
             asked for; False too where none was asked for.
-        publications: What was missed, in order. Later ones are written to the connection.
+        publications: What was missed, or the newest ones where they were asked for, in order.
+            Later ones are written to the connection.
         position: Where in the stream the live publications go on.
     """
 
@@ -203,19 +204,26 @@ class Subscription:
         if self.state is State.JOINING:
             self._held, self._size = [], 0
 
-    def answer(self, since: Position | None, history: History | None, top: Position) -> Subscribed:
+    def answer(
+        self, since: Position | None, history: History | None, top: Position, recent: int = 0
+    ) -> Subscribed:
         """The broker has answered: settle what belongs to the answer, and what follows it.
 
         Args:
             since: The position that was asked for, if any.
-            history: What was read since then.
+            history: What was read since then; where none was asked for, the newest ones.
             top: The last publication that was passed on to the channel, and so to `take`.
+            recent: How many of the newest publications were asked for, in place of `since`.
         """
         self.answered = Subscribed(False, (), top)
         # A history of another stream than the channel's is about to be followed by a loss, or
         # was overtaken by one.
-        if since is not None and history is not None and history.position.epoch == top.epoch:
-            self.answered = self._merged(since, history, top)
+        if history is not None and history.position.epoch == top.epoch:
+            if since is not None:
+                self.answered = self._merged(since, history, top)
+            elif recent:
+                publications, position = self._joined(history, top)
+                self.answered = Subscribed(False, publications[-recent:], position)
         self.state = State.ANSWERED
         self._held = [each for each in self._held if not self._is_old(each)]
         return self.answered
@@ -233,17 +241,21 @@ class Subscription:
         return position.epoch != top.epoch or position.offset <= top.offset
 
     def _merged(self, since: Position, history: History, top: Position) -> Subscribed:
-        """Put what was held behind what was read from history."""
-        read = history.position
-        held = [each for each in self._held if each.offset > read.offset]
-        publications = (*history.publications, *held)
-        # History may know what the broker is still to deliver here, or not yet what it has.
-        position = max(read, top, key=lambda each: each.offset)
+        """What was missed: recovered where it is complete."""
+        publications, position = self._joined(history, top)
         # They are in order, so they are complete if they are as many as were missed.
         recovered = len(publications) == position.offset - since.offset
         if recovered and since.epoch == position.epoch and not self.overflowed:
             return Subscribed(True, publications, position)
         return Subscribed(False, (), position)
+
+    def _joined(self, history: History, top: Position) -> tuple[tuple[Publication, ...], Position]:
+        """Put what was held behind what was read from history; with the position of the last."""
+        read = history.position
+        held = [each for each in self._held if each.offset > read.offset]
+        # History may know what the broker is still to deliver here, or not yet what it has.
+        position = max(read, top, key=lambda each: each.offset)
+        return (*history.publications, *held), position
 
     def _is_old(self, publication: Publication) -> bool:
         if self.answered is None:
