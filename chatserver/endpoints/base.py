@@ -47,12 +47,13 @@ class Endpoint(WebSocketEndpoint):
     Class attributes:
         - `encoding`: What messages are: "text", "bytes" or "json"; None for text and bytes alike.
             With `@on_message` handlers it is "json".
-        - `channels`: Channels that a connection joins at the accept and leaves at the end. A name may
-            hold parameters: "room:{room}". Where it holds several, the text of each but the last
-            must not contain the text between it and the next; such a handshake is refused, and
+        - `channels`: Channels that a connection joins at the accept and leaves at the end. A name
+            may hold parameters: "room:{room}". Where it holds several, the text of each but the
+            last must not contain the text between it and the next; such a handshake is refused, and
             so is one without a parameter that a name needs.
         - `presence`: Whether a connection is entered into the presence of its channels.
-        - `subprotocols`: Subprotocols of this endpoint; the first one that the client offers is used.
+        - `subprotocols`: Subprotocols of this endpoint; the first one that the client offers is
+            used.
         - `allowed_origins`: Foreign origins whose pages may connect; "*" for all. None takes the
             application's (`app.state.allowed_origins`), which has none unless set.
         - `reject_as`: How a handshake is refused. "http": with the HTTP status of the reason, 422
