@@ -69,9 +69,10 @@ class Publication(Struct, frozen=True, gc=False):
     Attributes:
         channel: The channel's name.
         data: What was published: text, bytes, or JSON as it was encoded.
-        offset: Its number in the channel's stream.
+        offset: Its number in the channel's stream; 0 if it is not kept and has no place there.
         epoch: The stream's name.
         info: Who published it; None where nobody said.
+        skip: The identifier of a client that does not get it.
     """
 
     channel: str
@@ -79,6 +80,7 @@ class Publication(Struct, frozen=True, gc=False):
     offset: int
     epoch: str
     info: ClientInfo | None = None
+    skip: str = ""
 
     @property
     def value(self) -> Any:

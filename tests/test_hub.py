@@ -258,6 +258,8 @@ async def test_what_the_broker_does_not_have_is_not_acknowledged() -> None:
             *,
             id: str | None = None,
             info: ClientInfo | None = None,
+            keep: bool = True,
+            skip: str = "",
         ) -> Position:
             raise BrokerUnavailable("down")
 

@@ -1,4 +1,4 @@
-"""Channels of a connection: history with the join, and channels that come and go."""
+"""Channels of a connection: history first, channels that come and go, publications to others."""
 
 import asyncio
 from collections.abc import Sequence
@@ -9,7 +9,17 @@ from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
-from chatserver import Endpoint, FromPath, Hub, Identity, Limits, Message, Position, Publication
+from chatserver import (
+    Endpoint,
+    FromPath,
+    Hub,
+    Identity,
+    Limits,
+    MemoryBroker,
+    Message,
+    Position,
+    Publication,
+)
 from chatserver.testing import AsyncSession, open_session
 
 pytestmark = pytest.mark.anyio
@@ -203,3 +213,60 @@ async def test_channels_are_bounded() -> None:
         assert await session.receive_json() == "done"
         await session.send_json(["join", "b"])
         assert (await session.receive())["code"] == 4429
+
+
+# To the others; not kept
+
+
+class Talk(Endpoint):
+    encoding = "json"
+    channels = ("room",)
+    history = 5
+
+    async def on_receive(self, websocket: WebSocket, data: Any) -> None:
+        match data:
+            case {"to": "others"}:
+                await self.publish(data, to_others=True)
+            case {"typing": _}:
+                await self.publish(data, to_others=True, keep=False)
+            case _:
+                await self.publish(data)
+
+
+async def test_to_the_others() -> None:
+    app = Starlette(routes=[WebSocketRoute("/talk", Talk)])
+    async with open_session(app, "/talk") as one, open_session(app, "/talk") as two:
+        said = [1, {"to": "others"}, 2, {"to": "others"}, {"to": "others"}, 3]
+        for each in said:
+            await one.send_json(each)
+        assert await received(two, 6) == said
+        assert await received(one, 3) == [1, 2, 3]
+        await two.send_json({"to": "others"})
+        assert await one.receive_json() == {"to": "others"}
+        await two.assert_no_message(timeout=0.01)
+        async with open_session(app, "/talk") as three:  # all of it is kept
+            assert await received(three, 5) == [*said[2:], {"to": "others"}]
+
+
+async def test_what_is_not_kept_has_no_offset() -> None:
+    app = Starlette(routes=[WebSocketRoute("/talk", Talk)])
+    async with open_session(app, "/talk") as one, open_session(app, "/talk") as two:
+        await one.send_json("first")
+        await one.send_json({"typing": "ann"})
+        await one.send_json("second")
+        assert await received(two, 3) == ["first", {"typing": "ann"}, "second"]
+        assert await received(one, 2) == ["first", "second"]
+        hub: Hub = app.state.hub
+        top = await hub.publish("room", "third")
+        assert top.offset == 3
+        assert await hub.publish("room", {"typing": "bob"}, keep=False) == top
+        history = await hub.history("room")
+        assert [each.value for each in history.publications] == ["first", "second", "third"]
+
+
+async def test_what_is_not_kept_leaves_nothing_behind() -> None:
+    hub = Hub()
+    assert (await hub.publish("nobody here", "typing", keep=False)).offset == 0
+    assert (await hub.history("nobody here")).publications == ()
+    assert isinstance(hub.broker, MemoryBroker)
+    assert not hub.broker._streams

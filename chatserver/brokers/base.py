@@ -153,6 +153,8 @@ class Broker(ABC):
         *,
         id: str | None = None,
         info: ClientInfo | None = None,
+        keep: bool = True,
+        skip: str = "",
     ) -> Position:
         """Append a publication to a channel's stream and announce it.
 
@@ -162,9 +164,11 @@ class Broker(ABC):
             id: Chosen by the publisher. A second publish with the same id within five
                 minutes is answered with the first one's position and delivers nothing.
             info: Who publishes.
+            keep: If False, it is announced only: it gets no offset, and is not in the history.
+            skip: The identifier of a client that does not get it.
 
         Returns:
-            The publication's position.
+            The publication's position; the position of the stream's top if it is not kept.
 
         Raises:
             BrokerUnavailable: It can't be told for certain that the publication is stored.

@@ -104,9 +104,11 @@ class MemoryBroker(Broker):
         *,
         id: str | None = None,
         info: ClientInfo | None = None,
+        keep: bool = True,
+        skip: str = "",
     ) -> Position:
         with self._lock:
-            return self._publish(channel, data, id, info)
+            return self._publish(channel, data, id, info, keep=keep, skip=skip)
 
     async def subscribe(self, channel: str) -> Position:
         with self._lock:
@@ -166,21 +168,33 @@ class MemoryBroker(Broker):
         self.control(control)
 
     def _publish(
-        self, channel: str, data: Payload, id: str | None, info: ClientInfo | None
+        self,
+        channel: str,
+        data: Payload,
+        id: str | None,
+        info: ClientInfo | None,
+        *,
+        keep: bool = True,
+        skip: str = "",
     ) -> Position:
         now = self._clock()
         self._forget(now)
         if id is not None and (channel, id) in self._ids:
             return self._ids[channel, id][0]
-        stream = self._stream(channel)
-        publication = stream.next(channel, data, info)
-        self._retain(channel, stream, publication, now)
+        if keep:
+            stream = self._stream(channel)
+            publication = stream.next(channel, data, info, skip)
+            self._retain(channel, stream, publication, now)
+        else:
+            stream = self._streams.get(channel) or _Stream()
+            publication = Publication(channel, data, 0, stream.epoch, info, skip)
+        position = stream.position
         if id is not None:
-            self._remember(channel, id, stream.position, now)
+            self._remember(channel, id, position, now)
         self._limit_memory()
         # Under the lock, so that publications reach the hub in the order of offsets.
         self.deliver(publication)
-        return Position(publication.offset, publication.epoch)
+        return position
 
     def _stream(self, channel: str) -> "_Stream":
         stream = self._streams.get(channel)
@@ -276,9 +290,9 @@ class _Stream:
     def position(self) -> Position:
         return Position(self.offset, self.epoch)
 
-    def next(self, channel: str, data: Payload, info: ClientInfo | None) -> Publication:
+    def next(self, channel: str, data: Payload, info: ClientInfo | None, skip: str) -> Publication:
         self.offset += 1
-        return Publication(channel, data, self.offset, self.epoch, info)
+        return Publication(channel, data, self.offset, self.epoch, info, skip)
 
     def retain(self, publication: Publication, now: float) -> int:
         """Keep a publication; returns the bytes that it counts for."""

@@ -242,7 +242,13 @@ class Endpoint(WebSocketEndpoint):
         await self.connection.push(frame(payload(data), self.encoding))
 
     async def publish(
-        self, data: Any, *, channel: str | None = None, id: str | None = None
+        self,
+        data: Any,
+        *,
+        channel: str | None = None,
+        id: str | None = None,
+        to_others: bool = False,
+        keep: bool = True,
     ) -> Position:
         """Publish to this endpoint's channel, or to another.
 
@@ -250,11 +256,17 @@ class Endpoint(WebSocketEndpoint):
             data: As for `hub.publish`.
             channel: May be left out where the endpoint has exactly one.
             id: As for `hub.publish`.
+            to_others: If True, this client doesn't get it.
+            keep: As for `hub.publish`.
 
         Raises:
             ValueError: The channel is left out, and the endpoint has none or several.
         """
-        position = await self.hub.publish(channel or self.channel, data, id=id, info=self._info())
+        info = self._info()
+        skip = info.client if to_others else ""
+        position = await self.hub.publish(
+            channel or self.channel, data, id=id, info=info, keep=keep, skip=skip
+        )
         # So the publisher gets its own publication at once, in one write with its other messages.
         self.connection.catch_up()
         return position

@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from chatserver.connection import NO_MEMBERS, Connection
 from chatserver.hub.log import joined
-from chatserver.hub.rows import ROW_MEMBERS, Channel, Feed, Member, OnLost, write_each
+from chatserver.hub.rows import ROW_MEMBERS, Channel, Feed, Member, OnLost, Row, write_each
 from chatserver.hub.subscription import State
 from chatserver.limits import Limits
 from chatserver.publication import Delivery, Encoder, Frame, Position, Publication
@@ -290,6 +290,10 @@ class Fanout:
 
     def _append(self, feed: Feed, shared: Shared) -> None:
         """Append a delivery to a feed's log, and schedule turns for its rows."""
+        skipped = _skipped(feed, shared.delivery)
+        for row, member in skipped:
+            # It gets now what came before, and is ahead of its row afterwards.
+            self.delivered += row.catch_up(member)
         try:
             frame = shared.frame(feed.encoder)
             if frame is None:
@@ -299,6 +303,8 @@ class Fanout:
             members = [member for row in feed.rows for member in row.members]
             self._give_up(members, shared.delivery)
             return
+        for row, member in skipped:
+            row.ahead[member] = feed.log.end
         if not feed.queued:
             feed.queued = True
             self._behind.append(feed)
@@ -313,8 +319,8 @@ class Fanout:
         """Let the subscription of a joining member decide about a delivery."""
         joining, delivery = member.joining, shared.delivery
         assert joining is not None, "it is among those who join"
-        if not isinstance(delivery, Publication):
-            # Joins and leaves have no offset, so they can't be part of an answer.
+        if not isinstance(delivery, Publication) or not delivery.offset:
+            # What has no offset can't be part of an answer.
             if joining.state is State.LIVE:
                 self._write_held(member, [delivery])
         elif joining.take(delivery):
@@ -325,6 +331,8 @@ class Fanout:
         """Write to one member alone; close it where a frame can't be made."""
         connection, made = member.connection, []
         for delivery in deliveries:
+            if _skips(delivery, member):
+                continue
             try:
                 frame = member.encoder(delivery)
                 if frame is not None:
@@ -387,6 +395,20 @@ class Fanout:
             on_lost(member.channel, position)
         except Exception:
             logger.exception("Telling of a gap in channel %r failed", member.channel)
+
+
+def _skips(delivery: Delivery, member: Member) -> bool:
+    """Whether a delivery is not for this member, because its client published it to the others."""
+    skip = isinstance(delivery, Publication) and delivery.skip
+    return bool(skip) and skip == member.connection.id
+
+
+def _skipped(feed: Feed, delivery: Delivery) -> Sequence[tuple[Row, Member]]:
+    """The member of a feed that a delivery is not for, with its row. Most are for all members."""
+    if not isinstance(delivery, Publication) or not delivery.skip:
+        return ()
+    pairs = ((row, member) for row in feed.rows for member in row.members)
+    return [pair for pair in pairs if _skips(delivery, pair[1])]
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:

@@ -127,6 +127,8 @@ class Hub:
         *,
         id: str | None = None,
         info: ClientInfo | None = None,
+        keep: bool = True,
+        skip: str = "",
     ) -> Position:
         """Publish to a channel; may be awaited on any event loop of the process.
 
@@ -138,6 +140,9 @@ class Hub:
                 within five minutes a second publish with the same id delivers nothing, and
                 returns the position of the first.
             info: The publisher, as subscribers see it.
+            keep: If False, it is delivered and not kept: it has no offset, and is neither in the
+                history nor in what a client that comes back has missed. For "is typing".
+            skip: The identifier of a connection that does not get it, in whatever process.
 
         Returns:
             The publication's position. The broker has stored it, and delivers it to subscribers.
@@ -148,7 +153,9 @@ class Hub:
             BrokerUnavailable: It is not certain that the broker has stored it.
         """
         _check_channel(channel)
-        position = await self.broker.publish(channel, payload(data), id=id, info=info)
+        position = await self.broker.publish(
+            channel, payload(data), id=id, info=info, keep=keep, skip=skip
+        )
         with self._lock:
             self._published += 1
         await self._written(channel)
@@ -161,6 +168,8 @@ class Hub:
         *,
         id: str | None = None,
         info: ClientInfo | None = None,
+        keep: bool = True,
+        skip: str = "",
     ) -> Position:
         """Publish from synchronous code, in a thread without an event loop.
 
@@ -174,7 +183,7 @@ class Hub:
                 "publish_from_thread() would block this thread's event loop; "
                 "use 'await hub.publish(...)' there"
             )
-        return asyncio.run(self.publish(channel, data, id=id, info=info))
+        return asyncio.run(self.publish(channel, data, id=id, info=info, keep=keep, skip=skip))
 
     async def _written(self, channel: str) -> None:
         """Wait while this loop or another is far behind in writing to members.
@@ -198,7 +207,7 @@ class Hub:
 
     def deliver(self, delivery: Delivery) -> None:
         """Pass a delivery on to this process's subscribers. Never waits."""
-        if not isinstance(delivery, Publication):
+        if not isinstance(delivery, Publication) or not delivery.offset:
             self._pass_on(delivery)
             return
         with self._lock:
