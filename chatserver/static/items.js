@@ -49,9 +49,8 @@ export class ItemsPanel extends Panel {
     if (openMode === "true") return { sentence: "Its log says why." };
     return {
       sentence:
-        "Its log says why; perhaps the token is wrong, expired or for another item. " +
-        "Where the server's token secret is set, this prints one that opens the item:",
-      command: `chatserver token --sub me --item ${quoted(this.itemId)}`,
+        "Its log says why. With the server's token secret set, this prints a token that opens the item:",
+      command: ["chatserver", "token", "--sub", "me", "--item", quoted(this.itemId)],
     };
   }
 

@@ -63,8 +63,10 @@ export class Log {
   /** Adds a line across the list: something that happened to the conversation itself. */
   mark(text) {
     const line = element("div", "mark");
-    line.append(element("span", "", text));
-    this.#append(line);
+    const words = element("span");
+    words.append(element("span", "", text));
+    line.append(words);
+    this.#append(line, words);
     this.#follow();
   }
 
@@ -94,15 +96,15 @@ export class Log {
     this.#follow();
   }
 
-  /** Puts an entry at the end with its time, below the day if that is a new one. */
-  #append(entry) {
+  /** Puts an entry at the end with its time in a place, below the day if that is a new one. */
+  #append(entry, place = entry) {
     const now = new Date();
     const stamp = element("time", "", time.format(now));
     stamp.dateTime = now.toISOString();
     stamp.title = moment.format(now);
     const meta = element("span", "meta");
     meta.append(stamp);
-    entry.append(meta);
+    place.append(meta);
     this.empty.remove();
     const today = day.format(now);
     if (this.#day !== "" && this.#day !== today) this.list.append(element("div", "mark day", today));

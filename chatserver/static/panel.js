@@ -15,7 +15,7 @@ const PILL = {
   connecting: () => "Connecting…",
   checking: () => "Connecting…",
   connected: () => "Connected",
-  waiting: ({ until }) => `Reconnecting in ${Math.max(1, Math.ceil((until - Date.now()) / 1000))} s`,
+  waiting: ({ until }) => `Retry in ${Math.max(1, Math.ceil((until - Date.now()) / 1000))} s`,
   closed: ({ refused, code }) => (refused ? "Refused" : code ? `Closed (${code})` : "Closed"),
 };
 const ACTION = {
@@ -23,7 +23,7 @@ const ACTION = {
   connecting: "Cancel",
   checking: "Cancel",
   connected: "Disconnect",
-  waiting: "Reconnect now",
+  waiting: "Retry now",
   closed: "Connect",
 };
 
@@ -108,7 +108,7 @@ export class Panel {
     return false;
   }
 
-  /** What to do about a refusal by the endpoint itself: a sentence, and a command that may help. */
+  /** What to do about a refusal by the endpoint itself: a sentence, and a command (its words). */
   advice() {
     return { sentence: "Its log says why." };
   }
@@ -198,8 +198,17 @@ export class Panel {
     if (["connecting", "checking"].includes(state.name)) return;
     this.detail.textContent = this.describe(state);
     this.detail.hidden = this.detail.textContent === "";
-    this.command.textContent = (state.status === 426 && this.advice().command) || "";
-    this.command.hidden = this.command.textContent === "";
+    this.#suggest(state.status === 426 ? this.advice().command : []);
+  }
+
+  #suggest(words = []) {
+    this.command.replaceChildren();
+    for (const word of words) {
+      const part = document.createElement("span");
+      part.textContent = word;
+      this.command.append(part, " ");
+    }
+    this.command.hidden = words.length === 0;
   }
 
   describe({ name, code, meaning, reason, problem, refused, status }) {
@@ -270,7 +279,7 @@ export class Panel {
     if (tooLarge) {
       hint = `This message has ${size.toLocaleString("en")} bytes, the server takes at most ${LARGEST_MESSAGE.toLocaleString("en")}.`;
     } else if (!isConnected) {
-      hint = "You can send once connected. What you type is kept.";
+      hint = "What you type is kept for later.";
     }
     const sendable = isConnected && !tooLarge && this.box.value.trim() !== "";
     if (this.hint.textContent !== hint) this.hint.textContent = hint;
