@@ -285,7 +285,7 @@ def test_three_tabs_chat_and_one_leaves(server: Server, visit: Visit) -> None:
     send(chats[0], "Hello everyone")
     own = messages(chats[0], "own")
     expect(delivery(chats[0])).to_have_text(["delivered"])
-    expect(own).to_have_text(re.compile(r"^Hello everyone\d\d:\d\d.*delivered$"))
+    expect(own).to_have_text(re.compile(r"^You: Hello everyone\d\d:\d\d.*delivered$"))
     expect(messages(chats[0], "other")).to_have_count(0)
     for chat in chats[1:]:
         expect(messages(chat, "other")).to_contain_text(f"Client #{ids[0]} says: Hello everyone")
@@ -495,6 +495,7 @@ def test_a_network_that_stands_still(wire: Wire, visit: Visit, again: str) -> No
     )
     button = chat.get_by_role("button", name="Send again")
     expect(button).to_have_count(1)
+    button.focus()
     if again == "while it is frozen":
         button.click()
         page.clock.fast_forward(1_000)
@@ -509,6 +510,7 @@ def test_a_network_that_stands_still(wire: Wire, visit: Visit, again: str) -> No
     expect(delivery(chat)).to_have_text(["delivered", "delivered"])
     expect(own.locator(".text")).to_have_text(["first", "second"])
     expect(button).to_have_count(0)
+    expect(chat.get_by_role("log")).to_be_focused()
     expect(marks(chat)).to_have_text(
         ["Connection lost.", "Connected again. Messages of others in between are not shown."]
     )
@@ -661,6 +663,13 @@ def test_too_large_a_message_is_not_sent(server: Server, visit: Visit) -> None:
     box.fill("short")
     box.press("Enter")
     expect(messages(echo, "other")).to_have_count(1)
+
+
+def test_half_a_character_is_answered_as_it_is_sent(server: Server, visit: Visit) -> None:
+    echo = connected(visit(server.url), "echo")
+    echo.locator("textarea").evaluate("box => { box.value = 'half \\ud83d' }")
+    echo.locator("textarea").press("Enter")
+    expect(delivery(echo)).to_have_text(["delivered"])
 
 
 def test_blank_messages_are_not_sent(server: Server, visit: Visit) -> None:
@@ -868,8 +877,10 @@ def test_in_a_small_window_what_a_connection_needs_is_there_until_it_has_it(
     expect(notice).to_be_hidden()
     page.get_by_text("Open mode").tap()
     expect(notice).to_be_visible()
-    connected_item(page)
+    items.get_by_label("Token").press("Enter")
+    expect(items.locator(".pill")).to_have_text("Connected")
     expect(items.get_by_label("Item ID")).to_be_hidden()
+    expect(items.get_by_role("button", name="Disconnect")).to_be_focused()
     items.get_by_role("button", name="Disconnect").tap()
     expect(items.get_by_label("Item ID")).to_be_in_viewport()
     page.set_viewport_size({"width": 1280, "height": 800})

@@ -29,7 +29,7 @@ export class ItemsPanel extends Panel {
     const problem = this.#problemOf(item_id.value, q.value);
     this.#complain(problem);
     if (problem) return null;
-    this.itemId = item_id.value;
+    this.itemId = item_id.value.toWellFormed();
     this.hasToken = token.value !== "";
     this.#used = this.#values();
     return this.#address();
@@ -98,12 +98,13 @@ export class ItemsPanel extends Panel {
     this.#preview();
   }
 
-  /** Enter connects; it never ends a connection that has what the fields say. */
+  /** Enter connects; it never ends a connection that was made with what the fields say. */
   #pressed(event) {
     if (event.key !== "Enter" || event.isComposing) return;
     event.preventDefault();
     const busy = ["connecting", "checking", "connected"].includes(this.connection.state.name);
     if (!busy || this.hasChanged()) this.act();
+    if (!this.fields.checkVisibility()) this.action.focus({ preventScroll: true }); // they fold away
   }
 
   #preview() {

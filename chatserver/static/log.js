@@ -50,6 +50,7 @@ export class Log {
     const message = element("div", `message ${kind}`);
     if (hue !== undefined) message.dataset.hue = hue;
     if (label) message.append(element("span", "who", label));
+    else if (kind === "own") message.append(element("span", "visually-hidden", "You: "));
     const body = element("span", "text", text);
     body.dir = "auto";
     message.append(body);

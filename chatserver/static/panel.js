@@ -240,7 +240,7 @@ export class Panel {
   }
 
   #send() {
-    const text = this.box.value;
+    const text = this.box.value.toWellFormed(); // as it is sent, and answered
     if (text.trim() === "") return;
     if (!this.#judge()) {
       this.page.announce(this.hint.textContent);
@@ -260,7 +260,7 @@ export class Panel {
     this.log.setDelivery(message, state, () => {
       message.remove();
       this.#post(text);
-      this.box.focus();
+      this.listElement.focus({ preventScroll: true }); // the button is gone; the box would call the keyboard up
     });
     if (state === "failed" && !this.root.hidden) this.page.announce("A message was not delivered.");
   }
