@@ -673,12 +673,14 @@ def test_half_a_character_is_answered_as_it_is_sent(server: Server, visit: Visit
 
 
 def test_blank_messages_are_not_sent(server: Server, visit: Visit) -> None:
-    echo = connected(visit(server.url), "echo")
+    page = visit(server.url)
+    echo = connected(page, "echo")
     button = echo.get_by_role("button", name="Send")
     for blank in ("", " ", " \n\t "):
         send(echo, blank)
         expect(button).to_be_disabled()
         button.click(force=True)
+    expect(page.get_by_role("status")).to_have_text("Echo: Connected.")
     send(echo, " x ")
     expect(messages(echo, "other")).to_have_count(1)
     assert messages(echo, "own").locator(".text").all_text_contents() == [" x "]
@@ -915,7 +917,8 @@ def test_forced_colours_leave_the_states_apart(server: Server, visit: Visit) -> 
     assert underlines[0] != underlines[1]  # selected, not selected
     assert underlines[1] == page.locator("body").evaluate(seen, "background-color")
     dots = [tab[name].locator(".dot").evaluate(seen, "background-color") for name in tab]
-    assert dots[0] != dots[1]  # connected, not connected
+    assert dots[0] == page.locator("body").evaluate(seen, "color")  # connected: filled
+    assert dots[1] != dots[0]
 
 
 def test_without_javascript_it_says_so_and_offers_nothing_that_would_not_work(
