@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     token.set_defaults(command=_token)
-    token.add_argument("--sub", required=True, metavar="USER", help="whom the token stands for")
+    token.add_argument("--sub", required=True, metavar="USER", help="the user that the token names")
     token.add_argument("--item", action="append", default=[], help="item it opens; may be repeated")
     token.add_argument(
         "--channel", action="append", default=[], help="channel it opens; may be repeated"

@@ -46,7 +46,7 @@ REASONS: tuple[tuple[type[Exception], str], ...] = (
     (jwt.InvalidAudienceError, "The token is meant for another audience."),
     (jwt.InvalidIssuerError, "The token comes from another issuer."),
     (jwt.InvalidAlgorithmError, "The token is signed with an algorithm that is not used here."),
-    (jwt.InvalidSignatureError, "The token's signature does not fit."),
+    (jwt.InvalidSignatureError, "The token's signature does not match."),
 )
 """Our own sentences, because PyJWT's may quote the token."""
 

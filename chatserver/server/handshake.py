@@ -117,7 +117,7 @@ class Handshake:
     ) -> None:
         found = TARGET.fullmatch(target)
         if found is None:
-            raise InvalidRequest(400, "Expected a path, and maybe a query.")
+            raise InvalidRequest(400, "Expected a path, optionally with a query.")
         self.target: str = target
         self._path, self._query = found[1] or "/", found[2] or ""
         self._headers = headers
@@ -143,7 +143,7 @@ class Handshake:
         """
         line = REQUEST_LINE.match(head)
         if line is None or not FIELDS.fullmatch(head, line.end()):
-            raise NoHandshake(400, "This is no valid HTTP request.")
+            raise NoHandshake(400, "This is not a valid HTTP request.")
         method, target, version = line.groups()
         headers = [_shared(name, value) for name, value in EACH_FIELD.findall(head, line.end())]
         fields, repeated = _by_name(headers)
@@ -270,7 +270,7 @@ def _key(fields: Mapping[bytes, bytes]) -> bytes:
     if version != b"13":
         # Section 4.4.
         known = [(b"Upgrade", b"websocket"), (b"Sec-WebSocket-Version", b"13")]
-        raise InvalidRequest(426, "This is no version that is known here; 13 is.", known)
+        raise InvalidRequest(426, "Expected version 13 of the WebSocket protocol.", known)
     if b"host" not in fields:
         raise InvalidRequest(400, "Expected a Host header.")
     if b"transfer-encoding" in fields or fields.get(b"content-length", b"0") != b"0":

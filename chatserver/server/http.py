@@ -58,6 +58,6 @@ def missing_guards() -> str:
         return ""
     return (
         "httptools is not installed: of several requests on one connection only the first has "
-        "limits for its headers (408, 431), and a client that takes nothing of an answer is waited "
-        "for. WebSockets have all their guards."
+        "limits for its headers (408, 431), and a client that takes nothing of a response is not "
+        "disconnected. WebSockets have all their guards."
     )

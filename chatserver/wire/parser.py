@@ -195,7 +195,7 @@ class Parser:
         if size >> 63:
             raise InvalidFrame("the highest bit of a length must be 0")
         if size < (TWO_BYTES if len(data) == 2 else 1 << 16):
-            raise InvalidFrame("a length must be written in as few bytes as will do")
+            raise InvalidFrame("a length must be written in as few bytes as possible")
         return size
 
     def _check_size(self, first: int, size: int) -> None:
