@@ -722,7 +722,7 @@ async def test_one_that_fails_when_it_is_told_is_nobody_elses_business(
     await settled(out)
     assert told == [Position(4, "e")]
     assert said(plain) == ["5"]
-    assert caplog.messages == ["Telling of a gap in channel 'a' failed"]
+    assert caplog.messages == ["on_lost() failed for channel 'a'"]
 
 
 # Publishers wait

@@ -47,7 +47,7 @@ or, where any token may pass,
     app.state.verifier = OPEN_MODE"""
 ONLY_LOOPBACK = """\
 {name} asks for a token, and the settings hold no key that verifies it. That is open mode, but only
-for clients of this machine; this one came to {host}. Set
+for clients of this machine; this one connected to {host}. Set
     CHATSERVER_TOKEN_SECRET=...
 or, where any token may pass,
     CHATSERVER_OPEN_TO_NETWORK=on"""

@@ -86,7 +86,7 @@ def _compile(cls: type, text: str, parameters: Mapping[str, Parameter]) -> Templ
     # The text before the first placeholder and after the last separates nothing.
     separators = [*before[1:-1], ""]
     if not all(separators[:-1]):
-        raise TypeError(f"{cls.__name__}.channels: {text!r} has parameters with nothing between")
+        raise TypeError(f"{cls.__name__}.channels: {text!r} needs text between its parameters")
     fields = (
         Field(name, parameters[name].label, form, separator)
         for (name, form), separator in zip(places, separators, strict=False)

@@ -172,6 +172,6 @@ def _check_channel(cls: Any, channel: str) -> None:
         if field is not None and field not in cls.parameters:
             known = ", ".join(cls.parameters) or "none"
             raise TypeError(
-                f"{cls.__name__}.channels: {channel!r} names {field!r}, which is no parameter "
+                f"{cls.__name__}.channels: {channel!r} names {field!r}, which is not a parameter "
                 f"of {cls.__name__} (it has {known})"
             )

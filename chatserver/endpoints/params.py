@@ -159,7 +159,7 @@ def find_parameters(cls: type, annotations: Mapping[str, Any]) -> dict[str, Para
         if source := _source_of(value):
             marker = _MARKERS[source.name]
             raise TypeError(
-                f"{cls.__name__}.{name} = {marker}[...] says nothing; "
+                f"{cls.__name__}.{name} = {marker}[...] declares nothing; "
                 f"write '{name}: {marker}[...]', with a colon"
             )
     found = {}
@@ -170,8 +170,8 @@ def find_parameters(cls: type, annotations: Mapping[str, Any]) -> dict[str, Para
             kind = Annotated[(_without_none(inner), *rest)] if rest else _without_none(inner)
             if not _can_be_read(kind, source):
                 raise TypeError(
-                    f"{cls.__name__}.{name}: a {source.name} is a text, and none can be made "
-                    f"a {inner!r}"
+                    f"{cls.__name__}.{name}: a {source.name} is a text, which can't be "
+                    f"converted to {inner!r}"
                 )
             is_number = _mentions(kind, int) and not _mentions(kind, str)
             found[name] = Parameter(name, source, kind, getattr(cls, name, REQUIRED), is_number)

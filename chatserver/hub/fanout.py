@@ -394,7 +394,7 @@ class Fanout:
         try:
             on_lost(member.channel, position)
         except Exception:
-            logger.exception("Telling of a gap in channel %r failed", member.channel)
+            logger.exception("on_lost() failed for channel %r", member.channel)
 
 
 def _skips(delivery: Delivery, member: Member) -> bool:

@@ -287,7 +287,7 @@ class Hub:
         try:
             history = await self.broker.history(channel, since=since)
         except Exception as error:
-            logger.warning("What was missed of channel %r can't be read: %s", channel, error)
+            logger.warning("Missed publications of channel %r can't be read: %s", channel, error)
             history = None
         with self._lock:
             if continuity is not self._following.continuity(channel):
@@ -297,7 +297,7 @@ class Hub:
 
     def _tell_lost(self, channel: str, position: Position) -> None:
         logger.warning(
-            "Publications of channel %r were lost; it goes on behind offset %d",
+            "Publications of channel %r were lost; it goes on after offset %d",
             channel,
             position.offset,
         )
@@ -592,7 +592,7 @@ class Hub:
         try:
             await telling
         except Exception as error:
-            logger.warning("The broker could not be told who left: %s", error)
+            logger.warning("The broker could not be told that a client left: %s", error)
 
 
 def _check_channel(channel: str) -> None:
