@@ -1,4 +1,4 @@
-"""For tests of own endpoints: what Starlette's `TestClient` lacks.
+"""Helpers for tests of your own endpoints: what Starlette's `TestClient` lacks.
 
     with TestClient(app).websocket_connect("/rooms/a") as session:
         session.send_text("hi")
@@ -8,7 +8,7 @@
     with live_server(app) as server:                # uvicorn on a free port of this machine
         with websockets.sync.client.connect(f"{server.ws}/rooms/a") as client: ...
 
-The same for tests that are coroutines, in whose own event loop the application then runs:
+The same for tests that are coroutines, with the application in the same event loop:
 
     async with open_session(app, "/rooms/a") as session:
         await session.send_text("hi")
@@ -50,14 +50,14 @@ PROTOCOLS = {
     "ws": "chatserver.server:WebSocketProtocol",
     "http": "chatserver.server:HttpProtocol",
 }
-#: Seconds in which handlers may finish when the server stops.
+#: Seconds for handlers to finish when the server stops.
 GRACE = 3
 #: Seconds that a server may take to start or to stop.
 SERVER_TIMEOUT = 10.0
 
 
 def receive(session: WebSocketTestSession, *, timeout: float = 1.0) -> Message:
-    """The next ASGI event that the application sends, waited for `timeout` seconds at most.
+    """The next ASGI event that the application sends; waits `timeout` seconds at most.
 
     Raises:
         AssertionError: Nothing came in time.
@@ -103,7 +103,7 @@ class LiveServer(NamedTuple):
     """A server that runs in a thread of this process.
 
     Attributes:
-        port: Where it listens, on 127.0.0.1.
+        port: Its port, on 127.0.0.1.
         http: "http://127.0.0.1:" and the port.
         ws: "ws://127.0.0.1:" and the port.
         server: uvicorn itself.
@@ -115,24 +115,24 @@ class LiveServer(NamedTuple):
     server: uvicorn.Server
 
     def stop(self) -> None:
-        """Ask it to stop, as SIGTERM does; the end of the `with` block waits until it has."""
+        """Stop it, as SIGTERM does; the end of the `with` block waits until it has stopped."""
         self.server.should_exit = True
 
 
 @contextmanager
 def live_server(app: ASGIApp, **options: Any) -> Iterator[LiveServer]:
-    """Serve an application by uvicorn, in a thread, on a free port of 127.0.0.1.
+    """Serve an application with uvicorn, in a thread, on a free port of 127.0.0.1.
 
     Args:
         app: The application.
-        options: For `uvicorn.Config`.
+        options: Options of `uvicorn.Config`.
 
     Raises:
         RuntimeError: It doesn't start or stop within ten seconds.
     """
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
-    # As `chatserver run` has it, save for the log, which is left to the test.
+    # As `chatserver run` does, except for the log, which is left to the test.
     defaults = {"log_config": None, "timeout_graceful_shutdown": GRACE, **PROTOCOLS}
     server = uvicorn.Server(uvicorn.Config(app, **{**defaults, **options}))
     thread = threading.Thread(target=_run, args=(server, listener), daemon=True)
@@ -149,7 +149,7 @@ def live_server(app: ASGIApp, **options: Any) -> Iterator[LiveServer]:
 
 
 def _run(server: uvicorn.Server, listener: socket.socket) -> None:
-    # What kept it from starting is in its log; the caller sees that the thread has ended.
+    # Its log says why it didn't start; the caller sees that the thread has ended.
     with suppress(SystemExit):
         server.run([listener])
 
@@ -166,7 +166,7 @@ def _wait_for_start(server: uvicorn.Server, thread: threading.Thread) -> None:
 
 @asynccontextmanager
 async def open_server(app: ASGIApp, **options: Any) -> AsyncIterator[LiveServer]:
-    """`live_server`, without holding up the event loop of the test; the server has its own."""
+    """`live_server` for coroutines: it doesn't block the test's event loop, and has its own."""
     context = live_server(app, **options)
     server = await asyncio.to_thread(context.__enter__)
     try:
@@ -179,7 +179,7 @@ class AsyncSession:
     """A client's side of a WebSocket to an application in this event loop; see `open_session`.
 
     Attributes:
-        subprotocol: The one that the application accepted; None without any.
+        subprotocol: The subprotocol that the application accepted, or None.
         headers: The other headers of its accept.
     """
 
@@ -207,11 +207,11 @@ class AsyncSession:
         self._sent.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
 
     async def receive(self, *, timeout: float = 1.0) -> Message:
-        """The next ASGI event that the application sends, waited for `timeout` seconds at most.
+        """The next ASGI event that the application sends; waits `timeout` seconds at most.
 
         Raises:
             AssertionError: Nothing came in time.
-            Exception: What the application raised instead.
+            Exception: The exception that the application raised instead.
         """
         try:
             async with asyncio.timeout(timeout):
@@ -275,13 +275,13 @@ async def open_session(
 ) -> AsyncIterator[AsyncSession]:
     """Connect to an application in this event loop, without a server.
 
-    The application's lifespan is not run: `async with app.router.lifespan_context(app):` does it.
+    It doesn't run the lifespan: use `async with app.router.lifespan_context(app):` for that.
 
     Args:
         app: The application.
         path: Path and query.
-        headers: Of the handshake, cookies among them.
-        subprotocols: Those to offer.
+        headers: The handshake's headers, including cookies.
+        subprotocols: The subprotocols to offer.
         timeout: Seconds that the handshake may take, and the end.
 
     Raises:

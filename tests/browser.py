@@ -12,11 +12,12 @@ import queue
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib import import_module, resources
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, TextIO
@@ -43,8 +44,12 @@ WATCH = """
     addEventListener("securitypolicyviolation", (event) =>
         seen.push(`blocked: ${event.violatedDirective} ${event.blockedURI}`));
 """
-# What a browser itself prints when a connection that a test breaks on purpose fails.
-EXPECTED = re.compile(r"^(WebSocket connection to .* failed|Failed to load resource: net::ERR_)")
+# What a browser itself prints when a connection that a test breaks on purpose fails, and when the
+# page asks over plain HTTP why: the message, and the address that it is about.
+EXPECTED = re.compile(
+    r"^(WebSocket connection to .* failed|Failed to load resource: net::ERR_"
+    r"|Failed to load resource: .* status of (403|404|426) .*/(ws|ws/\d+|nowhere)$)"
+)
 
 
 async def below_chat(scope: Any, receive: Any, send: Any) -> None:
@@ -60,8 +65,9 @@ class Server:
         port: Where it listens; kept after its end, so that `start` brings it back there.
     """
 
-    def __init__(self, app: str = APP) -> None:
+    def __init__(self, app: str = APP, environment: Mapping[str, str] | None = None) -> None:
         self.app = app
+        self.environment = {**os.environ, **(environment or {})}
         self.port = 0
         self.lines: list[str] = []
 
@@ -73,7 +79,12 @@ class Server:
         """Start it, and return once it listens."""
         command = [sys.executable, "-m", "uvicorn", self.app, "--port", str(self.port)]
         self.process = subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command,
+            cwd=ROOT,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         assert self.process.stdout is not None
         ports: queue.Queue[int | None] = queue.Queue()
@@ -109,13 +120,59 @@ class Server:
 
 
 @contextmanager
-def running(app: str = APP) -> Iterator[Server]:
-    server = Server(app)
+def running(app: str = APP, environment: Mapping[str, str] | None = None) -> Iterator[Server]:
+    server = Server(app, environment)
     try:
         server.start()
         yield server
     finally:
         server.stop()
+
+
+class Wire:
+    """Carries bytes between clients and a server on this machine, and can stop without a word.
+
+    A frozen one closes nothing and loses nothing, as a network that is out of reach: connections
+    are taken, and whatever is sent waits.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._flows = threading.Event()
+        self._ends: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.thaw()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def freeze(self) -> None:
+        self._flows.clear()
+
+    def thaw(self) -> None:
+        self._flows.set()
+
+    def close(self) -> None:
+        for end in (self._listener, *self._ends):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)  # wakes whoever waits for it; close() does not
+            end.close()
+        self.thaw()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(("127.0.0.1", self._server.port))
+                self._ends += [client, server]
+                for ends in ((client, server), (server, client)):
+                    threading.Thread(target=self._carry, args=ends, daemon=True).start()
+
+    def _carry(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65_536):
+                self._flows.wait()
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
 
 
 def missing(sentence: str) -> NoReturn:
@@ -186,12 +243,13 @@ class Visitors:
         """Close every page, having asked it what it saw."""
         for page in self.pages:
             if not page.is_closed():
-                self.complaints += page.evaluate("window.seen")
+                self.complaints += page.evaluate("window.seen ?? []")  # none without scripts
             page.context.close()
 
     def _console(self, message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning") and not EXPECTED.match(message.text):
-            self.complaints.append(f"console: {message.text}")
+        said = f"{message.text} {message.location['url']}"
+        if message.type in ("error", "warning") and not EXPECTED.match(said):
+            self.complaints.append(f"console: {said}")
 
     def _dialog(self, dialog: Dialog) -> None:
         self.complaints.append(f"dialog: {dialog.message}")
@@ -221,6 +279,14 @@ def own_server() -> Iterator[Server]:
     """A server that a test may do with what it likes."""
     with running() as server:
         yield server
+
+
+@pytest.fixture
+def wire(server: Server) -> Iterator[Wire]:
+    """A way to the shared server that a test may freeze."""
+    wire = Wire(server)
+    yield wire
+    wire.close()
 
 
 @pytest.fixture

@@ -167,7 +167,7 @@ def channels(client: TestClient, snippet: ModuleType) -> None:
         assert one.receive_json() == {"players": 1}
         with client.websocket_connect("/games/go") as other:
             assert [one.receive_json(), other.receive_json()] == [{"players": 2}] * 2
-        assert client.get("/games/go").json() == [2, 1]
+        assert client.get("/games/go").json() == [{"players": 2}, {"players": 1}]
         snippet.app.state.hub.publish_from_thread("game:go", "a text")
         assert one.receive_json() == "a text"
         snippet.app.state.hub.publish_from_thread("news", b"bytes")
@@ -191,6 +191,17 @@ def publish_from_http(client: TestClient, snippet: ModuleType) -> None:
     hub = snippet.app.state.hub
     first, again = (hub.publish_from_thread("orders", "x", id="order-17") for _ in range(2))
     assert first == again
+
+
+@talks("docs/guide/channels.md: History first")
+def history_first(client: TestClient, snippet: ModuleType) -> None:
+    with client.websocket_connect("/studies/a") as first:
+        assert first.receive_json() == {"type": "welcome", "messages": []}
+        first.send_json({"type": "say", "text": "hi"})
+        said = {"type": "say", "text": "hi"}
+        assert first.receive_json() == said
+        with client.websocket_connect("/studies/a") as second:
+            assert second.receive_json() == {"type": "welcome", "messages": [said]}
 
 
 @talks("docs/guide/channels.md: Join and leave while connected")

@@ -22,7 +22,12 @@ from tests.browser import find_chromium, launched, running  # noqa: E402
 
 DESK = {"viewport": {"width": 1280, "height": 800}, "color_scheme": "light"}
 NIGHT = {"viewport": {"width": 1280, "height": 800}, "color_scheme": "dark"}
-PHONE = {"viewport": {"width": 390, "height": 844}, "color_scheme": "light", "is_mobile": True}
+PHONE = {
+    "viewport": {"width": 390, "height": 844},
+    "color_scheme": "light",
+    "is_mobile": True,
+    "has_touch": True,
+}
 NOON = "2026-01-01T12:00:00Z"
 PORT_SHOWN = "8000"  # the real one is another at each run
 
@@ -81,11 +86,11 @@ def visit(browser: Browser, url: str, client_id: int, options: dict[str, Any]) -
 
 def say(writer: Page, everyone: list[Page], text: str) -> None:
     """Write to the chat, and wait until everyone has read it."""
-    box = writer.locator("#panel-chat textarea")
-    box.fill(text)
-    box.press("Enter")
+    writer.locator("#panel-chat textarea").fill(text)
+    writer.locator("#panel-chat .send").click()
     for page in everyone:
-        expect(page.locator("#panel-chat .log")).to_contain_text(f"says: {text}")
+        expect(page.locator("#panel-chat .message .text").last).to_have_text(text)
+    expect(writer.locator("#panel-chat .delivery").last).to_have_text("delivered")
 
 
 def chat(browser: Browser, url: str) -> list[Page]:

@@ -1,4 +1,4 @@
-"""Broadcast: everybody in one conversation."""
+"""Broadcast: all clients in one channel."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -13,7 +13,7 @@ __all__ = ["BroadcastEndpoint"]
 
 
 class BroadcastEndpoint(Endpoint):
-    """Tells each text to everybody in the channel `chat`, and who left."""
+    """Publishes each text to all members of the channel `chat`, and says when a client left."""
 
     encoding: Encoding = "text"
     reject_as: ClassVar[RejectAs] = "policy"

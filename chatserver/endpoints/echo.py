@@ -1,4 +1,4 @@
-"""Echo: what comes in goes back."""
+"""Echo: each message goes back to the client that sent it."""
 
 from typing import Any
 

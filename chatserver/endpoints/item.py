@@ -1,4 +1,4 @@
-"""Item channels: opened by a token, and reached from anywhere by `item:{item_id}`."""
+"""Item channels `item:{item_id}`: a client joins with a token; any code can publish to them."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -14,9 +14,9 @@ __all__ = ["ItemEndpoint"]
 
 
 class ItemEndpoint(Endpoint):
-    """Answers each text with the credential, `q` and the text; follows `item:{item_id}`.
+    """Answers each text with the credential, `q` and the text; joins `item:{item_id}`.
 
-    Without a token, or with one that the application's verifier does not take, the handshake
+    Without a token, or with one that the application's verifier rejects, the handshake
     is refused with 1008 before accept, which over HTTP is a 403.
     """
 

@@ -1,6 +1,6 @@
-"""All that is taken from the insides of uvicorn, in one place: it promises nothing of it.
+"""All that we use of uvicorn's internals, which may change with any upgrade.
 
-When an upgrade of uvicorn takes something away or changes it, the test of that name says so.
+When an upgrade removes or changes one of them, a test of its name fails.
 """
 
 import socket
@@ -14,7 +14,7 @@ from uvicorn.lifespan.on import LifespanOn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import Server, ServerState
 
-#: Whether requests can be parsed by httptools, whose protocol shows more than that on h11.
+#: Whether httptools parses the requests; its protocol has more of what we need than that on h11.
 HAS_HTTPTOOLS = find_spec("httptools") is not None
 
 if HAS_HTTPTOOLS or TYPE_CHECKING:
@@ -34,11 +34,11 @@ __all__ = [
 
 
 class InvitingServer(Server):
-    """A server that says where it is to be found, when it is.
+    """A server that prints its address when it serves.
 
     Args:
         config: uvicorn's.
-        invitation: What it prints once it serves: the last line of a start.
+        invitation: The line to print, the last one of a start.
     """
 
     def __init__(self, config: Config, invitation: str) -> None:
@@ -53,16 +53,15 @@ class InvitingServer(Server):
 
 
 def is_full(protocol: Any) -> bool:
-    """Whether its transport has told an HTTP protocol that it takes no more for now."""
+    """Whether its transport has told an HTTP protocol to pause writing."""
     flow = getattr(protocol, "flow", None)
     return flow is not None and bool(flow.write_paused)
 
 
 def host_of_server() -> str | None:
-    """The host on which the server listens that runs this lifespan; None where it is not known.
+    """The host on which the server that runs this lifespan listens; None if it is not known.
 
-    A lifespan is told nothing of it. But uvicorn, which knows, waits for the lifespan, and stands
-    on the stack.
+    A lifespan isn't told. But uvicorn, which knows, awaits the lifespan, so it is on the stack.
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code is not LifespanOn.main.__code__:

@@ -1,55 +1,31 @@
 /** One tab's panel: its connection's state, its messages, and the box to write in. */
 
 import { Log } from "./log.js";
+import { recall, remember } from "./memory.js";
+import { Outbox } from "./outbox.js";
+import { explainRefusal, statusAt } from "./refusal.js";
 import { Connection } from "./socket.js";
 
 const { maxMessageSize } = document.querySelector("[data-max-message-size]").dataset;
 const LARGEST_MESSAGE = Number(maxMessageSize); // bytes of UTF-8
 const KEYS = "Enter sends, Shift + Enter starts a new line.";
+const touch = matchMedia("(hover: none) and (pointer: coarse)"); // a keyboard without Shift + Enter
 const PILL = {
   idle: () => "Not connected",
   connecting: () => "Connecting…",
   checking: () => "Connecting…",
   connected: () => "Connected",
-  waiting: ({ until }) => `Reconnecting in ${Math.max(1, Math.ceil((until - Date.now()) / 1000))} s`,
+  waiting: ({ until }) => `Retry in ${Math.max(1, Math.ceil((until - Date.now()) / 1000))} s`,
   closed: ({ refused, code }) => (refused ? "Refused" : code ? `Closed (${code})` : "Closed"),
 };
-const SWITCH = {
+const ACTION = {
   idle: "Connect",
   connecting: "Cancel",
   checking: "Cancel",
   connected: "Disconnect",
-  waiting: "Reconnect now",
+  waiting: "Retry now",
   closed: "Connect",
 };
-
-/** What this browser tab remembers across a reload. Never a token. */
-export const memory = {
-  get(key) {
-    try {
-      return sessionStorage.getItem(`chatserver.${key}`);
-    } catch {
-      return null; // storage can be switched off
-    }
-  },
-  set(key, value) {
-    try {
-      sessionStorage.setItem(`chatserver.${key}`, value);
-    } catch {
-      // then it is not remembered
-    }
-  },
-};
-
-/** Asks the page's own server over HTTP; a gateway's 502 to 504 mean that it isn't there. */
-async function isReachable() {
-  try {
-    const options = { method: "HEAD", cache: "no-store", signal: AbortSignal.timeout(5_000) };
-    return (await fetch(location, options)).status < 500;
-  } catch {
-    return false;
-  }
-}
 
 /** The WebSocket address of a path on the page's own host: http becomes ws, https becomes wss. */
 export function address(path) {
@@ -59,11 +35,13 @@ export function address(path) {
 }
 
 export class Panel {
-  refusedAdvice = "Its log says why.";
   emptyText = "Nothing yet.";
-  #unanswered = []; // texts sent whose answer has not come
+  backText = "Connected again.";
   #ticking = 0;
   #announced = ""; // the last state said aloud
+  #path = ""; // that it connects to
+  #isOpen = false;
+  #openedPath = ""; // the last one that it was connected to
 
   /**
    * @param {string} name "echo", "items" or "chat"
@@ -78,31 +56,38 @@ export class Panel {
     this.title = this.tab.textContent.trim();
     this.path = this.root.dataset.path;
     const find = (selector) => this.root.querySelector(selector);
-    [this.pill, this.detail, this.switch] = [find(".pill"), find(".detail"), find(".switch")];
+    [this.pill, this.detail, this.command] = [find(".pill"), find(".detail"), find(".command")];
     [this.composer, this.sendButton, this.hint] = [find(".composer"), find(".send"), find(".hint")];
+    this.action = find(".action");
     this.box = find("textarea");
     this.addressLine = find(".address");
     this.listElement = find(".log");
     this.jump = find(".jump");
     this.connection = new Connection({
       closeCodes,
-      isReachable,
+      statusAt,
       onState: (state) => this.#changed(state),
-      onMessage: (text) => this.#received(text),
+      onMessage: (text) => this.showReceived(text, this.outbox.receive(text)),
+    });
+    this.outbox = new Outbox({
+      send: (text) => this.connection.send(text),
+      onState: (...how) => this.#delivery(...how),
+      onSilence: () => this.connection.giveUp("The server did not answer."),
     });
   }
 
   /** Wires the panel up; a subclass's own fields are there by now. */
   start() {
     this.log = new Log(this.listElement, this.jump, this.emptyText);
-    this.box.value = memory.get(`draft.${this.name}`) ?? "";
+    this.box.value = recall(`draft.${this.name}`) ?? "";
+    this.box.enterKeyHint = touch.matches ? "enter" : "send";
     this.box.addEventListener("input", () => this.#drafted());
     this.box.addEventListener("keydown", (event) => this.#pressed(event));
     this.composer.addEventListener("submit", (event) => {
       event.preventDefault();
       this.#send();
     });
-    this.switch.addEventListener("click", () => this.#switched());
+    this.action.addEventListener("click", () => this.act());
     this.#changed(this.connection.state);
   }
 
@@ -118,16 +103,28 @@ export class Panel {
     return url.href;
   }
 
-  /** What the server answers to a text once it has it. */
-  answerTo(text) {
-    return `Message text was: ${text}`;
+  /** Whether the fields say something else than what was connected with. */
+  hasChanged() {
+    return false;
   }
 
-  showSent(text) {
-    this.log.add("own", text);
+  /** What to do about a refusal by the endpoint itself: a sentence, and a command (its words). */
+  advice() {
+    return { sentence: "Its log says why." };
   }
 
-  showReceived(text) {
+  /** What the server says, in this order, once it has a text. */
+  answersTo(text) {
+    return [`Message text was: ${text}`];
+  }
+
+  /**
+   * Shows what came.
+   *
+   * @param {string} text
+   * @param {boolean} isAnswer whether it answers an own message, which shows that by itself
+   */
+  showReceived(text, isAnswer) {
     this.log.add("other", text);
   }
 
@@ -137,58 +134,90 @@ export class Panel {
     const url = this.url();
     if (url === null) return;
     this.addressLine.textContent = this.shownAddress(url);
-    this.#explain("");
+    this.#path = url.pathname;
     this.connection.connect(url);
   }
 
-  #switched() {
-    const { name } = this.connection.state;
-    if (name === "waiting") this.connection.reconnectNow();
-    else if (name === "idle" || name === "closed") this.connect();
+  get isResting() {
+    return ["idle", "closed"].includes(this.connection.state.name);
+  }
+
+  /** Does what the panel's one button says. */
+  act() {
+    if (this.isResting || this.hasChanged()) this.connect();
+    else if (this.connection.state.name === "waiting") this.connection.reconnectNow();
     else this.connection.disconnect();
+  }
+
+  /** Names the panel's one button; it stands out where nothing is going on without it. */
+  showAction() {
+    const { name } = this.connection.state;
+    const anew = !this.isResting && this.hasChanged();
+    this.action.textContent = anew ? "Reconnect" : ACTION[name];
+    this.action.classList.toggle("quiet", !anew && !this.isResting && name !== "waiting");
   }
 
   #changed(state) {
     const { name } = state;
     clearInterval(this.#ticking);
     if (name === "waiting") this.#ticking = setInterval(() => this.#label(state), 200);
-    if (name !== "connected") this.#giveBack();
     const look = name === "closed" && state.code === 1000 ? "idle" : name;
-    this.pill.dataset.state = this.tab.dataset.state = look;
+    this.root.dataset.state = this.pill.dataset.state = this.tab.dataset.state = look;
     this.#label(state);
-    this.switch.textContent = SWITCH[name];
-    this.switch.classList.toggle("quiet", name !== "waiting" && name !== "closed");
-    if (name !== "connecting" && name !== "checking") this.#explain(this.describe(state));
+    this.showAction();
+    this.#explain(state);
+    this.#opened(state);
     this.#judge();
     this.#announce(state);
-    this.changed?.(state);
   }
 
   #label(state) {
     this.pill.textContent = PILL[state.name](state);
   }
 
-  /** Why it is not connected, in words. */
-  describe({ name, code, meaning, reason, problem, refused }) {
+  /** Marks in the log where the connection ended and where it is back, and tells the outbox. */
+  #opened(state) {
+    const isOpen = state.name === "connected";
+    if (isOpen === this.#isOpen) return;
+    this.#isOpen = isOpen;
+    if (isOpen) {
+      const isBack = this.#path === this.#openedPath;
+      if (this.#openedPath !== "") this.log.mark(isBack ? this.backText : `Connected to ${this.#path}`);
+      this.#openedPath = this.#path;
+      this.outbox.connected();
+    } else {
+      if (state.name !== "connecting") {
+        this.log.mark(state.code === 1000 ? "Disconnected." : "Connection lost.");
+      }
+      this.outbox.disconnected();
+    }
+  }
+
+  /** Why it is not connected, in words; while an attempt is made, those about the one before. */
+  #explain(state) {
+    if (["connecting", "checking"].includes(state.name)) return;
+    this.detail.textContent = this.describe(state);
+    this.detail.hidden = this.detail.textContent === "";
+    this.#suggest(state.status === 426 ? this.advice().command : []);
+  }
+
+  #suggest(words = []) {
+    this.command.replaceChildren();
+    for (const word of words) {
+      const part = document.createElement("span");
+      part.textContent = word;
+      this.command.append(part, " ");
+    }
+    this.command.hidden = words.length === 0;
+  }
+
+  describe({ name, code, meaning, reason, problem, refused, status }) {
     if (name !== "waiting" && name !== "closed") return "";
     const parts = [problem ?? `Closed with code ${code}: ${meaning}`];
-    if (reason) parts.push(`Reason: ${reason}`);
-    if (refused) parts.push(this.refusedAdvice);
-    else if (name === "waiting") parts.push("Trying again by itself.");
-    else if (code !== 1000 && code !== undefined) parts.push("Not trying again by itself.");
+    if (reason && reason !== meaning) parts.push(`Reason: ${reason}`);
+    if (refused) parts.push(explainRefusal(status, this.advice().sentence));
+    else if (name === "closed" && code !== 1000 && code !== undefined) parts.push("Not trying again by itself.");
     return parts.join(" ");
-  }
-
-  #explain(text) {
-    this.detail.textContent = text;
-    this.detail.hidden = text === "";
-  }
-
-  /** A problem of the fields, before anything is sent. */
-  complain(text) {
-    this.connection.disconnect();
-    this.#explain(text);
-    this.page.announce(text);
   }
 
   /** Says a change aloud; of all the attempts to come back, only the first. */
@@ -200,50 +229,44 @@ export class Panel {
     this.page.announce(`${this.title}: ${this.pill.textContent}. ${this.describe(state)}`.trim());
   }
 
-  // Messages.
-
-  #received(text) {
-    const answered = this.#unanswered.findIndex((sent) => this.answerTo(sent) === text);
-    if (answered >= 0) this.#unanswered.splice(answered, 1);
-    this.showReceived(text);
-  }
-
-  /** What was sent and never answered may be lost: say so, and put it back if there is room. */
-  #giveBack() {
-    const texts = this.#unanswered.splice(0);
-    if (texts.length === 0) return;
-    this.log.add("system", "The connection ended before the server answered your last message. It may not have arrived.");
-    if (this.box.value === "") {
-      this.box.value = texts.join("\n");
-      this.#drafted();
-    }
-  }
-
   // Writing.
 
+  /** Enter sends, except on touch, where it is the only way to a new line. */
   #pressed(event) {
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    if (touch.matches && !event.ctrlKey && !event.metaKey) return;
     event.preventDefault();
     this.#send();
   }
 
   #send() {
-    const text = this.box.value;
-    if (text === "") return;
+    const text = this.box.value.toWellFormed(); // as it is sent, and answered
+    if (text.trim() === "") return;
     if (!this.#judge()) {
       this.page.announce(this.hint.textContent);
       return;
     }
-    if (!this.connection.send(text)) return;
-    this.#unanswered.push(text);
-    this.showSent(text);
+    this.#post(text);
     this.box.value = "";
     this.#drafted();
     this.box.focus();
   }
 
+  #post(text) {
+    this.outbox.post(text, this.answersTo(text), this.log.add("own", text));
+  }
+
+  #delivery(message, state, text) {
+    this.log.setDelivery(message, state, () => {
+      message.remove();
+      this.#post(text);
+      this.listElement.focus({ preventScroll: true }); // the button is gone; the box would call the keyboard up
+    });
+    if (state === "failed" && !this.root.hidden) this.page.announce("A message was not delivered.");
+  }
+
   #drafted() {
-    memory.set(`draft.${this.name}`, this.box.value);
+    remember(`draft.${this.name}`, this.box.value);
     this.#judge();
   }
 
@@ -251,17 +274,18 @@ export class Panel {
   #judge() {
     const size = new TextEncoder().encode(this.box.value).length;
     const tooLarge = size > LARGEST_MESSAGE;
-    const connected = this.connection.state.name === "connected";
-    let hint = KEYS;
+    const isConnected = this.connection.state.name === "connected";
+    let hint = touch.matches ? "" : KEYS;
     if (tooLarge) {
       hint = `This message has ${size.toLocaleString("en")} bytes, the server takes at most ${LARGEST_MESSAGE.toLocaleString("en")}.`;
-    } else if (!connected) {
-      hint = "Not connected. What you type is kept.";
+    } else if (!isConnected) {
+      hint = "What you type is kept for later.";
     }
+    const sendable = isConnected && !tooLarge && this.box.value.trim() !== "";
     if (this.hint.textContent !== hint) this.hint.textContent = hint;
     this.hint.classList.toggle("warning", tooLarge);
     this.box.setAttribute("aria-invalid", String(tooLarge));
-    this.sendButton.setAttribute("aria-disabled", String(tooLarge || !connected));
-    return connected && !tooLarge;
+    this.sendButton.setAttribute("aria-disabled", String(!sendable));
+    return sendable;
   }
 }

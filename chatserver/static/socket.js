@@ -32,13 +32,14 @@ export class Connection {
   /**
    * @param {object} options
    * @param {{code: number, meaning: string, retry: boolean}[]} options.closeCodes the server's table
-   * @param {() => Promise<boolean>} options.isReachable asks the server over plain HTTP
+   * @param {(url: URL) => Promise<number | null>} options.statusAt what plain HTTP is answered at
+   *   this address, null if there is no server
    * @param {(state: object) => void} options.onState
    * @param {(text: string) => void} options.onMessage
    */
-  constructor({ closeCodes, isReachable, onState, onMessage }) {
+  constructor({ closeCodes, statusAt, onState, onMessage }) {
     this.closeCodes = new Map(closeCodes.map((row) => [row.code, row]));
-    this.isReachable = isReachable;
+    this.statusAt = statusAt;
     this.onState = onState;
     this.onMessage = onMessage;
     this.state = { name: "idle" };
@@ -60,6 +61,18 @@ export class Connection {
   /** Ends the waiting; does nothing in any other state. */
   reconnectNow() {
     if (this.state.name === "waiting") this.#open();
+  }
+
+  /** The network is back: an attempt that began without it is begun anew, and the next come soon. */
+  networkIsBack() {
+    if (!["waiting", "connecting", "checking"].includes(this.state.name)) return;
+    this.#attempt = Math.min(this.#attempt, 1);
+    this.#open();
+  }
+
+  /** Gives up a connection that is open but carries nothing any more, and comes back. */
+  giveUp(problem) {
+    if (this.state.name === "connected") this.#wait({ problem });
   }
 
   /** Sends a text if it can be sent now. */
@@ -120,16 +133,16 @@ export class Connection {
     this.#abandon();
     const turn = this.#turn;
     this.#become({ name: "checking" });
-    const reachable = await this.isReachable();
+    const status = await this.statusAt(this.#url);
     if (turn !== this.#turn) return;
-    if (!reachable) {
+    if (status === null) {
       this.#doubted = false;
       this.#wait({ problem: "The server can't be reached." });
     } else if (this.#attempt > 0 && !this.#doubted) {
       this.#doubted = true; // it may have started between the attempt and the question
       this.#wait({ problem: "The server is there, but did not take the connection." });
     } else {
-      this.#close({ refused: true, problem: "The server refused this connection." });
+      this.#close({ refused: true, status, problem: "The server refused this connection." });
     }
   }
 
