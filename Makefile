@@ -1,6 +1,7 @@
 # Everything the project does starts here, and CI calls the same targets.
 #
-#   make run                      serve the page; PORT=9000 and HOST=0.0.0.0 are passed on
+#   make run                      serve the page; PORT=9000 and HOST=0.0.0.0 are passed on, and
+#                                 OPEN=1 lets any token pass on such a host, too
 #   make test                     all that must hold; ARGS="-k echo -x" goes to pytest
 #   make test PYTHON=python3.12   with another Python than python3
 #
@@ -17,6 +18,7 @@ BIN := $(VENV)/bin
 RUN_READY := $(VENV)/.ready-to-run
 TEST_READY := $(VENV)/.ready-to-test
 DEV_READY := $(VENV)/.ready-to-develop
+DOCS_READY := $(VENV)/.ready-for-docs
 # Each server of the benchmark has an environment in here, and so has what runs it.
 BENCH := .venv-bench
 BENCH_PYTHON := $(BENCH)/runner/bin/python
@@ -30,7 +32,7 @@ CODE := $(foreach folder,chatserver tests examples benchmarks tools,\
 
 # HOST counts on the command line only: some shells export the machine's name under it.
 RUN_ARGS := $(if $(filter command,$(firstword $(origin HOST))),--host "$(HOST)") \
-	$(if $(PORT),--port "$(PORT)")
+	$(if $(PORT),--port "$(PORT)") $(if $(OPEN),--open-to-network)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
@@ -59,17 +61,23 @@ endif
 .PHONY: help
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+	@echo "The command, once it is installed by one of them: $(BIN)/chatserver --help"
 
 .PHONY: run
-run: $(RUN_READY) ## Serve the page on 127.0.0.1:8000; PORT=9000, HOST=0.0.0.0
-	@$(BIN)/python -m chatserver run $(RUN_ARGS) || test $$? = 130
+run: $(RUN_READY) ## Serve the page on 127.0.0.1:8000; PORT=9000, HOST=0.0.0.0 OPEN=1
+	@# Ctrl-C is for the server; without the trap make would call it an error.
+	@trap : INT; $(BIN)/python -m chatserver run $(RUN_ARGS) || { status=$$?; test $$status = 130 || exit $$status; }
 
 .PHONY: dev
 dev: $(DEV_READY) ## The same, restarted whenever a file changes
-	@$(BIN)/python -m chatserver run --reload $(RUN_ARGS) || test $$? = 130
+	@trap : INT; $(BIN)/python -m chatserver run --reload $(RUN_ARGS) || { status=$$?; test $$status = 130 || exit $$status; }
 
 .PHONY: test
 test: lint types tests ## Check style and types, then run all tests; ARGS="-k echo" for some
+
+.PHONY: quick
+quick: lint types $(TEST_READY) ## In under a minute: style, types, and the tests that need no server
+	$(BIN)/python -m pytest -m "not live" $(ARGS)
 
 .PHONY: lint
 lint: $(DEV_READY) ## Check style and format
@@ -109,6 +117,11 @@ test-floors: ## Run the tests with exactly the lowest versions that setup.cfg al
 	PIP_CONSTRAINT="$(CURDIR)/.venv-floors.txt" \
 		$(MAKE) --no-print-directory tests VENV=.venv-floors PYTHON="$$python"
 
+.PHONY: test-newest
+test-newest: ## Run the tests with the newest versions that setup.cfg allows
+	rm -rf .venv-newest
+	$(MAKE) --no-print-directory tests VENV=.venv-newest
+
 .PHONY: coverage
 coverage: $(TEST_READY) chromium ## Run the tests and show the lines and branches they miss
 	$(BIN)/python -m coverage erase
@@ -138,10 +151,19 @@ bench-full: $(BENCH_READY) ## The same with more rounds and regimes, and the plo
 bench-guards: $(BENCH_READY) ## Attack each guard, ours and FastAPI's tutorial, in six minutes
 	@$(BENCH_PYTHON) -m benchmarks guards $(ARGS)
 
+.PHONY: docs
+docs: $(DOCS_READY) ## Build the documentation into site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@! grep -rE '<(script|link|img|iframe)[^>]+(src|href)="?(https?:)?//' --include='*.html' site || \
+		{ echo "The site is to be read without a network: the above comes from elsewhere." >&2; exit 1; }
+	@echo "Open site/index.html"
+
 .PHONY: dist
 dist: $(DEV_READY) ## Build wheel and sdist into dist/
 	rm -rf build dist *.egg-info
-	$(BIN)/python -m build
+	@$(BIN)/python -m build >build.log 2>&1 || { cat build.log; rm build.log; exit 1; }
+	@rm -f build.log
+	@ls -l dist | awk 'NR > 1 { printf "Made dist/%s, %d KB.\n", $$9, $$5 / 1000 }'
 
 .PHONY: chromium
 chromium: ## Find Chromium for the browser tests, or install it (Debian's, as root)
@@ -161,7 +183,7 @@ chromium: ## Find Chromium for the browser tests, or install it (Debian's, as ro
 
 .PHONY: clean
 clean: ## Remove everything that make has made
-	rm -rf .venv .venv-* build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-* build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	rm -rf .coverage .coverage.* htmlcov
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -174,20 +196,38 @@ $(VENV)/.made-for:
 	rm -rf $(VENV) && "$$python" -m venv $(VENV) && \
 	printf '%s\n' "$(CURDIR)" "$(CURDIR) with $(PYTHON)" >$@
 
+# What pip says is shown when it fails; where that is for want of a network, in a sentence.
+NO_NETWORK := ConnectionError|ConnectTimeout|NameResolution|Temporary failure|Max retries|unreachable
+define install
+	@echo "Installing $(1) into $(VENV)."
+	@$(BIN)/python -m pip install --quiet --retries 2 --editable '$(1)' >$(VENV)/install.log 2>&1 || { \
+		if grep -qE "$(NO_NETWORK)" $(VENV)/install.log; then \
+			echo "No package index can be reached, and $(VENV) lacks what has to be installed once:" \
+				"try again with a network ($(VENV)/install.log has the details)."; \
+		else cat $(VENV)/install.log; fi >&2; exit 1; }
+endef
+
+# With the extra jwt, so that every setting is of use.
 $(RUN_READY): $(VENV)/.made-for $(INSTALLS_FROM)
 	@rm -f $@
-	$(BIN)/python -m pip install --quiet --editable .
+	$(call install,.[jwt])
 	@touch $@
 
 $(TEST_READY): $(VENV)/.made-for $(INSTALLS_FROM)
 	@rm -f $@
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(call install,.[test])
 	@touch $(RUN_READY) $@
 
 $(DEV_READY): $(VENV)/.made-for $(INSTALLS_FROM)
 	@rm -f $@
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(call install,.[dev])
 	@touch $(RUN_READY) $(TEST_READY) $@
+
+# Beside the others, for ruff lays out the signatures.
+$(DOCS_READY): $(DEV_READY)
+	@rm -f $@
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	@touch $@
 
 $(BENCH_READY): Makefile | $(RUN_READY)
 	@rm -rf $(BENCH)/runner

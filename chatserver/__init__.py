@@ -14,24 +14,24 @@
 
     app = Starlette(routes=[WebSocketRoute("/rooms/{room}", Room)])
 
-The map, in the order in which a message passes:
+The map, in the order in which a message passes the packages:
 
-- `server/` take it off the wire, within limits: protocol classes for uvicorn
-- `endpoints/` decode it, know who sent it, and call your code
-- `hub/` takes what is published, and writes what comes back to the members of its channel
-- `brokers/` number publications, keep history and presence
-- `connection/` one client's bounded buffer, whatever the server below
-- `wire/` the protocol's bytes: frames, their parser, compression
+- `server/` takes it off the wire, within limits: protocol classes for uvicorn
+- `endpoints/` decode it, authenticate the client, and call your code
+- `hub/` publishes, and writes publications to the members of their channel
+- `brokers/` number publications, and keep history and presence
+- `connection/` is one client's bounded buffer, whatever the server
+- `wire/` is the protocol's bytes: frames, their parser, compression
 
 and around them `auth/` (tokens), `limits` (every guard), `errors` (exceptions, close codes), `logs`
-(no secrets), `settings`, `configuration` (an application's state out of them), `app` (the ready
-application), `cli`, `testing`.
+(redaction of secrets), `settings`, `configuration` (gives an application its settings), `app` (the
+ready application), `cli`, `testing`.
 
 The words: an *endpoint* is a class, with one instance per connection. A *channel* is a named
-topic. A *publication* is one message in a channel. A *position* (offset, epoch) is where one
-stands in a channel's stream; *history* is the retained tail of that stream, *recovery* getting
-exactly what one missed. *Presence* is who is in a channel now. A *slow consumer* is a connection
-whose outgoing buffer is full: it is closed, never waited for.
+topic. A *publication* is one message in a channel. A *position* (offset, epoch) is a place in a
+channel's stream; *history* is the retained tail of that stream; *recovery* gives a client that
+comes back exactly what it missed. *Presence* is which clients are in a channel now. A *slow
+consumer* is a connection whose outgoing buffer is full: it is closed, never waited for.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -92,7 +92,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    if name == "Verifier":  # imports what it needs when it is first asked for
+    if name == "Verifier":  # imported on first use, because that takes a while
         from chatserver.auth import Verifier
 
         return Verifier

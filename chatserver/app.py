@@ -2,7 +2,7 @@
 
     uvicorn chatserver.app:app
 
-`create_app` makes another one, to mount in an application of your own.
+`create_app` makes another one, to be mounted in an application of your own.
 """
 
 import logging
@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PrefixLoader, StrictUndefined
 from starlette.applications import Starlette
@@ -41,7 +41,7 @@ __all__ = ["app", "create_app"]
 logger = logging.getLogger("chatserver")
 
 app: Starlette
-"""Made when it is first asked for, with the settings of the environment."""
+"""Made on first use, with the settings from the environment."""
 
 PACKAGE = Path(__file__).resolve().parent
 INSTALLED, CHECKOUT = PACKAGE / "templates", PACKAGE.parent / "templates"
@@ -65,7 +65,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
     """Make the application.
 
     Args:
-        settings: How it runs; read from the environment when left out.
+        settings: The settings; read from the environment if left out.
 
     Raises:
         InvalidSetting: A setting can't be used.
@@ -113,7 +113,7 @@ async def page(request: Request) -> Response:
 
 
 def _is_open(scope: Scope) -> bool:
-    """Whether any token passes: not where this is mounted in an application that verifies them."""
+    """Whether any token passes here. It doesn't if an outer application verifies tokens."""
     note_outer(scope)
     try:
         return isinstance(verifier_of(scope, "page"), OpenMode)
@@ -122,16 +122,16 @@ def _is_open(scope: Scope) -> bool:
 
 
 class UnknownPath(Endpoint):
-    """Refuses a WebSocket that no route is for, as a page would be: with a 404."""
+    """Refuses a WebSocket for an unknown path with a 404, as a page would be."""
 
-    allowed_origins = ("*",)
+    allowed_origins: ClassVar[tuple[str, ...]] = ("*",)
 
     async def authenticate(self, websocket: WebSocket) -> None:
         raise HTTPException(404, "There is nothing at this path.")
 
 
 async def unknown_path(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer what no route is for with a 404, to a WebSocket as well."""
+    """Answer a request for an unknown path with a 404, a WebSocket handshake as well."""
     if scope["type"] == "websocket":
         await UnknownPath(scope, receive, send)
     else:
@@ -139,13 +139,13 @@ async def unknown_path(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 class SecurityHeaders:
-    """Adds the headers that keep a page from running or showing what isn't its own."""
+    """Adds the headers that keep a page from running or showing content of others."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Serve the application behind; a WebSocket's answer shows nothing that could run."""
+        """Serve the inner application. A WebSocket handshake needs no such headers."""
         if scope["type"] != "http":
             return self.app(scope, receive, send)
 
@@ -160,13 +160,13 @@ class SecurityHeaders:
 
 
 class StartInOneSentence:
-    """Lets a server print why the application can't start as a sentence, where we foresaw it."""
+    """Lets a server print why the application can't start: one sentence for an error of ours."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Serve the application behind; of a lifespan that fails, the traceback is left out."""
+        """Serve the inner application; replace the traceback of a failed start by its sentence."""
         if scope["type"] != "lifespan":
             return self.app(scope, receive, send)
 
@@ -186,15 +186,17 @@ async def _ready_lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
         host = host_of_server()
         if verifier.loopback_only and host is not None and not is_loopback(host):
             raise InvalidSetting(EXPOSED.format(host=host))
-        logger.warning("open mode: any non-empty token passes")
+        logger.warning(
+            "Open mode: any non-empty token passes; set CHATSERVER_TOKEN_SECRET to verify tokens."
+        )
     async with lifespan(app) as state:
         yield state
 
 
 def _templates(own: Path | None) -> Jinja2Templates:
-    """Our templates, behind those of a user's own folder.
+    """Our templates, and before them those of the user's own folder.
 
-    Under "chatserver/" ours are there in any case, for a page to extend the one it replaces.
+    Ours are always available under "chatserver/", so that a page can extend the one it replaces.
     """
     ours = FileSystemLoader(TEMPLATES)
     front = [] if own is None else [FileSystemLoader(own)]
@@ -210,7 +212,7 @@ def _default_app() -> Starlette:
 
 
 def __getattr__(name: str) -> Any:
-    # Only who asks for `app` reads the environment; `create_app` is imported without.
+    # Importing `app` reads the environment; importing `create_app` doesn't.
     if name == "app":
         return _default_app()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,10 +1,11 @@
-"""The command line: `chatserver run` serves, `chatserver token` makes a token for trying it.
+"""The command line: `chatserver run` serves, `chatserver token` prints a token to try it with.
 
-The exit status says what became of it: `EXIT_STATUSES`, which `--help` shows. Whatever goes wrong
-on the user's side is one sentence on stderr, never a traceback.
+The exit status is one of `EXIT_STATUSES`, which `--help` shows. A mistake of the user is one
+sentence on stderr, never a traceback.
 """
 
 import argparse
+import errno
 import gc
 import importlib.util
 import os
@@ -32,7 +33,6 @@ NO_SECRET = (
     "A token needs a secret: set CHATSERVER_TOKEN_SECRET, here and for the server, to what "
     '`python -c "import secrets; print(secrets.token_urlsafe(32))"` prints.'
 )
-OPEN_MODE = "Open mode: any non-empty token passes; set CHATSERVER_TOKEN_SECRET to verify tokens."
 EXIT_STATUSES = (
     "Exit status: 0 done; 1 the address can't be listened on; 2 a flag or setting can't be used; "
     "3 the application failed to start; 130 ended by Ctrl-C."
@@ -44,14 +44,14 @@ EPILOG = (
 
 
 class CannotListen(Exception):
-    """The address to listen on can't be had; the message is one sentence."""
+    """The address can't be listened on; the message is one sentence."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do what the arguments say (those of the process if None).
+    """Run the command that the arguments name (those of the process if None).
 
     Returns:
-        The exit status, but for 3: with that uvicorn raises a SystemExit of its own.
+        The exit status, except 3: for that uvicorn raises SystemExit itself.
     """
     arguments = vars(_parser().parse_args(argv))
     command = arguments.pop("command")
@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     token.set_defaults(command=_token)
-    token.add_argument("--sub", required=True, metavar="USER", help="whom the token stands for")
+    token.add_argument("--sub", required=True, metavar="USER", help="the user that the token names")
     token.add_argument("--item", action="append", default=[], help="item it opens; may be repeated")
     token.add_argument(
         "--channel", action="append", default=[], help="channel it opens; may be repeated"
@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_flag(parser: argparse.ArgumentParser, row: Row) -> None:
-    """A flag leaves no trace when it is not given: the environment has its say then."""
+    """Add a flag. If it is not given it is left out, so that the environment counts."""
     unit = f" {row.unit}" if row.unit else ""
     text = f"{row.help} (default: {row.default}{unit}; {row.env})".replace("%", "%%")
     action: Any = argparse.BooleanOptionalAction if row.is_switch else "store"
@@ -143,7 +143,7 @@ def _seconds(duration: str) -> int:
     """The seconds in `30s`, `5m`, `1h` or `7d`.
 
     Raises:
-        ValueError: It is none of these, or nothing.
+        ValueError: It is none of these, or zero.
     """
     match = re.fullmatch(r"([0-9]{1,9})([smhd])", duration)
     if not match or not int(match[1]):
@@ -157,25 +157,22 @@ def _run(**overrides: Any) -> int:
     settings = Settings.from_env(**overrides)
     if not (settings.verifies_tokens or settings.open_to_network or is_loopback(settings.host)):
         raise InvalidSetting(EXPOSED.format(host=settings.host))
-    # create_app reads the environment, in this process as in a child that reloads.
+    # create_app reads the environment, in this process and in a child that reloads.
     os.environ.update(settings.to_env())
     with _listen(settings.host, settings.port) as listener:
-        print(_invitation(settings, listener))
-        if not settings.verifies_tokens:
-            print(OPEN_MODE)
         if missing := missing_guards():
-            print(missing)
-        sys.stdout.flush()
+            print(missing, flush=True)
         _serve(settings, listener)
     return 0
 
 
 def _serve(settings: Settings, listener: socket.socket) -> None:
-    import uvicorn
     from uvicorn.supervisors import ChangeReload
 
+    from chatserver.server.uvicorn_ import InvitingServer
+
     config = _uvicorn_config(settings)
-    server = uvicorn.Server(config)
+    server = InvitingServer(config, _invitation(settings, listener))
     _make_room()
     if settings.reload:
         ChangeReload(config, target=server.run, sockets=[listener]).run()
@@ -184,9 +181,9 @@ def _serve(settings: Settings, listener: socket.socket) -> None:
 
 
 def _make_room() -> None:
-    """Let the process have as many connections as the machine allows, without undue pauses."""
-    # A connection is some hundred objects that stay: by default the collector would look through
-    # all of them again and again while clients come.
+    """Allow as many connections as the machine does, and avoid long garbage collections."""
+    # A connection is about a hundred objects that stay. By default the garbage collector would
+    # search all of them again and again while clients connect.
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
     try:
@@ -225,7 +222,7 @@ def _uvicorn_config(settings: Settings) -> "uvicorn.Config":
 
 
 def _watched(settings: Settings) -> dict[str, Any]:
-    """What restarts the server; pages and styles only where watchfiles is installed."""
+    """What restarts the server; templates and styles only if watchfiles is installed."""
     folders = (PACKAGE, PACKAGE / "templates", PACKAGE.parent / "templates", settings.templates)
     watched = [str(folder) for folder in folders if folder and folder.is_dir()]
     patterns = ["*.html", "*.css", "*.js"] if importlib.util.find_spec("watchfiles") else None
@@ -233,25 +230,30 @@ def _watched(settings: Settings) -> dict[str, Any]:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Bind before anything else is begun, so that what stands in the way is one sentence.
+    """Bind before anything else is started, so that a failure is one sentence.
 
     Raises:
-        CannotListen: The name is unknown, or the address is in use or not ours to take.
+        CannotListen: The name is unknown, or the address is in use or not allowed.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        # One socket, and for a name with both kinds of address IPv4: browsers try both.
+        # One socket. A name with both kinds of address gets IPv4, because browsers try both.
         family, *_, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
         return _bound(family, address)
     except (OSError, UnicodeError) as error:
         why = getattr(error, "strerror", None) or error
-        raise CannotListen(f"Can't listen on {host}, port {port}: {why}.") from None
+        other = " Choose another with --port, or make run PORT=." if _is_taken(error) else ""
+        raise CannotListen(f"Can't listen on {host}, port {port}: {why}.{other}") from None
+
+
+def _is_taken(error: Exception) -> bool:
+    return getattr(error, "errno", None) in (errno.EADDRINUSE, errno.EACCES)
 
 
 def _bound(family: int, address: Any) -> socket.socket:
     listener = socket.socket(family)
     try:
-        # Lets a restart take the port at once, while old connections still linger.
+        # Lets a restart bind the port at once, while old connections still linger.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(2048)
@@ -263,7 +265,7 @@ def _bound(family: int, address: Any) -> socket.socket:
 
 
 def _invitation(settings: Settings, listener: socket.socket) -> str:
-    """What to do next: open the address, or let the proxy serve it."""
+    """The last line of a start: the address to open, or the one for the proxy."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
     port = listener.getsockname()[1]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"

@@ -1,4 +1,4 @@
-"""One call that gives an application what the settings say.
+"""One call that configures an application from the settings.
 
 app = Starlette(routes=[...], lifespan=lifespan)
 configure(app)                              # from the environment: CHATSERVER_*
@@ -15,15 +15,15 @@ __all__ = ["configure"]
 
 
 def configure(app: Starlette, settings: Settings | None = None) -> Settings:
-    """Give an application verifier, allowed origins, hub and limits.
+    """Give an application its verifier, allowed origins, hub and limits.
 
-    They become `app.state.verifier`, `app.state.allowed_origins` and `app.state.hub`. Without a
-    key for tokens that is open mode, on addresses that other machines can't reach; on all of them
+    They become `app.state.verifier`, `app.state.allowed_origins` and `app.state.hub`. Settings
+    without a key for tokens mean open mode: for clients of this machine only, or for all clients
     with the setting `open_to_network`.
 
     Args:
         app: A Starlette or FastAPI application.
-        settings: What to give it; read from the environment when left out.
+        settings: The settings; read from the environment if left out.
 
     Returns:
         The settings.

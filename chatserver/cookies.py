@@ -1,11 +1,11 @@
-"""A request's cookies, read in linear time and bounded in bytes.
+"""A request's cookies, limited in bytes and read in linear time.
 
-    check_cookies(scope, limits.max_cookie_size)     # first, before anything reads a cookie
-    cookie(scope, "session")                         # the value, None without that cookie
+    check_cookies(scope, limits.max_cookie_size)     # before any cookie is read
+    cookie(scope, "session")                         # its value; None without that cookie
 
-`Request.cookies` of Starlette gives the same values, but it removes the quotes with
-`http.cookies`, whose time grows with the square of a value's length before Python 3.11.10 and
-3.12.6: 60 KB of escaped quotes take seconds.
+Starlette's `Request.cookies` gives the same values. But it removes quotes with `http.cookies`,
+whose time grows with the square of a value's length before Python 3.11.10 and 3.12.6: 60 KB of
+escaped quotes take seconds.
 """
 
 import re
@@ -16,13 +16,13 @@ from chatserver.errors import InvalidHandshake
 
 __all__ = ["check_cookies", "cookie"]
 
-# A character by its octal number (`\073`), or any character that stands for itself (`\"`):
-# RFC 2109, section 4.1, by which `http.cookies` writes a value in quotes.
+# A character as its octal number (`\073`), or escaped as itself (`\"`): RFC 2109, section 4.1,
+# which `http.cookies` follows when it quotes a value.
 _ESCAPED = re.compile(r"\\(?:([0-3][0-7][0-7])|(.))")
 
 
 def check_cookies(scope: Mapping[str, Any], limit: int) -> None:
-    """Refuse a request whose `Cookie` headers have more bytes than `limit`, all together.
+    """Refuse a request whose `Cookie` headers together have more than `limit` bytes.
 
     Raises:
         InvalidHandshake: HTTP 431, or 4431; RFC 6585, section 5.
@@ -35,9 +35,9 @@ def check_cookies(scope: Mapping[str, Any], limit: int) -> None:
 
 
 def cookie(scope: Mapping[str, Any], name: str) -> str | None:
-    """The value of a cookie, without its quotes; the last one where there are several.
+    """The value of a cookie without its quotes; the last one if there are several.
 
-    What has no "=" is the value of the cookie without a name, as browsers have it.
+    A text without "=" is the value of the cookie without a name, as in browsers.
     """
     found = None
     for header in _headers(scope):

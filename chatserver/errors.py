@@ -2,18 +2,19 @@
 
     ChatServerError
     ├── PeerError               the client's fault: a close code or HTTP status, one log line
-    │   ├── InvalidHandshake    a handshake value or origin that will not do
+    ├── PeerError               the client's fault: a close code or HTTP status, one log line
+    │   ├── InvalidHandshake    a handshake value or origin that is not valid
     │   ├── InvalidFrame        a frame that breaks the WebSocket protocol
-    │   ├── InvalidMessage      a message that can't be read
-    │   ├── InvalidToken        a token that is missing, wrong, expired or opens something else
+    │   ├── InvalidMessage      a message that can't be decoded
+    │   ├── InvalidToken        a token that is missing, invalid, expired or for other channels
     │   ├── TooManyChannels     of one connection: HTTP 429
     │   └── TooManyConnections  of one user: HTTP 429
-    ├── BrokerUnavailable       the broker can't say for sure that it has a publication
+    ├── BrokerUnavailable       it is not certain that the broker has a publication
     ├── KeysUnavailable         the keys that verify tokens can't be fetched: HTTP 503
-    ├── VerifierMissing         the application says nothing of how tokens are verified: HTTP 503
+    ├── VerifierMissing         the application has no verifier for tokens: HTTP 503
     └── InvalidSetting          a setting that can't be used; the sentence names it
 
-Blame is in the type: a `PeerError` never prints a traceback, anything else does.
+The type says whose fault it is. A `PeerError` never prints a traceback.
 """
 
 from typing import Literal, NamedTuple
@@ -44,16 +45,16 @@ class ChatServerError(Exception):
 
 
 class PeerError(ChatServerError):
-    """The client did something wrong, and is told so.
+    """The client did something wrong; the reason is sent to it.
 
     Attributes:
         reason: What was expected and what came, in words for the client.
-        code: The close code once the connection is accepted.
-        status: The HTTP status before it is accepted.
+        code: The close code, after the connection is accepted.
+        status: The HTTP status, before it is accepted.
     """
 
-    code = 1008
-    status = 403
+    code: int = 1008
+    status: int = 403
 
     def __init__(self, reason: str, *, code: int | None = None, status: int | None = None) -> None:
         super().__init__(reason)
@@ -72,13 +73,13 @@ class InvalidHandshake(PeerError):
 
 
 class InvalidFrame(PeerError):
-    """A frame breaks the protocol (1002), is no UTF-8 (1007), or exceeds a limit (1008, 1009)."""
+    """A frame breaks the protocol (1002), is not UTF-8 (1007), or exceeds a limit (1008, 1009)."""
 
     code = 1002
 
 
 class InvalidMessage(PeerError):
-    """A message could not be read: wrong frame type (1003), bad UTF-8, JSON or shape (1007)."""
+    """A message can't be decoded: wrong frame type (1003), bad UTF-8, JSON or shape (1007)."""
 
     code = 1007
 
@@ -98,14 +99,14 @@ class TooManyChannels(PeerError):
 
 
 class TooManyConnections(PeerError):
-    """A user has as many connections as the limits allow."""
+    """A user has reached the limit of connections."""
 
     code = 4429
     status = 429
 
 
 class BrokerUnavailable(ChatServerError):
-    """The broker could not store a publication for certain; it was not acknowledged."""
+    """It is not certain that the broker has stored a publication; it was not acknowledged."""
 
 
 class KeysUnavailable(ChatServerError):
@@ -113,7 +114,7 @@ class KeysUnavailable(ChatServerError):
 
 
 class VerifierMissing(ChatServerError):
-    """An endpoint asks for a token, and its application has not said how tokens are verified."""
+    """An endpoint asks for a token, and its application has no verifier."""
 
 
 class InvalidSetting(ChatServerError):
@@ -126,8 +127,8 @@ class CloseCode(NamedTuple):
     Attributes:
         code: The number on the wire (RFC 6455, section 7.4).
         meaning: What happened, in words for a person.
-        retry: Whether a client should come back by itself.
-        sender: Who puts it on the wire; "nobody" for codes that only stand for an absence.
+        retry: Whether a client should connect again by itself.
+        sender: The sides that send it; "nobody" for codes that stand for a missing code.
     """
 
     code: int
@@ -181,7 +182,7 @@ def close_code_for_status(status: int) -> int:
 def close_reason(text: object) -> str:
     """Cut a reason to the 123 bytes of UTF-8 that a close frame can hold (RFC 6455, 5.5).
 
-    Anything else than text is told as `str` tells it: an `HTTPException` may have a dict.
+    A reason that is not a text is converted by `str`: an `HTTPException` may have a dict.
 
     >>> len(close_reason("é" * 100).encode())
     122

@@ -1,8 +1,8 @@
-"""What a client may take, and how often a client asked for more.
+"""What a client may take, and counts of clients that went beyond.
 
-Every guard of the server has its line in `Limits`: default, sentence, bounds and unit stand there
-and nowhere else; the settings of the same names are made of it. The hub holds the limits, hands
-them to its connections, and the server finds them in the application's lifespan state.
+Every guard of the server is one field of `Limits`. Its default, sentence, bounds and unit are there
+and nowhere else; the settings with the same names are made from it. The hub has the limits and
+passes them to its connections; the server finds them in the application's lifespan state.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ __all__ = [
 
 T = TypeVar("T")
 Check = Callable[[Any], Any]
-"""Takes a value, gives the one to keep, or raises a ValueError that says what was expected."""
+"""Returns the value to keep, or raises a ValueError that says what was expected."""
 
 
 def setting(
@@ -41,10 +41,10 @@ def setting(
     """Declare a field of `Limits` or `Settings`.
 
     Args:
-        default: The value where none is given.
+        default: The value if none is given.
         help: What it means, in words for the command line and the README.
-        check: Refuses what is out of bounds.
-        unit: What it is counted in.
+        check: Refuses a value out of bounds.
+        unit: The unit of the value.
         secret: Whether its value is kept out of `repr` and of every sentence.
         switch: Whether its flag is `--name` or `--no-name`, without a value.
     """
@@ -54,17 +54,17 @@ def setting(
 
 
 def between(low: float, high: float, kind: type = int) -> Check:
-    """A check that a number lies within its bounds, both of them allowed.
+    """A check that a number is within its bounds, both of them allowed.
 
     Args:
         low: The lowest value.
         high: The highest value.
-        kind: `int`, or `float`, which takes whole numbers too.
+        kind: `int`, or `float`, which allows whole numbers, too.
     """
     kinds, words = ((int,), "a whole number") if kind is int else ((int, float), "a number")
 
     def check(value: Any) -> Any:
-        # A bool is an int to Python; every comparison with nan is false.
+        # A bool is an int in Python; every comparison with nan is false.
         if type(value) not in kinds or not low <= value <= high:
             raise ValueError(f"{words} from {low} to {high}")
         return kind(value)
@@ -73,7 +73,7 @@ def between(low: float, high: float, kind: type = int) -> Check:
 
 
 def true_or_false(value: Any) -> Any:
-    """A check that takes no 0, 1 or "off" for a truth value."""
+    """A check that allows no 0, 1 or "off" for a truth value."""
     if not isinstance(value, bool):
         raise ValueError("True or False")
     return value
@@ -85,12 +85,12 @@ SEVERAL, TIME = between(1, 10**6), between(0.001, 10**9, float)
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What clients may take, as declared below: each line has default, meaning, bounds and unit.
+    """What clients may take: each field below has its default, meaning, bounds and unit.
 
-    The first group holds on every server, the second on `chatserver.server` only.
+    The first group applies on every server, the second on `chatserver.server` only.
 
     Raises:
-        InvalidSetting: A value is out of its bounds; the sentence names it.
+        InvalidSetting: A value is out of bounds; the sentence names the field.
     """
 
     max_message_size: int = setting(
@@ -99,7 +99,7 @@ class Limits:
         SIZE,
         unit="bytes",
     )
-    # A single message larger than that passes an empty buffer.
+    # A single message larger than that passes if the buffer is empty.
     max_buffer: int = setting(
         1024 * 1024,
         "data that may wait to be sent to a client, 64 bytes more for each message; "
@@ -107,7 +107,7 @@ class Limits:
         SIZE,
         unit="bytes",
     )
-    # That the client has left is noticed only when one of them has been handled, too.
+    # While so many wait, we notice that the client has left only after one of them is handled.
     max_unhandled: int = setting(
         32,
         "messages of one client that may wait to be handled; at that number it is read no further",
@@ -168,7 +168,7 @@ class Limits:
     max_fragments: int = setting(
         1024, "most frames in one message; beyond, it closes with 1008", SEVERAL, unit="frames"
     )
-    # Whoever sends more is read no further until the second is over.
+    # A client that sends more is not read further until the second is over.
     max_message_rate: int = setting(
         10_000,
         "most messages taken from one client, pings included; one that sends twice as many "
@@ -176,7 +176,8 @@ class Limits:
         NUMBER,
         unit="a second",
     )
-    # In bytes of messages, inflated. Enough for a client to fill the buffers of those it talks to.
+    # In bytes of messages, inflated. Enough for a client to fill the buffers of the clients that
+    # get its messages.
     max_byte_rate: int = setting(
         8 * 1024 * 1024,
         "most bytes taken from one client, beyond a burst of max_buffer; one that sends faster is "
@@ -199,12 +200,12 @@ class Limits:
 
     @classmethod
     def refusal(cls, spec: "Field[Any]", expected: str, value: Any) -> InvalidSetting:
-        """The exception that says that a field's value can't be used."""
+        """The exception for a field's value that can't be used."""
         return InvalidSetting(f"{spec.name}: expected {expected}, but got {value!r}.")
 
 
 class Counts(Struct, kw_only=True):
-    """How often a client asked for more than its `Limits`, or was let down, since the start.
+    """How often clients went beyond their `Limits`, or lost something, since the start.
 
     Attributes:
         slow_consumers: Connections closed because they read too slowly.
@@ -216,9 +217,9 @@ class Counts(Struct, kw_only=True):
         unfinished: Connections closed because a message was not completed; also in
             `bad_messages`.
         dead_peers: Connections aborted because the client answered no ping.
-        unhandled: Messages received and not handled, because `linger` was over.
+        unhandled: Messages received and not handled before `linger` was over.
         lost: Members of a channel that were told that they missed publications.
-        broker_unavailable: Handshakes and connections ended because the broker was not there.
+        broker_unavailable: Handshakes and connections ended because the broker was unavailable.
     """
 
     slow_consumers: int = 0

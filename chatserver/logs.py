@@ -1,20 +1,20 @@
-"""Secrets never reach a log, at whatever level.
+"""Keeps secrets out of the log, at every level.
 
     install()                       # once per process, after logging was configured
     remember(token)                 # in a connection's task, as soon as a secret is known
 
-A record is stripped of
-- what `remember` was told in this task, and its percent-encoded and escaped forms;
-- whatever looks like a JSON Web Token;
-- the headers that carry credentials (`cookie: …`, as websockets' debug log writes them);
+Redacted in each record are
+- texts given to `remember` in this task, and their percent-encoded and escaped forms;
+- texts that look like a JSON Web Token;
+- headers that carry credentials (`cookie: …`, as in websockets' debug log);
 - values whose name sounds secret: `token=…`, `%74oken=…`, `"session": "…"`.
 
 Rules of this file:
-- Every pattern takes linear time: a run of characters is entered at its start only (lookbehind)
-  and left for good (possessive), because clients choose what is logged.
-- Redacting twice gives the same text, for a record may pass two filters.
-- The log of this package is the one logger `chatserver`: filters of a logger do not see the
-  records of its children. `config` puts the filter on the handlers as well, which do.
+- Every pattern takes linear time: it enters a run of characters at its start only (lookbehind)
+  and doesn't go back (possessive), because clients choose what is logged.
+- Redacting twice gives the same text, because a record may pass two filters.
+- This package logs with one logger, `chatserver`: filters of a logger don't see the records of its
+  children. `config` puts the filter on the handlers as well, which do.
 """
 
 import logging
@@ -68,10 +68,10 @@ _remembered: ContextVar[frozenset[str]] = ContextVar("chatserver-secrets", defau
 
 
 def remember(*secrets: str) -> None:
-    """Keep these texts out of every record that is logged from here on in this task.
+    """Redact these texts in every record that is logged from now on in this task.
 
-    It holds for tasks started later as well, and until this task ends: uvicorn logs the traceback
-    of an endpoint when the endpoint is long left. Texts under 4 characters are not taken.
+    This includes tasks started later, and lasts until this task ends: uvicorn logs the traceback
+    of an endpoint long after the endpoint has ended. Texts under 4 characters are ignored.
     """
     forms = (
         form for secret in secrets if len(secret) >= SHORTEST_SECRET for form in _forms(secret)
@@ -81,14 +81,14 @@ def remember(*secrets: str) -> None:
 
 
 def _forms(secret: str) -> set[str]:
-    """The text as it is, percent-encoded in the usual ways, and escaped as in `repr` and JSON."""
+    """The text itself, percent-encoded in the usual ways, and escaped as in `repr` and JSON."""
     raw = secret.encode("utf-8", "surrogatepass")
     encoded = {quote(raw), quote(raw, safe=""), quote_plus(raw)}
     return {secret, repr(secret)[1:-1], repr(raw)[2:-1], *encoded, *map(str.lower, encoded)}
 
 
 def redact(text: str) -> str:
-    """The text without its secrets; in linear time."""
+    """The text without secrets; takes linear time."""
     for secret in sorted(_remembered.get(), key=len, reverse=True):
         text = text.replace(secret, REDACTED)
     text = JWT.sub(_without_jwt, text)
@@ -98,12 +98,12 @@ def redact(text: str) -> str:
 
 
 def _without_jwt(match: re.Match[str]) -> str:
-    head, mark, _ = match[0].partition("eyJ")  # {" in base64url, with which every JWT begins
+    head, mark, _ = match[0].partition("eyJ")  # {" in base64url, the beginning of every JWT
     return head + REDACTED if mark and "." not in head else match[0]
 
 
 def _without_values(text: str, names: re.Pattern[str], values: re.Pattern[str]) -> str:
-    """Cut out the values of secret names; other values are searched for further names."""
+    """Cut out the values of secret names; search other values for further names."""
     kept, position = [], 0
     for match in names.finditer(text):
         if match.start() < position or not SECRET_NAME.search(unquote_plus(match["name"])):
@@ -116,15 +116,15 @@ def _without_values(text: str, names: re.Pattern[str], values: re.Pattern[str]) 
 
 
 class RedactSecrets(logging.Filter):
-    """Strips a record of secrets; for a logger or, better, for a handler. It drops nothing."""
+    """Redacts secrets in records; for a logger or, better, for a handler. It drops no record."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Change the record in place; it is always to be logged."""
+        """Change the record in place; returns True, because it is always to be logged."""
         if record.msg == BLAMES_CLIENT:
             record.exc_info = None
         _redact_message(record)
         if record.exc_info and not record.exc_text:
-            # A formatter takes the text that is there and does not make its own.
+            # A formatter uses this text instead of formatting the exception itself.
             record.exc_text = logging.Formatter().formatException(record.exc_info)
         if record.exc_text:
             record.exc_text = redact(record.exc_text)
@@ -143,12 +143,12 @@ def _redact_message(record: logging.LogRecord) -> None:
     try:
         message = record.getMessage()
     except Exception:
-        # logging would print the raw arguments where they don't fit the message; without their
-        # names we can't tell which of them are secret.
+        # The arguments don't fit the message, and logging would print them unchanged. Without
+        # their names we can't tell which of them are secret.
         message = f"{record.msg} (with arguments that do not fit)"
         record.msg, record.args = message, None
     if (clean := redact(message)) != message:
-        # A name in the message and its value in an argument: only together do they show.
+        # The name may be in the message and its value in an argument; only the result shows that.
         record.msg, record.args = clean, None
         record.__dict__.pop("color_message", None)
 
@@ -161,19 +161,19 @@ def _redact_value(value: object) -> object:
         return _redact_frame(value)
     try:
         text = str(value)
-    except Exception:  # as above: what can't be formatted must not be printed raw
+    except Exception:  # as above: a value that can't be formatted must not be printed unchanged
         return f"<{type(value).__name__}>"
     return value if (clean := redact(text)) == text else clean
 
 
 def _redact_frame(frame: Frame) -> Frame:
-    """Before it is abridged for the log: half a secret is not recognised any more."""
+    """Redact a frame before it is shortened for the log: half a secret can't be recognised."""
     clean = redact(text := bytes(frame.data).decode("utf-8", "replace"))
     return frame if clean == text else replace(frame, data=clean.encode("utf-8", "replace"))
 
 
 def install() -> None:
-    """Put the filter on the loggers of the server and of this package; again does nothing."""
+    """Put the filter on the loggers of the server and of this package; a repeat does nothing."""
     for name in LOGGERS:
         logger = logging.getLogger(name)
         if not any(isinstance(present, RedactSecrets) for present in logger.filters):
@@ -181,10 +181,10 @@ def install() -> None:
 
 
 def config(level: str) -> dict[str, Any]:
-    """Uvicorn's logging configuration, with the filter on every handler and our logger in it.
+    """Uvicorn's logging configuration, with the filter on every handler, and with our logger.
 
     Args:
-        level: Of the logger `chatserver`; uvicorn sets its own.
+        level: The level of the logger `chatserver`; uvicorn sets its own.
     """
     from uvicorn.config import LOG_LEVELS, LOGGING_CONFIG
 

@@ -1,8 +1,8 @@
-"""Publications: what a channel carries, where it stands in the stream, and how it is encoded.
+"""Publications: a channel's messages, their position in its stream, and how they are encoded.
 
 A publication's data is fixed when it is published, in one of three forms (`Payload`):
-text, bytes, or JSON already encoded. Each wire format turns it into one `Frame`, which
-every subscriber of that format shares.
+text, bytes, or encoded JSON. Each wire format encodes it into one `Frame`, which
+all subscribers with that format share.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,16 +35,16 @@ __all__ = [
 Payload: TypeAlias = str | bytes | Raw
 Encoding: TypeAlias = Literal["text", "bytes", "json"] | None
 
-# The following hold nothing but values, so with `gc=False` the garbage collector looks for no
-# cycles through them, however many are kept.
+# The following hold only values, so they can't be in reference cycles. With `gc=False` the garbage
+# collector skips them, however many are kept.
 
 
 class Position(Struct, frozen=True, gc=False):
-    """Where one stands in a channel's stream.
+    """A place in a channel's stream.
 
     Attributes:
         offset: The number of the last publication, counted from 1; 0 before the first.
-        epoch: Names the stream; another one means that the stream was lost and begun anew.
+        epoch: Identifies the stream; it changes when the stream was lost and begun anew.
     """
 
     offset: int
@@ -52,11 +52,11 @@ class Position(Struct, frozen=True, gc=False):
 
 
 class ClientInfo(Struct, frozen=True, gc=False):
-    """Who is behind a publication or present in a channel.
+    """The client that has published something, or is present in a channel.
 
     Attributes:
         client: The connection's identifier, unique among all processes.
-        user: Whom the connection was authenticated as; empty where nobody asked.
+        user: The user that the connection was authenticated as; empty if unknown.
     """
 
     client: str
@@ -64,13 +64,28 @@ class ClientInfo(Struct, frozen=True, gc=False):
 
 
 class Publication(Struct, frozen=True, gc=False):
-    """One message in a channel, as the broker numbered it."""
+    """One message in a channel, with the number that the broker gave it.
+
+    Attributes:
+        channel: The channel's name.
+        data: What was published: text, bytes, or JSON as it was encoded.
+        offset: Its number in the channel's stream; 0 if it is not kept and has no place there.
+        epoch: The stream's name.
+        info: The publisher; None if unknown.
+        skip: The identifier of a client that does not get it.
+    """
 
     channel: str
     data: Payload
     offset: int
     epoch: str
     info: ClientInfo | None = None
+    skip: str = ""
+
+    @property
+    def value(self) -> Any:
+        """What was published as a Python value: text, bytes, or what the JSON says."""
+        return msgspec.json.decode(self.data) if isinstance(self.data, Raw) else self.data
 
 
 class Joined(Struct, frozen=True, gc=False):
@@ -98,20 +113,20 @@ class History(Struct, frozen=True):
     position: Position
 
 
-#: Turns what is delivered into what a client gets; None where it gets nothing of it.
+#: Encodes a delivery for a client; None if the client doesn't get it.
 Encoder: TypeAlias = Callable[[Delivery], Frame | None]
 
 
 def payload(data: Any) -> Payload:
-    """Fix what is to be published: text and bytes as they are, anything else as JSON.
+    """Encode what is to be published: text and bytes unchanged, anything else as JSON.
 
     Args:
         data: Text, bytes, a `Message` or other msgspec struct, a pydantic model, or
-            whatever else msgspec can encode.
+            anything else that msgspec can encode.
 
     Raises:
-        TypeError: For data that is not JSON.
-        UnicodeError: For text with lone surrogates, or raw JSON that is not UTF-8.
+        TypeError: The data can't be encoded as JSON.
+        UnicodeError: A text has lone surrogates, or raw JSON is not UTF-8.
     """
     if isinstance(data, str):
         data.encode()
@@ -129,16 +144,16 @@ def payload(data: Any) -> Payload:
 
 
 def payload_size(data: Payload) -> int:
-    """Bytes of a payload, as UTF-8 where it is text."""
+    """Bytes of a payload; for a text, in UTF-8."""
     if isinstance(data, str):
         return len(data) if data.isascii() else len(data.encode())
     return len(data) if isinstance(data, bytes) else memoryview(data).nbytes
 
 
 def frame(data: Payload, encoding: Encoding) -> Frame:
-    """Encode a payload for a client that speaks `encoding`.
+    """Encode a payload for a client with this `encoding`.
 
-    Bytes go out as a binary frame whatever the encoding, since they fit nowhere else.
+    Bytes are always sent as a binary frame, because no other frame can carry them.
     """
     if isinstance(data, bytes):
         return Frame(data)
@@ -159,7 +174,7 @@ def _plain(encoding: Encoding) -> Encoder:
 _text = _plain("text")
 
 #: The encoder of each plain wire format: publications only. An encoder's identity is the key
-#: under which a publication's frame is shared, so these are made once.
+#: under which a publication's frame is shared, so there is one of each.
 PLAIN: dict[Encoding, Encoder] = {
     None: _text,
     "text": _text,
@@ -169,7 +184,7 @@ PLAIN: dict[Encoding, Encoder] = {
 
 
 def continues(since: Position, publications: Sequence[Publication], top: Position) -> bool:
-    """Tell whether `publications` are exactly what was missed between `since` and `top`."""
+    """Whether `publications` are exactly what was missed between `since` and `top`."""
     if since.epoch != top.epoch:
         return False
     if not publications:

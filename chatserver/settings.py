@@ -1,13 +1,13 @@
-"""The settings: one table from which the environment, the flags and the README are derived.
+"""The settings: one table, from which environment, flags and the README's table are made.
 
-Every line of `Settings` says type, default, meaning and unit. A setting `port` is read from the
+Every field of `Settings` has type, default, meaning and unit. A setting `port` is read from the
 environment variable `CHATSERVER_PORT`, and `chatserver run --port` overrides it.
 
-    settings = Settings.from_env()              # what the environment says
-    settings = Settings(port=0, reload=True)    # what a test says
+    settings = Settings.from_env()              # from the environment
+    settings = Settings(port=0, reload=True)    # in a test
 
-Whatever is built has been checked. What will not do is an `InvalidSetting`, in one sentence that
-never holds the value of a secret.
+Every `Settings` has been checked. A value that can't be used raises `InvalidSetting`, with one
+sentence that never holds the value of a secret.
 """
 
 import ipaddress
@@ -46,7 +46,7 @@ ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?:
 
 
 class Row(NamedTuple):
-    """One setting as people read it: a row of the README's table, a flag of the command line."""
+    """One setting in words: a row of the README's table, and a flag of the command line."""
 
     name: str
     env: str
@@ -103,7 +103,7 @@ def _secret(value: str | None) -> str | None:
 
 
 def _pem(value: str | None) -> str | None:
-    """Read the file where a path was given, so that everyone else sees only PEM text."""
+    """Read the file if a path was given, so that all other code gets PEM text."""
     if value is None or "-----BEGIN" in value:
         return value
     expected = "a public key as PEM text, or the path of a readable file with it"
@@ -134,10 +134,10 @@ def _url(value: str | None) -> str | None:
 class Settings(Limits):
     """How this server runs: the fields of `Limits`, and those declared below.
 
-    The table of `Settings.describe()` says what each line means.
+    `Settings.describe()` says what each of them means.
 
     Raises:
-        InvalidSetting: A value is out of its bounds, or two exclude each other.
+        InvalidSetting: A value is out of bounds, or two settings exclude each other.
     """
 
     host: str = setting("127.0.0.1", "address or name to listen on", _given)
@@ -221,7 +221,7 @@ class Settings(Limits):
         """Read the variables `CHATSERVER_*`.
 
         Args:
-            environ: The variables; those with another prefix are of no interest.
+            environ: The variables; those without the prefix are ignored.
             overrides: Settings by name that win over the environment, as text or typed.
 
         Raises:
@@ -235,13 +235,13 @@ class Settings(Limits):
         return cls(**{name: _parsed(name, value) for name, value in given.items()})
 
     def to_env(self) -> dict[str, str]:
-        """The variables from which `from_env` builds equal settings, in another process too."""
+        """The variables from which `from_env` makes equal settings, in another process too."""
         values = ((row.env, getattr(self, row.name)) for row in self.describe())
         return {env: _as_text(value) for env, value in values if value is not None}
 
     @classmethod
     def describe(cls) -> tuple[Row, ...]:
-        """Every setting as text, the limits last; README and flags are made of it."""
+        """Every setting as text, the limits last; the README's table and the flags use it."""
         limits = {spec.name for spec in fields(Limits)}
         return tuple(
             Row(
@@ -258,7 +258,7 @@ class Settings(Limits):
 
     @classmethod
     def refusal(cls, spec: "Field[Any]", expected: str, value: Any) -> InvalidSetting:
-        """As for `Limits`, by flag and variable; the value of a secret is not shown."""
+        """As for `Limits`, with flag and variable; the value of a secret is not shown."""
         env, flag = PREFIX + spec.name.upper(), "--" + spec.name.replace("_", "-")
         secret = spec.metadata["secret"]
         came = f"a value of {len(value)} characters" if secret else repr(value)
@@ -266,7 +266,7 @@ class Settings(Limits):
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a server that listens there can't be reached from other machines."""
+    """Whether a server that listens on this host is reachable from this machine only."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -296,7 +296,7 @@ PARSERS: dict[Any, tuple[Callable[[str], Any], str]] = {
     tuple[str, ...]: (_texts, "texts separated by commas"),
     Path | None: (_path, "a path"),
 }
-"""How each type but text is read, and what to say where it can't be."""
+"""For each type except text: how it is parsed, and what an error says was expected."""
 
 
 def _parsed(name: str, value: Any) -> Any:

@@ -11,7 +11,7 @@ and in a second terminal:
 What is no JSON at all closes the connection with 1007; no code of yours sees it.
 """
 
-from typing import Any
+from typing import TypeAlias
 
 from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
@@ -19,17 +19,19 @@ from starlette.websockets import WebSocket
 
 from chatserver import Endpoint
 
+JSON: TypeAlias = "str | float | bool | list[JSON] | dict[str, JSON] | None"
+
 
 class Mirror(Endpoint):
     """Reverses every text in whatever JSON it is sent."""
 
     encoding = "json"
 
-    async def on_receive(self, websocket: WebSocket, data: Any) -> None:
+    async def on_receive(self, websocket: WebSocket, data: JSON) -> None:
         await websocket.send_json(turned(data))
 
 
-def turned(data: Any) -> Any:
+def turned(data: JSON) -> JSON:
     match data:
         case str():
             return data[::-1]

@@ -34,6 +34,18 @@ def _failed_if_skipped(report: Report) -> Report:
     return report
 
 
+#: What a module of tests has imported that runs a server, a process or a browser.
+LIVE = ("live_server", "subprocess", "Visit")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what `make quick` leaves out."""
+    for item in items:
+        module = getattr(item, "module", None)
+        if any(hasattr(module, name) for name in LIVE):
+            item.add_marker("live")
+
+
 #: uvicorn's options: our own protocols, and those that it takes by itself.
 EDGES: dict[str, dict[str, Any]] = {
     "ours": dict(PROTOCOLS),

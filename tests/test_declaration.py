@@ -48,10 +48,10 @@ def sync(self: Endpoint, websocket: WebSocket, message: Said) -> None: ...
     [
         (
             {"channels": ("room:{rom}",), "__annotations__": {"room": FromPath[str]}},
-            r"Room.channels: 'room:\{rom\}' names 'rom', which is no parameter of Room "
+            r"Room.channels: 'room:\{rom\}' names 'rom', which is not a parameter of Room "
             r"\(it has room\)",
         ),
-        ({"channels": ("room:{room}",)}, r"no parameter of Room \(it has none\)"),
+        ({"channels": ("room:{room}",)}, r"not a parameter of Room \(it has none\)"),
         (
             {"channels": ("{room.__class__}",), "__annotations__": {"room": FromPath[str]}},
             "names 'room.__class__'",
@@ -75,13 +75,16 @@ def sync(self: Endpoint, websocket: WebSocket, message: Said) -> None: ...
         ({"__annotations__": {"send": FromQuery[str]}}, "Room.send can't be a parameter"),
         ({"__annotations__": {"_channels": FromQuery[str]}}, "Room._channels can't be"),
         ({"__annotations__": {"push": FromQuery[str]}}, "Room.push can't be a parameter"),
-        ({"room": FromPath[str]}, r"Room.room = FromPath\[...\] says nothing; write 'room: From"),
+        (
+            {"room": FromPath[str]},
+            r"Room.room = FromPath\[...\] declares nothing; write 'room: From",
+        ),
         ({"q": FromQuery[int]}, r"write 'q: FromQuery\[...\]', with a colon"),
         (
             {"__annotations__": {"q": FromQuery[dict[str, int]]}},
-            "Room.q: a query parameter is a text, and none can be made a dict",
+            "Room.q: a query parameter is a text, which can't be converted to dict",
         ),
-        ({"__annotations__": {"q": FromQuery[list[dict[str, str]]]}}, "none can be made a list"),
+        ({"__annotations__": {"q": FromQuery[list[dict[str, str]]]}}, "can't be converted to list"),
         ({"__annotations__": {"q": FromHeader[list[str]]}}, "Room.q: a header is a text"),
         ({"__annotations__": {"q": FromCookie[Message]}}, "Room.q: a cookie is a text"),
         ({"__annotations__": {"q": FromPath[complex]}}, "Room.q: a path parameter is a text"),

@@ -151,7 +151,7 @@ async def test_the_answer_comes_before_what_was_held_and_what_is_live(out: Fanou
     out.add(connection)
     join(out, connection, "b")
     member = out.join("a", connection, PLAIN["text"])
-    member.answer = lambda subscribed: Frame(f"answer {subscribed.position.offset}")
+    member.answer = lambda subscribed: [Frame(f"answer {subscribed.position.offset}")]
     publish(out, 1, 2)
     publish(out, 7, channel="b")
     out.pull()
@@ -172,7 +172,12 @@ async def test_an_answer_may_be_nothing(out: Fanout) -> None:
     connection = MemoryConnection()
     out.add(connection)
     member = out.join("a", connection, PLAIN["text"])
-    member.answer = lambda subscribed: asked.append(subscribed)
+
+    def nothing(subscribed: Subscribed) -> tuple[()]:
+        asked.append(subscribed)
+        return ()
+
+    member.answer = nothing
     live(out, member)
     assert asked == [Subscribed(False, (), START)]
     assert connection.written == []
@@ -521,7 +526,7 @@ async def test_a_transport_that_fails_while_joining_is_nobody_elses_business(out
     broken.failure = RuntimeError("the handler is closed")
     out.add(broken)
     joining = out.join("a", broken, PLAIN["text"])
-    joining.answer = lambda subscribed: Frame("answer")
+    joining.answer = lambda subscribed: [Frame("answer")]
     publish(out, 1)
     live(out, joining)
     assert joining.row is not None
@@ -717,7 +722,7 @@ async def test_one_that_fails_when_it_is_told_is_nobody_elses_business(
     await settled(out)
     assert told == [Position(4, "e")]
     assert said(plain) == ["5"]
-    assert caplog.messages == ["Telling of a gap in channel 'a' failed"]
+    assert caplog.messages == ["on_lost() failed for channel 'a'"]
 
 
 # Publishers wait

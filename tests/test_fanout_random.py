@@ -61,10 +61,11 @@ class Stream:
         self.continuity = Continuity(1 << 20)
         self.continuity.start(self.top)
 
-    def publish(self) -> Publication:
+    def publish(self, skip: str = "") -> Publication:
         self.top = Position(self.top.offset + 1, self.top.epoch)
         label = f"{self.name}{self.top.epoch}.{self.top.offset}"
-        publication = Publication(self.name, label, *(self.top.offset, self.top.epoch))
+        position = (self.top.offset, self.top.epoch)
+        publication = Publication(self.name, label, *position, skip=skip)
         self.publications = [*self.publications, publication][-RETAINED:]
         return publication
 
@@ -147,7 +148,10 @@ class Model:
 
     def publish(self) -> None:
         stream = self.streams[self.random.choice("aaabc")]
-        publication = stream.publish()
+        skip = ""
+        if self.clients and self.random.random() < 0.3:
+            skip = self.random.choice(self.clients).connection.id
+        publication = stream.publish(skip)
         if self.random.random() < 0.96:
             stream.on_its_way.append(publication)
         if self.random.random() < 0.04:
@@ -182,7 +186,8 @@ class Model:
 
     def expect_step(self, client: Client, place: Place, last: Position, step: Step) -> None:
         if not isinstance(step, Position):
-            if step.epoch != last.epoch or step.offset > last.offset:
+            is_new = step.epoch != last.epoch or step.offset > last.offset
+            if is_new and step.skip != client.connection.id:
                 self.expect(client, str(step.data), place)
         elif place.member.on_lost is not None:
             place.silent, place.held = True, None
@@ -245,7 +250,7 @@ class Model:
         self.sent += 1
         label = f"answer{self.sent}"
         self.expect(client, label, place)
-        place.member.answer = lambda again: Frame(label if again == subscribed else "another")
+        place.member.answer = lambda again: [Frame(label if again == subscribed else "another")]
 
     def check_answer(self, place: Place, subscribed: Subscribed) -> None:
         if subscribed.recovered:

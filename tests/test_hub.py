@@ -258,6 +258,8 @@ async def test_what_the_broker_does_not_have_is_not_acknowledged() -> None:
             *,
             id: str | None = None,
             info: ClientInfo | None = None,
+            keep: bool = True,
+            skip: str = "",
         ) -> Position:
             raise BrokerUnavailable("down")
 
@@ -590,13 +592,15 @@ async def test_the_answer_is_written_before_all_that_is_live() -> None:
     since = await publish_many(hub, "a", 2)
     await publish_many(hub, "a", 2)
 
-    def answer(subscribed: Subscribed) -> Frame:
-        return Frame(f"missed {[each.data for each in subscribed.publications]}")
+    def answer(subscribed: Subscribed) -> list[Frame]:
+        frames = [Frame("missed"), *(Frame(str(each.data)) for each in subscribed.publications)]
+        return [*frames, Frame("that is all")]
 
     subscribing = hub.subscribe(connection, "a", since=since, answer=answer)
     await asyncio.gather(subscribing, *(hub.publish("a", f"live {n}") for n in range(3)))
-    await until(lambda: len(server.texts) == 4)
-    assert server.texts == ["missed ['0', '1']", "live 0", "live 1", "live 2"]
+    await until(lambda: len(server.texts) == 7)
+    missed = ["missed", "0", "1", "that is all"]
+    assert server.texts == [*missed, "live 0", "live 1", "live 2"]
     await gone(hub, connection)
 
 

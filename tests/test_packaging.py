@@ -160,7 +160,7 @@ def test_every_dependency_is_explained() -> None:
     required = lines("options", "install_requires")
     for extra in config()["options.extras_require"]:
         required += lines("options.extras_require", extra)
-    projects = {re.split(r"[^\w.-]", line)[0] for line in required} - {"chatserver"}
+    projects = {re.split(r"[^\w.-]", line)[0] for line in required} - {"starlette-chatserver"}
     text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
     assert {name for name in projects if f"| {name} |" not in text} == set()
 

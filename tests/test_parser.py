@@ -41,7 +41,7 @@ Outcome = list[Event | Broken]
 
 
 def frame(first: int, payload: bytes, mask: bytes = NO_MASK) -> bytes:
-    """A client's frame, its length in as few bytes as will do (section 5.2)."""
+    """A client's frame, its length in as few bytes as possible (section 5.2)."""
     size = len(payload)
     if size < 126:
         length = bytes([0x80 | size])

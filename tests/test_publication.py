@@ -210,3 +210,10 @@ def test_continues(since: int, offsets: tuple[int, ...], top: int, expected: boo
 def json_of(data: Payload) -> str:
     assert isinstance(data, Raw)
     return bytes(data).decode()
+
+
+@pytest.mark.parametrize(
+    ("data", "value"), [("hi", "hi"), (b"\x00", b"\x00"), ({"n": [1, None]}, {"n": [1, None]})]
+)
+def test_the_value_of_a_publication(data: object, value: object) -> None:
+    assert Publication("a", payload(data), 1, "e").value == value

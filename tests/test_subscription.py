@@ -431,3 +431,38 @@ def check(member: Member, seed: int) -> None:
 def test_whatever_an_engine_does_nothing_is_missing_or_twice_without_a_word(block: int) -> None:
     for seed in range(block * 500, block * 500 + 500):
         play(seed)
+
+
+# The newest publications, for a member that asks for no position
+
+
+@pytest.mark.parametrize(
+    ("history", "held", "top", "recent", "offsets", "position"),
+    [
+        (read(1, 5), (), 5, 3, [3, 4, 5], 5),
+        (read(1, 5), (), 5, 9, [1, 2, 3, 4, 5], 5),
+        (read(1, 5), (6, 7), 7, 3, [5, 6, 7], 7),  # published while it was read
+        (read(1, 5), (4, 5, 6), 6, 3, [4, 5, 6], 6),  # some of it delivered before
+        (read(1, 7), (4, 5), 5, 3, [5, 6, 7], 7),  # some of it still to be delivered
+        (History((), at(5)), (), 5, 3, [], 5),  # nothing is kept
+        (read(1, 5, "other"), (6,), 6, 3, [], 6),  # of a stream that was lost meanwhile
+        (None, (6,), 6, 0, [], 6),
+    ],
+)
+def test_the_newest_are_followed_by_all_that_is_live(
+    history: History | None,
+    held: tuple[int, ...],
+    top: int,
+    recent: int,
+    offsets: list[int],
+    position: int,
+) -> None:
+    joining = Subscription(MUCH)
+    for offset in held:
+        joining.take(pub(offset))
+    answered = joining.answer(None, history, at(top), recent)
+    assert [each.offset for each in answered.publications] == offsets
+    assert (answered.recovered, answered.position) == (False, at(position))
+    assert not joining.take(pub(position))
+    assert joining.open() == []
+    assert joining.take(pub(position + 1))

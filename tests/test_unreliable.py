@@ -38,9 +38,9 @@ def offset(delivery: Delivery) -> Frame:
     return Frame(f"{delivery.offset}")
 
 
-def answer(subscribed: Subscribed) -> Frame:
+def answer(subscribed: Subscribed) -> list[Frame]:
     missed = ",".join(str(each.offset) for each in subscribed.publications)
-    return Frame(f"{subscribed.recovered}:{missed}:{subscribed.position.offset}")
+    return [Frame(f"{subscribed.recovered}:{missed}:{subscribed.position.offset}")]
 
 
 async def registered(hub: Hub) -> tuple[MemoryServer, QueuedConnection]:
@@ -62,14 +62,15 @@ async def gone(hub: Hub, *connections: QueuedConnection) -> None:
         await connection.finish()
 
 
-def check(texts: list[str], since: int | None) -> None:
+def check(texts: list[str], since: int | None, recent: int = 0) -> None:
     """An answer, then every publication behind its position, once and in order."""
     recovered, missed, position = texts[0].split(":")
     offsets = [int(each) for each in missed.split(",") if each]
     if since is not None and recovered == "True":
         assert offsets == list(range(since + 1, int(position) + 1))
     else:
-        assert offsets == []
+        newest = range(max(int(position) - recent, 0) + 1, int(position) + 1)
+        assert offsets == list(newest if recent else ())
     live = [int(each) for each in texts[1:]]
     assert live == list(range(int(position) + 1, int(position) + 1 + len(live)))
 
@@ -87,8 +88,9 @@ async def test_nothing_is_lost_or_doubled_however_answers_overtake_each_other(se
         for _ in range(random.randint(0, 30)):
             await asyncio.sleep(0)
         since = Position(random.randint(0, 5), first.epoch) if number % 3 else None
+        recent = random.choice((0, 1, 7)) if since is None else 0
         subscribed = await hub.subscribe(
-            connection, "a", encoder=offset, since=since, answer=answer
+            connection, "a", encoder=offset, since=since, recent=recent, answer=answer
         )
         if since is not None:
             assert subscribed.recovered
@@ -96,7 +98,7 @@ async def test_nothing_is_lost_or_doubled_however_answers_overtake_each_other(se
             await publishing
             await until(lambda: server.texts and server.texts[-1].split(":")[-1] == "155")
         await until(lambda: server.texts)
-        check(server.texts, None if since is None else since.offset)
+        check(server.texts, None if since is None else since.offset, recent)
         await gone(hub, connection)
 
     await asyncio.gather(*(visit(number) for number in range(12)), publishing)

@@ -8,7 +8,7 @@ channel stay in order; a test may have them dropped, repeated, or held back.
 import asyncio
 from collections.abc import Awaitable, Callable
 from random import Random
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from chatserver.brokers import Broker, Control, Health
 from chatserver.errors import BrokerUnavailable
@@ -101,8 +101,11 @@ class Unreliable(Broker):
         *,
         id: str | None = None,
         info: ClientInfo | None = None,
+        keep: bool = True,
+        skip: str = "",
     ) -> Position:
-        return await self._call(lambda: self.inner.publish(channel, data, id=id, info=info))
+        options: dict[str, Any] = {"id": id, "info": info, "keep": keep, "skip": skip}
+        return await self._call(lambda: self.inner.publish(channel, data, **options))
 
     async def subscribe(self, channel: str) -> Position:
         return await self._call(lambda: self.inner.subscribe(channel))

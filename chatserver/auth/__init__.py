@@ -1,12 +1,12 @@
-"""Who is there: the credentials of a handshake, and whom a token stands for.
+"""Authentication: the credentials of a handshake, and the identity that a token stands for.
 
     verifier = Verifier(secret=settings.token_secret)
     for found in credentials(websocket):                # header, cookie, subprotocol, query
         identity = await verifier.verify(found.value)   # or InvalidToken
     identity.may("item:foo")
 
-`Verifier` and `mint` are imported when they are first asked for: an application without tokens
-need not wait for what they bring along.
+`Verifier` and `mint` are imported on first use, so that an application without tokens doesn't wait
+for the packages that they import.
 """
 
 from typing import TYPE_CHECKING, Any

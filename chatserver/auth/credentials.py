@@ -1,10 +1,10 @@
-"""Where a token may stand in a handshake: header, cookie, subprotocol, query.
+"""The credentials of a handshake: header, cookie, subprotocol, query.
 
     for found in credentials(websocket):
         identity = await verifier.verify(found.value)   # or InvalidToken
 
-Other software has a cookie `session` too, so the first credential need not be the token: whatever
-asks for one tries each in order.
+Other software uses a cookie `session`, too, so the first credential need not be the token: callers
+try each in order.
 """
 
 import base64
@@ -20,20 +20,20 @@ from chatserver.cookies import cookie
 
 __all__ = ["MAX_TOKEN_LENGTH", "Credential", "Source", "credential", "credentials"]
 
-MAX_TOKEN_LENGTH = 8192  # characters; what a cookie or header may hold in most servers
+MAX_TOKEN_LENGTH = 8192  # characters; most servers allow as many in a cookie or header
 
 Source = Literal["authorization", "cookie", "subprotocol", "query"]
 
 
 class _Header(msgspec.Struct):
-    """The header of a token (RFC 7515, section 4.1.1), as far as it tells one from other texts."""
+    """The header of a token (RFC 7515, section 4.1.1): what tells a token from another text."""
 
     alg: str
 
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """A token as it came, not verified; its `repr` does not show it."""
+    """A token as the client sent it, not verified; its `repr` does not show it."""
 
     value: str = field(repr=False)
     source: Source
@@ -42,12 +42,12 @@ class Credential:
     def looks_like_token(self) -> bool:
         """Whether it begins with a header that names an algorithm, as a JSON Web Token does.
 
-        The cookie of Starlette's `SessionMiddleware` does not, though it is JSON in base64 with
-        two dots. Says nothing of whether the token is good.
+        The cookie of Starlette's `SessionMiddleware` doesn't, though it is JSON in base64 with
+        two dots. Whether the token is valid is not checked.
         """
         header, dot, _ = self.value[:MAX_TOKEN_LENGTH].partition(".")
         try:
-            # The standard library wants the "=" that a token goes without, and ignores too many.
+            # A token has no "=" at the end; the standard library needs it, and ignores too many.
             msgspec.json.decode(base64.urlsafe_b64decode(header + "=="), type=_Header)
         except (ValueError, RecursionError, msgspec.DecodeError):
             return False
@@ -55,13 +55,12 @@ class Credential:
 
 
 def credentials(connection: HTTPConnection) -> tuple[Credential, ...]:
-    """The tokens that are not empty, the best first: header, cookie, subprotocol, query last.
+    """The tokens that are not empty, in order: header, cookie, subprotocol, query.
 
-    A query stands in histories and in other people's logs, so it is only used where nothing
-    better came.
+    The query comes last, because URLs are kept in browser histories and in other people's logs.
     """
     scope = connection.scope
-    # Most come without any: what Starlette makes of headers and query would stay as long as they.
+    # Most requests have none. What Starlette parses would be kept as long as the connection.
     headers = [value for name, value in scope["headers"] if name == b"authorization"]
     candidates: tuple[tuple[Source, str], ...] = (
         ("authorization", _bearer(headers[0].decode("latin-1")) if headers else ""),
@@ -73,7 +72,7 @@ def credentials(connection: HTTPConnection) -> tuple[Credential, ...]:
 
 
 def credential(connection: HTTPConnection) -> Credential | None:
-    """The token that counts: the first of `credentials`, None without any."""
+    """The first of `credentials`; None if there is none."""
     return next(iter(credentials(connection)), None)
 
 
@@ -83,6 +82,6 @@ def _bearer(header: str) -> str:
 
 
 def _after_marker(subprotocols: Sequence[str]) -> str:
-    """The subprotocol after `bearer`: browsers can set no header, but may offer protocols."""
+    """The subprotocol after `bearer`: browsers can't set a header, but can offer subprotocols."""
     offered = pairwise(subprotocols)
     return next((value for marker, value in offered if marker == "bearer"), "")

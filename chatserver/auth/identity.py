@@ -1,4 +1,4 @@
-"""Who a connection belongs to, and whether just any token may say so."""
+"""The user behind a connection, and open mode, in which any token passes."""
 
 from typing import Any, Protocol
 
@@ -8,14 +8,14 @@ __all__ = ["ANONYMOUS", "OPEN_MODE", "OPEN_ON_LOOPBACK", "Identity", "OpenMode",
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """Who a connection belongs to.
+    """The user behind a connection, as a token names it.
 
     Attributes:
         user: The token's `sub`; never empty.
-        expires: Unix time in seconds after which the token is good for nothing: its `exp` and
-            the verifier's leeway. None is never.
-        channels: The channels the token opens; None is every one.
-        claims: All that the token says.
+        expires: Unix time in seconds at which the token stops being valid: its `exp` plus the
+            verifier's leeway. None for never.
+        channels: The channels that the token opens; None for all.
+        claims: All claims of the token.
     """
 
     user: str
@@ -24,47 +24,47 @@ class Identity(msgspec.Struct, frozen=True):
     claims: dict[str, Any] = {}
 
     def may(self, channel: str) -> bool:
-        """Whether the token opens this channel (an exact match; there are no patterns)."""
+        """Whether the token opens this channel: names are compared exactly, without patterns."""
         return self.channels is None or channel in self.channels
 
 
 ANONYMOUS = Identity(user="anonymous")
-"""Everyone in open mode, where no token is verified: nobody in particular, so not one user.
+"""The identity of all clients in open mode, where no token is verified. It is not one user.
 
-Tell it by `identity is ANONYMOUS`; a token may name a user "anonymous".
+Compare with `identity is ANONYMOUS`, because a token may name a user "anonymous".
 """
 
 
 class VerifiesTokens(Protocol):
-    """What `app.state.verifier` is: a `Verifier`, `OPEN_MODE`, or something of your own."""
+    """The type of `app.state.verifier`: a `Verifier`, `OPEN_MODE`, or a class of your own."""
 
     async def verify(self, token: str) -> Identity:
-        """Say whom a token stands for.
+        """The identity that a token stands for.
 
         Raises:
-            InvalidToken: It will not do.
-            KeysUnavailable: It can't be verified now.
+            InvalidToken: The token is not valid.
+            KeysUnavailable: The keys that verify it can't be fetched now.
         """
         ...
 
 
 class OpenMode:
-    """Takes any token for nobody's in particular.
+    """Accepts any token, as `ANONYMOUS`.
 
     Args:
-        loopback_only: Whether only on addresses that no other machine can reach.
+        loopback_only: Whether only for clients of this machine.
     """
 
     def __init__(self, *, loopback_only: bool = False) -> None:
         self.loopback_only = loopback_only
 
     async def verify(self, token: str) -> Identity:
-        """Everyone is `ANONYMOUS`."""
+        """Accept it: the client is `ANONYMOUS`."""
         return ANONYMOUS
 
 
 OPEN_MODE = OpenMode()
-"""`app.state.verifier = OPEN_MODE` lets any token pass that is not empty."""
+"""`app.state.verifier = OPEN_MODE` lets any non-empty token pass."""
 
 OPEN_ON_LOOPBACK = OpenMode(loopback_only=True)
-"""What the settings mean that say nothing of tokens: open to this machine, closed to others."""
+"""What settings without a key for tokens mean: open mode for clients of this machine only."""

@@ -1,4 +1,4 @@
-"""Keys that only verify: a public key, or a set of them behind a URL (RFC 7517).
+"""Keys that verify and can't sign: a public key, or a key set behind a URL (RFC 7517).
 
 They need the package cryptography, which comes with the extra `jwt`.
 """
@@ -18,8 +18,8 @@ from chatserver.errors import InvalidSetting, InvalidToken, KeysUnavailable
 __all__ = ["KeySet", "load_public_key"]
 
 FETCH_TIMEOUT = 5.0  # seconds for each read from the key server
-FETCH_PAUSE = 30.0  # seconds after a fetch in which an unknown key causes no other
-RETRY_PAUSE = 5.0  # seconds after a failed fetch in which none is tried
+FETCH_PAUSE = 30.0  # seconds after a fetch in which an unknown key causes no further fetch
+RETRY_PAUSE = 5.0  # seconds after a failed fetch in which there is no further fetch
 
 RSA = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
 ELLIPTIC = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
@@ -27,10 +27,10 @@ ASYMMETRIC = frozenset((*RSA, *ELLIPTIC.values(), "EdDSA"))
 
 
 def load_public_key(pem: str) -> tuple[Any, Sequence[str]]:
-    """The key, and the algorithms that its type allows."""
+    """The key, and the algorithms that are allowed for its type."""
     try:
         key = load_pem_public_key(pem.encode())
-    except Exception:  # cryptography raises half a dozen types, and quotes what it read
+    except Exception:  # cryptography raises several types, and quotes what it read
         raise InvalidSetting("Expected a public key as PEM text, but got something else.") from None
     if isinstance(key, rsa.RSAPublicKey) and key.key_size >= 2048:  # RFC 7518, section 3.3
         return key, RSA
@@ -44,16 +44,16 @@ def load_public_key(pem: str) -> tuple[Any, Sequence[str]]:
     )
 
 
-# One fetch at a time per event loop: waiting for it must not use up the threads of others.
+# One fetch at a time per event loop, so that waiting tasks don't use up its worker threads.
 _fetching: RunVar[anyio.CapacityLimiter] = RunVar("chatserver-key-fetching")
 
 
 class KeySet(jwt.PyJWKClient):
-    """A key set behind a URL that a flood of tokens can't turn into a flood of fetches.
+    """A key set behind a URL. A flood of tokens causes no flood of fetches.
 
-    PyJWKClient caches the set for 300 s and pauses after a fetch that succeeded. What is added:
-    a pause after one that failed, a way around the worker thread for keys already here, and the
-    word for whose fault it is.
+    PyJWKClient caches the set for 300 s, and pauses after a fetch that succeeded. This class adds
+    a pause after a fetch that failed, uses no worker thread for cached keys, and raises
+    exceptions that say whose fault it is.
     """
 
     def __init__(self, url: str) -> None:
@@ -61,12 +61,12 @@ class KeySet(jwt.PyJWKClient):
         self._no_fetch_before = 0.0  # on the monotonic clock
 
     async def find(self, kid: str | None) -> jwt.PyJWK:
-        """The key of that id.
+        """The key with this id.
 
         Raises:
             InvalidToken: There is no such key.
-            InvalidAlgorithmError: It is one that a client could forge with.
-            KeysUnavailable: The set could not be had.
+            InvalidAlgorithmError: Its algorithm would let clients forge tokens.
+            KeysUnavailable: The set could not be fetched.
         """
         if not kid:
             raise InvalidToken("The token does not say which key (kid) signed it.")
@@ -93,15 +93,15 @@ class KeySet(jwt.PyJWKClient):
             raise InvalidToken("The token was signed with a key that is not known here.") from None
 
     def fetch_data(self) -> Any:
-        """Fetch the set, unless that has failed a moment ago.
+        """Fetch the set, unless a fetch failed less than `RETRY_PAUSE` ago.
 
         Raises:
-            KeysUnavailable: It could not be had.
+            KeysUnavailable: It could not be fetched.
         """
         if time.monotonic() < self._no_fetch_before:
             raise KeysUnavailable("The key set could not be fetched a moment ago.")
         try:
             return super().fetch_data()
-        except Exception as error:  # no answer, no JSON, no keys: all the same to the client
+        except Exception as error:  # no answer, no JSON, no keys: the same for the client
             self._no_fetch_before = time.monotonic() + RETRY_PAUSE
             raise KeysUnavailable(f"The key set could not be fetched: {error}") from error

@@ -1,16 +1,16 @@
-"""Tokens: whom they stand for, and how one is made.
+"""Tokens: verifying one, and making one.
 
     verifier = Verifier(secret=settings.token_secret)
     identity = await verifier.verify(token)             # or InvalidToken
     identity.may("item:foo")
 
 A token is a JSON Web Token (RFC 7519). It must name a user (`sub`) and an end (`exp`); the claim
-`channels` lists what it opens, and without that claim it opens everything. Nothing in a token
-chooses how it is verified: the kind of our key does, so `none` and a public key used as an HMAC
-secret (RFC 8725, section 2.1) have no way in.
+`channels` lists the channels that it opens, and without that claim it opens all. Nothing in a token
+decides how it is verified: the type of our key does, so `none` and a public key used as an HMAC
+secret (RFC 8725, section 2.1) are refused.
 
-PyJWT is imported with this module, and so is cryptography where it is installed. That takes a
-while, so nothing imports this module before a token is verified or made.
+This module imports PyJWT, and cryptography if it is installed. That takes a while, so nothing
+imports this module before a token is verified or made.
 """
 
 import math
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Verifier", "mint"]
 
 MIN_SECRET_BYTES = 32  # a key at least as long as its hash: RFC 7518, section 3.2
-MAX_EXPIRY = 253402300799  # the last second of the year 9999, as datetime can tell it
+MAX_EXPIRY = 253402300799  # the last second of the year 9999, the last that datetime can hold
 MAX_LEEWAY = 300  # seconds: "usually no more than a few minutes", RFC 7519, section 4.1.4
 NEEDS_EXTRA = (
     "Public keys and key sets need the package cryptography: "
@@ -46,28 +46,28 @@ REASONS: tuple[tuple[type[Exception], str], ...] = (
     (jwt.InvalidAudienceError, "The token is meant for another audience."),
     (jwt.InvalidIssuerError, "The token comes from another issuer."),
     (jwt.InvalidAlgorithmError, "The token is signed with an algorithm that is not used here."),
-    (jwt.InvalidSignatureError, "The token's signature does not fit."),
+    (jwt.InvalidSignatureError, "The token's signature does not match."),
 )
-"""Our own words: PyJWT's may quote the token."""
+"""Our own sentences, because PyJWT's may quote the token."""
 
 
 class Verifier:
-    """Tells whom a token stands for, by exactly one of three kinds of key.
+    """Verifies tokens with one key: a secret, a public key or a key set.
 
     Args:
         secret: Shared secret of at least 32 bytes; tokens are HS256.
-        public_key: PEM text; its type settles the algorithms (RS*, PS*, ES* of its curve, EdDSA).
-        jwks_url: Where a key set (RFC 7517) is fetched, in a worker thread and at most every
-            30 s for keys not seen before; each key settles its algorithm, never HS*.
-        audience: What `aud` must name. If None, a token made for any audience is refused, for it
-            is meant for someone else.
-        issuer: What `iss` must be; None takes any.
+        public_key: PEM text; its type decides the algorithms (RS*, PS*, ES* of its curve, EdDSA).
+        jwks_url: The URL of a key set (RFC 7517). It is fetched in a worker thread, and at most
+            every 30 s for unknown keys; each key decides its algorithm, never HS*.
+        audience: The audience that `aud` must name. If None, a token with any audience is
+            refused, because it was made for another service.
+        issuer: The value that `iss` must have; None allows any.
         claim: The claim that lists the channels.
-        leeway: Seconds by which `exp` may lie behind us and `nbf` and `iat` ahead, since clocks
-            differ; at most 300.
+        leeway: Seconds by which `exp` may be past, and `nbf` and `iat` in the future, because
+            clocks differ; at most 300.
 
     Raises:
-        InvalidSetting: There is not exactly one key, or it or the leeway can't be used.
+        InvalidSetting: There is not exactly one key, or the key or the leeway can't be used.
     """
 
     def __init__(
@@ -105,14 +105,14 @@ class Verifier:
             self._keys = keys.KeySet(jwks_url)
 
     async def verify(self, token: str) -> Identity:
-        """Verify a token of any shape and provenance.
+        """Verify a token, which may be any text from any client.
 
-        Whatever else is raised is a fault of ours, such as a key that is too short for its
-        algorithm, and is not told to the client.
+        Any other exception is a fault of ours, such as a key that is too short for its
+        algorithm; the client isn't told of it.
 
         Raises:
-            InvalidToken: It will not do; the reason never quotes it.
-            KeysUnavailable: The key server can't be asked, which is not the client's fault.
+            InvalidToken: It is not valid; the reason never quotes it.
+            KeysUnavailable: The key set can't be fetched, which is not the client's fault.
         """
         if not token:
             raise InvalidToken("Expected a token, but got none.")
@@ -160,12 +160,12 @@ class Verifier:
 
 
 def _is_text(value: Any) -> bool:
-    """Whether it can be sent on: JSON lets in halves of surrogate pairs, UTF-8 does not."""
+    """Whether it is a text that can be sent: JSON allows lone surrogates, UTF-8 doesn't."""
     return isinstance(value, str) and bool(value) and not SURROGATE.search(value)
 
 
 def _expiry(value: Any) -> float:
-    """PyJWT takes the text "99" and the number 1e400 too; RFC 7519 has a number of seconds."""
+    """Check `exp`: PyJWT accepts the text "99" and 1e400, too; RFC 7519 asks for seconds."""
     if not (isinstance(value, int | float) and 0 < value <= MAX_EXPIRY):
         raise InvalidToken("Expected the token's end (exp) as a number of seconds.")
     return float(value)
@@ -197,20 +197,20 @@ def mint(
     issuer: str | None = None,
     claim: str = "channels",
 ) -> str:
-    """Make a token that a `Verifier` of the same values takes.
+    """Make a token that a `Verifier` with the same values accepts.
 
     Args:
         secret: At least 32 bytes.
-        user: Whom it stands for (`sub`).
-        ttl_seconds: How long it lives, counted from now; more than 0.
-        channels: What it opens; None is everything, an empty list nothing.
+        user: The user that it names (`sub`).
+        ttl_seconds: How long it is valid from now on; more than 0.
+        channels: The channels that it opens; None for all, an empty list for none.
         audience: Its `aud`, if any.
         issuer: Its `iss`, if any.
-        claim: The name under which the channels stand.
+        claim: The claim that lists the channels.
 
     Raises:
         InvalidSetting: The secret is too short.
-        ValueError: The user is empty, or the end lies behind us or beyond the year 9999.
+        ValueError: The user is empty, or the end is in the past or after the year 9999.
     """
     now = time.time()
     if not _is_text(user):

@@ -1,4 +1,4 @@
-"""Brokers: what carries publications between processes, and keeps history and presence."""
+"""Brokers: they carry publications between processes, and keep history and presence."""
 
 from chatserver.brokers.base import (
     Broker,

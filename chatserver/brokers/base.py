@@ -1,4 +1,4 @@
-"""The broker's contract, and what brokers have in common."""
+"""The contract of a broker, and the types that brokers share."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -17,7 +17,7 @@ class Rules(Struct, frozen=True, kw_only=True, gc=False):
     Attributes:
         history_size: Publications kept at most; 0 keeps none.
         history_ttl: Seconds for which a publication is kept at most.
-        join_leave: Whether subscribers are told who enters and leaves.
+        join_leave: Whether subscribers get a `Joined` or `Left` when a client enters or leaves.
     """
 
     history_size: int = 100
@@ -30,12 +30,12 @@ RulesFor: TypeAlias = Callable[[str], Rules]
 
 
 class Health(Struct, frozen=True):
-    """Whether a broker can be relied upon.
+    """Whether a broker works.
 
     Attributes:
         state: "up", or "down" while publications can't be stored or are not delivered.
-        since: Unix time in seconds at which that began.
-        why: The reason, for a person; empty where it is up.
+        since: Unix time in seconds at which that state began.
+        why: The reason, for a person; empty if it is up.
     """
 
     state: Literal["up", "down"]
@@ -44,11 +44,11 @@ class Health(Struct, frozen=True):
 
 
 class Disconnect(Struct, frozen=True, tag="disconnect"):
-    """Close the connections of a user, or one client's, in every process.
+    """Close the connections of a user, or of one client, in every process.
 
     Attributes:
-        user: Whose connections; empty where one client is meant.
-        client: Whose connection; empty where a user is meant.
+        user: The user; empty if one client is meant.
+        client: The client; empty if a user is meant.
         code: The close code.
         reason: Why, in words.
     """
@@ -60,26 +60,26 @@ class Disconnect(Struct, frozen=True, tag="disconnect"):
 
 
 class Unsubscribe(Struct, frozen=True, tag="unsubscribe"):
-    """Let the connections of a user, or one client's, leave a channel, in every process."""
+    """Unsubscribe the connections of a user, or of one client, from a channel, in every process."""
 
     channel: str
     user: str = ""
     client: str = ""
 
 
-#: What processes tell each other.
+#: A message to all processes.
 Control: TypeAlias = Disconnect | Unsubscribe
 
 
 def _nowhere(*_: object) -> None:
-    """Where deliveries go before a hub is attached: nobody is there to get them."""
+    """The target of deliveries before a hub is attached: it drops them."""
 
 
 class Broker(ABC):
     """Carries publications to every process, and keeps each channel's history and presence.
 
-    Delivery: every publication of a subscribed channel is handed to `deliver` in every
-    process, the publisher's own included, in the order of its offsets and once.
+    Delivery: every publication of a subscribed channel is given to `deliver` in every process,
+    including the publisher's, once and in the order of offsets.
 
     Order: a channel has one stream. Its offsets count up by one; its epoch changes when the
     stream was lost and begun anew.
@@ -87,20 +87,20 @@ class Broker(ABC):
     Atomicity: appending to the stream and announcing it are one step per channel. What was
     acknowledged is stored.
 
-    Continuity: a broker whose engine was away reads what was missed and delivers it in order.
-    Where that is impossible it calls `lost`; the hub finds out by itself, too, by the offsets.
+    Continuity: after its engine was away, a broker reads what was missed and delivers it in order.
+    If that is impossible it calls `lost`; the hub notices by itself, too, by the offsets.
 
-    Presence: an entry counts as long as the process that made it holds its lease. One that
-    notices an expired lease takes it, removes that process's entries, and publishes each one's
-    last will, with the client's identifier as the publication's, so that it comes once.
+    Presence: an entry counts as long as the process that made it holds its lease. A process that
+    notices an expired lease takes it, removes the entries of its process, and publishes the last
+    will of each, with the client's identifier as the publication's id, so that it comes once.
 
     The methods may be awaited on any event loop of the process.
 
     Attributes:
-        deliver: Where publications, joins and leaves go. It never blocks, and may be called
-            on any thread, as may the other two.
-        lost: Called with a channel and the position behind which its deliveries go on.
-        control: Where control messages go.
+        deliver: Takes publications, joins and leaves. It never blocks, and may be called on
+            any thread, as the other two.
+        lost: Called with a channel and the position after which its deliveries go on.
+        control: Takes control messages.
     """
 
     def __init__(self) -> None:
@@ -115,10 +115,10 @@ class Broker(ABC):
         lost: Callable[[str, Position], None],
         control: Callable[[Control], None],
     ) -> None:
-        """Set where everything goes; called once, by the hub that uses the broker.
+        """Set the three functions; called once, by the hub that uses the broker.
 
         Raises:
-            ValueError: Another hub uses it. That one would get nothing any more.
+            ValueError: Another hub uses it, which would get nothing any more.
         """
         if self._attached:
             raise ValueError(
@@ -133,7 +133,7 @@ class Broker(ABC):
         """Connect to the engine; called when the application starts.
 
         Raises:
-            BrokerUnavailable: It can't be had; one sentence says why, and what to do.
+            BrokerUnavailable: It can't be reached; one sentence says why, and what to do.
         """
 
     @abstractmethod
@@ -143,7 +143,7 @@ class Broker(ABC):
     @property
     @abstractmethod
     def health(self) -> Health:
-        """Whether it can be relied upon now."""
+        """Whether it works now."""
 
     @abstractmethod
     async def publish(
@@ -153,6 +153,8 @@ class Broker(ABC):
         *,
         id: str | None = None,
         info: ClientInfo | None = None,
+        keep: bool = True,
+        skip: str = "",
     ) -> Position:
         """Append a publication to a channel's stream and announce it.
 
@@ -160,14 +162,16 @@ class Broker(ABC):
             channel: The channel's name.
             data: What to publish.
             id: Chosen by the publisher. A second publish with the same id within five
-                minutes is answered with the first one's position and delivers nothing.
-            info: Who publishes.
+                minutes delivers nothing, and returns the position of the first.
+            info: The publisher.
+            keep: If False, it is only announced: it gets no offset, and is not in the history.
+            skip: The identifier of a client that does not get it.
 
         Returns:
-            The publication's position.
+            The publication's position; the position of the stream's top if it is not kept.
 
         Raises:
-            BrokerUnavailable: It can't be told for certain that the publication is stored.
+            BrokerUnavailable: It is not certain that the publication is stored.
         """
 
     @abstractmethod
@@ -175,11 +179,11 @@ class Broker(ABC):
         """Begin to deliver a channel; called for this process's first subscriber.
 
         Returns:
-            The top of the stream at a moment after which everything is delivered. What was
-            published before may be delivered as well.
+            The top of the stream at a moment after which everything is delivered. Earlier
+            publications may be delivered as well.
 
         Raises:
-            BrokerUnavailable: It can't be told for certain that the channel is delivered.
+            BrokerUnavailable: It is not certain that the channel is delivered.
         """
 
     @abstractmethod
@@ -199,44 +203,44 @@ class Broker(ABC):
 
         Args:
             channel: The channel's name.
-            since: Only what came after this position (before it, when `reverse`). Where
-                its epoch is not the stream's, there is nothing to return.
-            limit: At most so many publications; 0 asks for the position alone, None for all.
+            since: Only what came after this position (before it, if `reverse`). If its epoch
+                is not the stream's, no publication is returned.
+            limit: The most publications; 0 for the position alone, None for all.
             reverse: Newest first.
 
         Returns:
-            The publications and the position of the stream's top. Whether they join on to
-            `since` without a gap is told by `publication.continues`.
+            The publications and the position of the stream's top. `publication.continues` says
+            whether they follow `since` without a gap.
         """
 
     @abstractmethod
     async def enter(
         self, channel: str, info: ClientInfo, *, last_will: Payload | None = None
     ) -> None:
-        """Note that a client is in a channel.
+        """Enter a client into a channel's presence.
 
         Args:
             channel: The channel's name.
             info: The client.
-            last_will: Published to the channel if the client's process ends without having
-                said that the client has left.
+            last_will: Published to the channel if the client's process ends before it has
+                called `leave` for the client.
         """
 
     @abstractmethod
     async def leave(self, channel: str, client: str) -> None:
-        """Note that a client left a channel, and discard its last will.
+        """Remove a client from a channel's presence, and discard its last will.
 
-        Clients that are not there are ignored.
+        Clients that are not present are ignored.
         """
 
     @abstractmethod
     async def lapse(self, channel: str, client: str) -> None:
-        """Note that a client is gone without having left: publish its last will, once."""
+        """Remove a client that is gone without having left: publish its last will, once."""
 
     @abstractmethod
     async def present(self, channel: str) -> dict[str, ClientInfo]:
-        """Who is in a channel now, by client identifier. No ghosts of killed processes."""
+        """The clients in a channel now, by client identifier, without those of killed processes."""
 
     @abstractmethod
     async def tell(self, control: Control) -> None:
-        """Hand a control message to every process, this one included."""
+        """Send a control message to every process, including this one."""

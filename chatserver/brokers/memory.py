@@ -1,4 +1,4 @@
-"""The broker of a single process: everything in memory, gone with the process."""
+"""The broker of a single process: everything is in memory, and lost with the process."""
 
 import secrets
 import threading
@@ -21,9 +21,9 @@ from chatserver.publication import (
 
 __all__ = ["MemoryBroker"]
 
-#: Seconds for which a publish with the same id is answered without delivering again.
+#: Seconds for which a publish with the same id delivers nothing.
 ID_TTL = 300.0
-#: Bytes that a retained publication, or a remembered id, counts for besides what is in it.
+#: Bytes that a retained publication or a remembered id counts for besides its content.
 OVERHEAD = 256
 
 
@@ -31,20 +31,20 @@ class MemoryBroker(Broker):
     """Keeps streams and presence in this process's memory.
 
     Nothing here waits, so one lock makes each step atomic on every event loop and thread.
-    A channel with neither history nor subscribers is forgotten; should it come back, it
-    has a new epoch. There is no timer: what is too old goes when anything else happens.
+    A channel without history and subscribers is forgotten; if it comes back, it has a new
+    epoch. There is no timer: expired data is dropped by the next call.
 
-    The lease of an entry is that of its event loop: the hub lets it lapse when the loop was
-    closed with the client still in the channel.
+    The lease of an entry is that of its event loop: if the loop was closed with the client still
+    in the channel, the hub lets the entry lapse.
 
     Args:
         history_size: Publications kept per channel at most; 0 keeps none.
         history_ttl: Seconds for which a publication is kept at most.
-        history_memory: Bytes that all histories and remembered ids may take together. Beyond,
-            the history of the channel that was longest without a publication goes first. Ids
+        history_memory: The most bytes of all histories and remembered ids together. Beyond,
+            the history of the channel that had no publication for longest is dropped first. Ids
             take half of it at most; beyond, the oldest are forgotten before their five minutes.
-        rules: What is kept of each channel, where that differs; the two above are not asked then.
-        clock: Seconds that never go back.
+        rules: What is kept of each channel; if given, `history_size` and `history_ttl` are ignored.
+        clock: Returns seconds that never go back.
     """
 
     def __init__(
@@ -65,10 +65,10 @@ class MemoryBroker(Broker):
         self._lock = threading.Lock()
         self._streams: dict[str, _Stream] = {}
         self._subscribed: set[str] = set()
-        # Channels with history and when the newest of it was published, the oldest first.
+        # Channels with history, and when their newest publication came; the oldest first.
         self._ageing: OrderedDict[str, float] = OrderedDict()
         self._history_bytes = 0
-        # (channel, id) of recent publications, oldest first, with their time.
+        # (channel, id) of recent publications, with position and time; the oldest first.
         self._ids: OrderedDict[tuple[str, str], tuple[Position, float]] = OrderedDict()
         self._id_bytes = 0
         self._presence: dict[str, dict[str, tuple[ClientInfo, Payload | None]]] = {}
@@ -87,14 +87,14 @@ class MemoryBroker(Broker):
             return self._history_bytes + self._id_bytes
 
     async def start(self) -> None:
-        """See `Broker`: there is nothing to connect to."""
+        """See `Broker`; there is nothing to connect to."""
 
     async def stop(self) -> None:
-        """See `Broker`: there is nothing to give up."""
+        """See `Broker`; there is nothing to give up."""
 
     @property
     def health(self) -> Health:
-        """See `Broker`: as long as the process lives."""
+        """See `Broker`; it is up as long as the process lives."""
         return Health("up", self._since)
 
     async def publish(
@@ -104,9 +104,11 @@ class MemoryBroker(Broker):
         *,
         id: str | None = None,
         info: ClientInfo | None = None,
+        keep: bool = True,
+        skip: str = "",
     ) -> Position:
         with self._lock:
-            return self._publish(channel, data, id, info)
+            return self._publish(channel, data, id, info, keep=keep, skip=skip)
 
     async def subscribe(self, channel: str) -> Position:
         with self._lock:
@@ -131,7 +133,7 @@ class MemoryBroker(Broker):
         with self._lock:
             now = self._clock()
             self._forget(now)
-            # A channel that nobody follows or fills isn't worth remembering for a question.
+            # A channel without history and subscribers is not remembered because it was read.
             stream = self._streams.get(channel) or _Stream()
             self._trim(channel, stream, now)
             kept = tuple(stream.read(since, reverse))
@@ -166,21 +168,33 @@ class MemoryBroker(Broker):
         self.control(control)
 
     def _publish(
-        self, channel: str, data: Payload, id: str | None, info: ClientInfo | None
+        self,
+        channel: str,
+        data: Payload,
+        id: str | None,
+        info: ClientInfo | None,
+        *,
+        keep: bool = True,
+        skip: str = "",
     ) -> Position:
         now = self._clock()
         self._forget(now)
         if id is not None and (channel, id) in self._ids:
             return self._ids[channel, id][0]
-        stream = self._stream(channel)
-        publication = stream.next(channel, data, info)
-        self._retain(channel, stream, publication, now)
+        if keep:
+            stream = self._stream(channel)
+            publication = stream.next(channel, data, info, skip)
+            self._retain(channel, stream, publication, now)
+        else:
+            stream = self._streams.get(channel) or _Stream()
+            publication = Publication(channel, data, 0, stream.epoch, info, skip)
+        position = stream.position
         if id is not None:
-            self._remember(channel, id, stream.position, now)
+            self._remember(channel, id, position, now)
         self._limit_memory()
         # Under the lock, so that publications reach the hub in the order of offsets.
         self.deliver(publication)
-        return Position(publication.offset, publication.epoch)
+        return position
 
     def _stream(self, channel: str) -> "_Stream":
         stream = self._streams.get(channel)
@@ -191,7 +205,7 @@ class MemoryBroker(Broker):
     # Presence
 
     def _remove(self, channel: str, client: str) -> Payload | None:
-        """Take a client out of a channel; returns its last will."""
+        """Remove a client from a channel's presence; returns its last will."""
         clients = self._presence.get(channel, {})
         info, last_will = clients.pop(client, (None, None))
         if not clients:
@@ -223,7 +237,7 @@ class MemoryBroker(Broker):
         self._history_bytes -= stream.trim(rules.history_size, now - rules.history_ttl)
 
     def _drop(self, channel: str, stream: "_Stream") -> None:
-        """Let a channel's history go, and the channel with it where nobody follows it."""
+        """Drop a channel's history, and the channel itself if it has no subscriber."""
         self._history_bytes -= stream.trim(0, 0.0)
         self._ageing.pop(channel, None)
         if channel not in self._subscribed:
@@ -249,11 +263,11 @@ class MemoryBroker(Broker):
                 self._history_bytes -= stream.trim(len(stream.retained) // 2, 0.0)
 
     def _forget(self, now: float) -> None:
-        """Let go what is too old."""
+        """Drop what is too old."""
         while self._ids and next(iter(self._ids.values()))[1] <= now - ID_TTL:
             self._forget_oldest_id()
-        # Where rules differ, one that is kept for longer may stand before others. What is too
-        # old is never read all the same, and counts until then.
+        # If rules differ, a channel that is kept for longer may stand before others. Their old
+        # publications are never read nevertheless, but count until then.
         while self._ageing:
             channel, newest = next(iter(self._ageing.items()))
             if newest > now - self._rules(channel).history_ttl:
@@ -269,16 +283,16 @@ class _Stream:
     def __init__(self) -> None:
         self.epoch = secrets.token_hex(4)
         self.offset = 0
-        # With when each was published, and the bytes that it counts for.
+        # Each with the time at which it was published, and the bytes that it counts for.
         self.retained: deque[tuple[float, Publication, int]] = deque()
 
     @property
     def position(self) -> Position:
         return Position(self.offset, self.epoch)
 
-    def next(self, channel: str, data: Payload, info: ClientInfo | None) -> Publication:
+    def next(self, channel: str, data: Payload, info: ClientInfo | None, skip: str) -> Publication:
         self.offset += 1
-        return Publication(channel, data, self.offset, self.epoch, info)
+        return Publication(channel, data, self.offset, self.epoch, info, skip)
 
     def retain(self, publication: Publication, now: float) -> int:
         """Keep a publication; returns the bytes that it counts for."""
@@ -287,10 +301,10 @@ class _Stream:
         return size
 
     def trim(self, size: int, oldest: float) -> int:
-        """Keep the last `size`, and of these what is newer than `oldest`.
+        """Keep the last `size` publications, and of these the ones newer than `oldest`.
 
         Returns:
-            The bytes that what was dropped counted for.
+            The bytes that the dropped ones counted for.
         """
         retained, dropped = self.retained, 0
         while retained and (len(retained) > size or retained[0][0] <= oldest):

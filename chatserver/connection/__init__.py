@@ -1,7 +1,7 @@
-"""One client's connection: what the hub writes to, and the endpoint reads from.
+"""One client's connection, which the hub writes to and the endpoint reads from.
 
-On a server of ours the server's own end of the socket is the connection. On every other, a
-`QueuedConnection` stands between that server and the application.
+On our server its protocol is the connection. On every other server a `QueuedConnection` is between
+the server and the application.
 """
 
 from starlette.types import Receive, Scope, Send
@@ -29,19 +29,19 @@ __all__ = [
     "connect",
 ]
 
-#: The extension in the scope by which a server of ours hands over the `Connection`.
+#: The extension in the scope in which our server passes the `Connection`.
 CONNECTION = "chatserver.connection"
 
 
 def connect(
     scope: Scope, receive: Receive, send: Send, limits: Limits
 ) -> tuple[Connection, Receive, Send]:
-    """The connection that a server has handed to the application, and how to talk ASGI on it.
+    """The connection for a handshake, and the `receive` and `send` for it.
 
     Args:
-        scope: Of ASGI, as are `receive` and `send`.
-        receive: The server's, with the middleware around it.
-        send: The server's, with the middleware around it.
+        scope: The handshake's ASGI scope.
+        receive: The server's, wrapped by the middleware.
+        send: The server's, wrapped by the middleware.
         limits: What the client may take.
     """
     connection: Connection | None = scope.get("extensions", {}).get(CONNECTION)

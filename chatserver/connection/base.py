@@ -1,8 +1,7 @@
-"""What every connection is to the hub and to the endpoint, whatever the server below.
+"""What the hub and the endpoint know of a connection, whatever the server.
 
-A place to `write` what was published to, which never waits, and which says by `on_gone` when it
-has ended, also because its buffer was full. The end is decided once: `close_code` is set by
-whoever is first, and stays.
+`write` takes publications and never waits; `on_gone` reports the end, also when the buffer was
+full. The end is decided once: the first to set `close_code` decides, and it never changes.
 """
 
 from abc import ABC, abstractmethod
@@ -16,13 +15,13 @@ from chatserver.publication import Frame
 
 __all__ = ["MESSAGE_OVERHEAD", "NO_MEMBERS", "Connection", "Source", "Wire", "Write"]
 
-#: Bytes for which a waiting message counts besides its payload, so that empty ones count too.
+#: Bytes that a waiting message counts for besides its payload, so that empty ones count, too.
 MESSAGE_OVERHEAD = 64
 
-#: One for all connections that are in no channel yet, never changed: an empty dict takes 64 bytes.
+#: For all connections in no channel, and never changed: an empty dict takes 64 bytes.
 NO_MEMBERS: Final[dict[str, Any]] = {}
 
-#: Publications as a connection takes them: the bytes of their frames where `window_bits` is a
+#: Publications in the form that a connection takes: the bytes of their frames if `window_bits` is a
 #: number, else the frames themselves.
 Wire: TypeAlias = bytes | tuple[Frame, ...]
 Write: TypeAlias = Callable[[Any], None]
@@ -51,16 +50,16 @@ class Connection(ABC):
 
     Attributes:
         limits: What the client may take.
-        members: Its places in the channels, by channel; kept by the hub.
-        source: Told of its pace, and asked for what was published before it is sent something
-            by itself; set by the hub.
+        members: Its memberships, by channel; set by the hub.
+        source: Told when `writer` changes, and called before something else is sent, to write
+            earlier publications first; set by the hub.
         accepted: Whether the handshake was completed.
         close_code: Why it ended, as in the table of close codes; None while it is open.
         slow: Whether it ended as a slow consumer.
-        user: Whose it is, as the hub was told; empty where nobody asked.
+        user: Its user, as the hub was told; empty if unknown.
         on_gone: Called once, with the close code, when it has ended for whatever reason.
-        window_bits: What form of a publication it takes: the bytes of a frame, compressed for a
-            window of so many bits, or plain for 0; with None it takes `Frame`s.
+        window_bits: The form of publications that it takes: with a number, the bytes of frames,
+            compressed for a window of so many bits, or plain for 0; with None, `Frame`s.
     """
 
     __slots__ = (
@@ -75,21 +74,21 @@ class Connection(ABC):
         "user",
     )
 
-    #: Whether the server cancels the application's task as it likes, more than once or by the
-    #: scopes of anyio, as Starlette's TestClient does.
+    #: Whether the server may cancel the application's task at any time, repeatedly or by anyio
+    #: scopes, as Starlette's TestClient does.
     cancelled_at_will: ClassVar[bool] = True
 
     window_bits: int | None
 
     def __init__(self, limits: Limits) -> None:
         self._id = ""
-        self.limits = limits
-        self.members = NO_MEMBERS
+        self.limits: Limits = limits
+        self.members: dict[str, Any] = NO_MEMBERS
         self.source: Source | None = None
-        self.accepted = False
+        self.accepted: bool = False
         self.close_code: int | None = None
-        self.slow = False
-        self.user = ""
+        self.slow: bool = False
+        self.user: str = ""
         self.on_gone: Callable[[int], None] | None = None
 
     def __repr__(self) -> str:
@@ -98,15 +97,15 @@ class Connection(ABC):
 
     @property
     def id(self) -> str:
-        """Names the connection among all processes."""
-        # Made when it is first asked for, which most connections are not.
+        """Identifies the connection among all processes."""
+        # Made on first use, because most connections never need it.
         self._id = self._id or f"{_process}{next(_number):x}"
         return self._id
 
     @property
     @abstractmethod
     def writer(self) -> Write:
-        """What takes publications now: `write`, or something quicker while the socket has room."""
+        """What takes publications now: `write`, or something faster while the socket has room."""
 
     @property
     @abstractmethod
@@ -115,39 +114,38 @@ class Connection(ABC):
 
     @abstractmethod
     def start(self) -> None:
-        """Begin to listen; from here on the end of the connection is noticed."""
+        """Begin to read; from now on the end of the connection is noticed."""
 
     @abstractmethod
     async def push(self, frame: Frame) -> None:
         """Send a frame in its turn, and wait until the server has taken it.
 
-        What was published to the connection before goes first. To a client that is gone nothing
-        is sent, and that is no error.
+        Earlier publications go first. For a client that is gone it does nothing and raises
+        nothing.
         """
 
     @abstractmethod
     def write(self, wire: Any) -> None:
         """Append publications, as a `Wire`, to the outgoing buffer. Never waits.
 
-        When they don't fit, the client is a slow consumer: what it has not been sent is
-        discarded, it is closed with 1013, and its socket is aborted when it doesn't take that
-        in time either.
+        When they don't fit, the client is a slow consumer: its buffer is discarded, it is
+        closed with 1013, and if it doesn't take that in time either, its socket is aborted.
         """
 
     @abstractmethod
     def close(self, code: int = 1000, reason: str = "") -> None:
-        """Close the connection, behind what is already on its way out. Never waits.
+        """Close the connection after everything that was sent before. Never waits.
 
-        What was received and not handled is discarded.
+        Messages that were received and not handled are discarded.
 
         Args:
-            code: The close code; 1011 takes the place of one that can't be sent.
+            code: The close code; one that can't be sent is replaced by 1011.
             reason: Why, in words; cut to what a close frame can hold.
         """
 
     @abstractmethod
     def abort(self) -> None:
-        """Drop the socket and what is in it, as far as the server lets us."""
+        """Drop the socket and what it has not sent, if the server lets us."""
 
     @abstractmethod
     async def departure(self) -> None:
@@ -155,7 +153,7 @@ class Connection(ABC):
 
     @abstractmethod
     async def finish(self) -> None:
-        """Let the connection go: whatever it still has to write is written, or aborted in time."""
+        """Let the connection go: its buffer is still written, or the socket aborted in time."""
 
     def catch_up(self) -> None:
         """Write all that was published to the connection before now, ahead of its turn."""
@@ -163,7 +161,7 @@ class Connection(ABC):
             self.source.catch_up(self)
 
     def _gone(self, code: int) -> None:
-        """Note the end, the first time, and tell whoever asked to be told."""
+        """Note the end, the first time, and report it to `on_gone`."""
         if self.close_code is not None:
             return
         self.close_code = code

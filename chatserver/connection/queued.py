@@ -1,11 +1,11 @@
 """A connection on any ASGI server: an inbox, a bounded outgoing queue, and a task for each.
 
-What lies below is a `send` and a `receive`. The rules of this file:
+Below it are only a `send` and a `receive`. The rules of this file:
 
-- One reader: `_read` alone awaits the server's `receive`, up to the disconnect, so that pongs
+- One reader: only `_read` awaits the server's `receive`, up to the disconnect, so that pongs
   are read and a disconnect is noticed whatever a handler does.
-- One writer at a time: whoever cleared `_idle` awaits the server's `send`. Everything else
-  queues behind it, in the order in which it was issued.
+- One writer at a time: the task that cleared `_idle` awaits the server's `send`. Everything else
+  queues behind it, in the order in which it was sent.
 """
 
 import asyncio
@@ -26,11 +26,11 @@ __all__ = ["QueuedConnection"]
 
 logger = logging.getLogger("chatserver")
 
-#: Sends after which a handler yields to the event loop: while the client takes everything at
-#: once, the server's `send` never does, and a handler that only sends would stop the world.
+#: Sends after which a handler yields to the event loop. While the client takes everything at once,
+#: the server's `send` never yields, and a handler that only sends would block every other task.
 SENDS_PER_TURN = 16
 
-#: Seconds after which a reader whose inbox is full looks whether the server has hung up.
+#: Seconds after which a reader with a full inbox checks whether the connection was lost.
 FULL_PAUSE = 0.25
 #: Seconds to wait for the end of a connection that was refused with an HTTP response.
 DENIAL_TIMEOUT = 1.0
@@ -43,16 +43,16 @@ class _Outgoing(NamedTuple):
 
 
 class QueuedConnection(Connection):
-    """A client's connection whose inbox and outgoing buffer are here; see `Connection`.
+    """A client's connection with an inbox and an outgoing buffer of its own; see `Connection`.
 
     Args:
         receive: The server's ASGI `receive`.
         send: The server's ASGI `send`.
-        limits: What it may take.
+        limits: What the client may take.
     """
 
-    #: ASGI has no word for bytes that are framed already.
-    window_bits = None
+    #: ASGI can't send bytes that are framed already.
+    window_bits: int | None = None
 
     def __init__(self, receive: Receive, send: Send, limits: Limits) -> None:
         super().__init__(limits)
@@ -109,7 +109,7 @@ class QueuedConnection(Connection):
                 else:
                     await self._take(message)
         except Exception:
-            # Not the application's doing, and there is nobody left to tell.
+            # It is no fault of the application, and there is no task left to tell.
             logger.debug("The server's receive() failed", exc_info=True)
             self._gone(1006)
 
@@ -136,7 +136,7 @@ class QueuedConnection(Connection):
         """Send an ASGI event in its turn, and wait until the server has taken it.
 
         Raises:
-            OSError: The client is gone; Starlette makes a `WebSocketDisconnect` of it.
+            OSError: The client is gone; Starlette turns it into a `WebSocketDisconnect`.
         """
         kind = message["type"]
         if kind == "websocket.accept":
@@ -145,7 +145,7 @@ class QueuedConnection(Connection):
         elif kind == "websocket.close" and self.accepted:
             self.close(message.get("code", 1000), message.get("reason") or "")
         elif kind == "websocket.send":
-            # Encodes once more than the server does, to find out here what it can't send.
+            # This encodes once more than the server does, so that bad text is found here.
             text = message.get("text")
             await self._write_and_wait(Frame(text if text is not None else message["bytes"]))
         else:
@@ -156,7 +156,7 @@ class QueuedConnection(Connection):
         try:
             await self._write_and_wait(frame)
         except OSError:
-            # Even so a loop that only pushes gives the event loop its turn.
+            # So that a loop that only pushes still yields to the event loop.
             await asyncio.sleep(0)
 
     @property
@@ -174,7 +174,7 @@ class QueuedConnection(Connection):
         if self.close_code is not None:
             return
         size = sum(frame.size + MESSAGE_OVERHEAD for frame in wire)
-        # What is written at once passes an empty buffer, however large it is.
+        # One write into an empty buffer passes, however large it is.
         if self._buffered and self._buffered + size > self.limits.max_buffer:
             self._too_slow(f"more than {self.limits.max_buffer} bytes waiting")
             return
@@ -203,9 +203,9 @@ class QueuedConnection(Connection):
     async def departure(self) -> None:
         """Wait until the server has noticed the end of a connection that was denied.
 
-        uvicorn reports an application that returns between its denial response and the loss
-        of the connection as one that forgot to answer. It says twice that the client is gone,
-        the second time when it is; elsewhere it costs nobody anything to wait a second.
+        If an application returns between its denial response and the end of the connection,
+        uvicorn reports that it forgot to answer. uvicorn sends two disconnects, the second
+        when the connection has ended; on other servers we wait a second for it, at no cost.
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(DENIAL_TIMEOUT):
@@ -227,7 +227,7 @@ class QueuedConnection(Connection):
         except TimeoutError:
             pass
         finally:
-            # Whoever is still sending, maybe another connection's task, starts no writer again.
+            # A task that still sends, perhaps another connection's, starts no writer again.
             self._discard()
             if self._abortion is not None and not self._unsent():
                 self._abortion.cancel()
@@ -260,7 +260,7 @@ class QueuedConnection(Connection):
     async def _write_in_turn(self, frame: Frame) -> None:
         """Queue a frame and wait until it is written; when cancelled, take it out again.
 
-        So it needs no room in the bounded buffer: there is at most one for each who waits.
+        So it needs no room in the bounded buffer: there is at most one per waiting task.
         """
         written = self._loop.create_future()
         outgoing = _Outgoing(frame.message, 0, written)
@@ -303,12 +303,12 @@ class QueuedConnection(Connection):
         try:
             await self._send(message)
         except Exception as exc:
-            # Servers differ in what they raise when the client is gone. Before the accept it
-            # may as well be the application's own mistake, in a header say.
+            # Servers raise different exceptions when the client is gone. Before the accept it
+            # may also be the application's own mistake, such as a bad header.
             if not self.accepted and not isinstance(exc, OSError):
                 raise
             logger.debug("The server's send() failed", exc_info=True)
-            # The reader may be about to learn the code with which the client has left.
+            # The reader may be about to read the client's close code.
             await asyncio.sleep(0)
             self._gone(1006)
             raise ConnectionResetError("the client is gone") from exc
@@ -324,7 +324,7 @@ class QueuedConnection(Connection):
             self._close(1013, f"slow consumer: {reason}")
 
     def _discard(self) -> None:
-        """Drop what is queued; whoever waits for it learns that the client is gone."""
+        """Drop what is queued; tasks that wait for it learn that the client is gone."""
         waiting = [self._in_flight.written] if self._in_flight is not None else []
         waiting += [outgoing.written for outgoing in self._outgoing]
         self._outgoing.clear()
@@ -333,10 +333,10 @@ class QueuedConnection(Connection):
                 waiter.set_exception(ConnectionResetError("the client is gone"))
 
     def _transport(self) -> asyncio.WriteTransport | None:
-        """The transport below, which ASGI has no word for.
+        """The server's transport, which ASGI doesn't offer.
 
-        Servers hand out `receive` as a method of the protocol that owns the transport, as
-        uvicorn does; elsewhere the server's own time-outs must do.
+        In uvicorn and others `receive` is a method of the protocol that owns the transport. On
+        other servers their own time-outs must do.
         """
         transport = getattr(getattr(self._receive, "__self__", None), "transport", None)
         return transport if hasattr(transport, "abort") else None
@@ -370,15 +370,15 @@ def _exceeds(message: Message, limit: int) -> bool:
     text: str | None = message.get("text")
     if text is None:
         return len(message.get("bytes") or b"") > limit
-    # The length in characters settles nearly every case without encoding again.
+    # The length in characters decides nearly every case without encoding again.
     return len(text) > limit or (len(text) * 4 > limit and len(text.encode()) > limit)
 
 
 def _disconnect_code(message: Message) -> int:
     """The close code of a disconnect event.
 
-    When the TCP connection is lost without a close frame, uvicorn says 1005 and gives no
-    reason; that is a 1006 by RFC 6455, section 7.1.5.
+    When the TCP connection is lost without a close frame, uvicorn reports 1005 and no
+    reason; by RFC 6455, section 7.1.5, that is a 1006.
     """
     code = int(message.get("code") or 1000)
     return 1006 if code == 1005 and "reason" not in message else code

@@ -1,10 +1,11 @@
-"""What endpoints find in the application that they are part of: in `app.state`.
+"""What an endpoint reads from its application: `app.state`.
 
 hub                 the hub; set up on first use, or at the start by `lifespan`
-verifier            verifies tokens, or says that any will do: `OPEN_MODE`
+verifier            verifies tokens, or lets any token pass: `OPEN_MODE`
 allowed_origins     foreign origins whose pages may connect
 
-What a mounted application does not have, it has from those that it is mounted in.
+A mounted application uses its own state; what is missing there is taken from the applications
+that it is mounted in.
 """
 
 import asyncio
@@ -28,15 +29,15 @@ from chatserver.hub import ADMISSION, Hub
 
 __all__ = ["ENDING", "hub_in", "hub_of", "lifespan", "note_outer", "setting_of", "verifier_of"]
 
-#: The state of endpoints that are served by themselves, or by a router without application.
+#: The state of endpoints that are served without an application: by themselves or by a router.
 _WITHOUT_APPLICATION = State()
 _lock = threading.Lock()
 
-#: Where a handshake's scope keeps the applications around the one in `scope["app"]`.
+#: The key in a handshake's scope for the applications around the one in `scope["app"]`.
 OUTER = "chatserver.outer"
-#: Connections that have left the hub, and whose `on_disconnect` has not returned yet.
+#: Connections that have left the hub while their `on_disconnect` has not returned yet.
 ENDING: set[object] = set()
-#: Seconds for which an application that stops waits for these.
+#: Seconds for which a stopping application waits for these connections.
 LAST_WORDS = 1.0
 
 HOW_TO_VERIFY = """\
@@ -46,53 +47,53 @@ or, where any token may pass,
     app.state.verifier = OPEN_MODE"""
 ONLY_LOOPBACK = """\
 {name} asks for a token, and the settings hold no key that verifies it. That is open mode, but only
-for clients of this machine; this one came to {host}. Set
+for clients of this machine; this one connected to {host}. Set
     CHATSERVER_TOKEN_SECRET=...
 or, where any token may pass,
     CHATSERVER_OPEN_TO_NETWORK=on"""
 
 
 def note_outer(scope: Scope) -> None:
-    """Note the applications around that of this handshake, for the other functions.
+    """Store the applications around that of this handshake in its scope.
 
-    To be called first, in the task in which the application was called.
+    Call it before the other functions, in the task in which the application was called.
     """
     if outer := outer_applications(scope):
         scope[OUTER] = outer
 
 
 def _states(scope: Scope) -> Iterator[Any]:
-    """The states of the applications that a handshake came through, the innermost first."""
+    """The states of the applications that a handshake passed, the innermost first."""
     yield _state_of(scope.get("app"))
     yield from (app.state for app in scope.get(OUTER, ()))
 
 
 def _state_of(app: Any) -> Any:
-    """The state of an application, or that of all endpoints which have none."""
+    """The state of an application, or the one shared by all endpoints without an application."""
     return getattr(app, "state", _WITHOUT_APPLICATION)
 
 
 def setting_of(scope: Scope, name: str, default: Any) -> Any:
-    """What stands under a name in the state of the application that a handshake came to.
+    """The value of a name in the state of the handshake's application.
 
-    Where there is nothing, or None, that of the application around it counts.
+    Where it is missing or None, the state of the next application outwards is asked.
     """
     values = (getattr(state, name, None) for state in _states(scope))
     return next((value for value in values if value is not None), default)
 
 
 def verifier_of(scope: Scope, name: str) -> VerifiesTokens:
-    """What verifies the tokens of a handshake.
+    """The verifier for the tokens of a handshake.
 
-    An application that lets any token pass does not do so inside one that verifies them.
+    Where any of the applications around the endpoint verifies tokens, `OPEN_MODE` is ignored.
 
     Args:
-        scope: The handshake's.
-        name: The endpoint's, for the sentence.
+        scope: The handshake's scope.
+        name: The endpoint's name, for the error sentence.
 
     Raises:
-        VerifierMissing: No application says how; or the settings let any token pass, but only
-            from this machine.
+        VerifierMissing: No application has a verifier; or the settings mean open mode on
+            loopback only, and the client connected to another address.
     """
     found: list[VerifiesTokens] = [
         verifier
@@ -111,17 +112,17 @@ def verifier_of(scope: Scope, name: str) -> VerifiesTokens:
 
 
 def _is_local(host: str) -> bool:
-    """Whether the address that a client came to can't be reached from other machines."""
+    """Whether the address that a client connected to is reachable from this machine only."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return True  # a socket in the file system, or a test client
+        return True  # a Unix socket, or a test client
 
 
 def hub_in(scope: Scope) -> Hub:
-    """The hub for a handshake: its application's, or else that of those around it.
+    """The hub for a handshake: its application's, else that of the next application outwards.
 
-    Where none has one, the outermost gets one in memory.
+    Where none has a hub, the outermost application gets one with a memory broker.
     """
     outer = scope.get(OUTER, ())
     hub: Hub | None = setting_of(scope, "hub", None)
@@ -131,13 +132,13 @@ def hub_in(scope: Scope) -> Hub:
 def hub_of(app: Any) -> Hub:
     """The hub of an application: its `app.state.hub`.
 
-    An application that has set none up gets one of its own in memory, on first use.
+    An application without a hub gets one with a memory broker, on first use.
     """
     state = _state_of(app)
     hub: Hub | None = getattr(state, "hub", None)
     if hub is None:
         with _lock:
-            # Another thread may have been quicker.
+            # Another thread may have set it meanwhile.
             hub = getattr(state, "hub", None) or Hub()
             state.hub = hub
     return hub
@@ -147,15 +148,14 @@ def hub_of(app: Any) -> Hub:
 async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
     """The lifespan of an application with endpoints: `Starlette(..., lifespan=lifespan)`.
 
-    Checks at the start that each `FromPath` stands in its route, sets up `app.state.hub` where
-    there is none, and connects its broker; at the end it lets the broker go. A plain request for
-    an endpoint's path is answered with 426. What it yields tells
-    the server of the hub's limits; a lifespan of your own hands it on:
-    `async with lifespan(app) as state: yield state`.
+    At the start it checks that each `FromPath` is in its route, sets `app.state.hub` where there
+    is none, and starts the hub's broker; at the end it stops the broker. A plain HTTP request for
+    an endpoint's path is answered with 426. The state that it yields carries the hub's limits to
+    the server; a lifespan of your own passes it on:
 
     Raises:
-        TypeError: A `FromPath` is absent from its route, or `app.state.allowed_origins` is a str.
-        BrokerUnavailable: The broker can't be had; one sentence says why.
+        TypeError: A `FromPath` is not in its route, or `app.state.allowed_origins` is a str.
+        BrokerUnavailable: The broker can't be reached; one sentence says why.
     """
     check_routes(app.routes)
     answer_plain_requests(app)
@@ -170,13 +170,13 @@ async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
 
 
 async def _last_words(hub: Hub) -> None:
-    """Wait for connections to end that the server has cancelled when its grace was over.
+    """Wait for connections whose handlers the server cancelled when its grace period ended.
 
     uvicorn doesn't wait for them, and closes the event loop as soon as the application has
     stopped.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + LAST_WORDS
-    # Each end would have to set an event; this is the last second of a process.
+    # Polling, because an event would have to be set at each end, for the last second of a process.
     while (ENDING or hub.statistics().connections) and loop.time() < deadline:  # noqa: ASYNC110
         await asyncio.sleep(0.01)

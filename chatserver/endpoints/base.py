@@ -1,7 +1,7 @@
-"""The endpoint class: what a subclass may override and call; its life is in `lifecycle`."""
+"""The endpoint class: what a subclass may override and call. `lifecycle` runs a connection."""
 
 from collections.abc import Collection, Coroutine, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from starlette.endpoints import WebSocketEndpoint
 from starlette.types import Message as Event
@@ -18,15 +18,18 @@ from chatserver.endpoints.messages import ErrorMessage, Handler, find_handlers, 
 from chatserver.endpoints.params import Parameter
 from chatserver.endpoints.tasks import TaskGroup
 from chatserver.errors import InvalidMessage, InvalidToken, KeysUnavailable
-from chatserver.hub import Hub
-from chatserver.publication import ClientInfo, Encoding, Position, frame, payload
+from chatserver.hub import Hub, Subscribed
+from chatserver.publication import ClientInfo, Encoding, Position, Publication, frame, payload
 
-__all__ = ["Endpoint"]
+__all__ = ["Endpoint", "RejectAs"]
 
-#: Messages that may be pushed to a client that is gone; then a handler that only pushes ends.
+RejectAs: TypeAlias = Literal["http", "close", "policy"]
+"""How a handshake is refused; `Endpoint` says what each means."""
+
+#: Messages that a handler may push to a client that is gone; the next push ends the handler.
 MAX_PUSHED_IN_VAIN = 1000
 
-# Before the first handshake, whose own lines are to be redacted.
+# Before the first handshake, because its log lines are to be redacted, too.
 logs.install()
 
 
@@ -42,31 +45,33 @@ class Endpoint(WebSocketEndpoint):
                 await websocket.send_text(f"Message text was: {data}")
 
     Class attributes:
-        encoding: What messages are: "text", "bytes" or "json"; None for text and bytes alike.
+        - `encoding`: What messages are: "text", "bytes" or "json"; None for text and bytes alike.
             With `@on_message` handlers it is "json".
-        channels: Channels to join with the accept and to leave at the end. A name may hold
-            parameters: "room:{room}". With several, the text of each but the last must not
-            contain what separates it from the next; such a handshake is refused, and so is one
-            without a parameter that a name needs.
-        presence: Whether to enter the channels' presence.
-        subprotocols: Those this endpoint speaks; the client's first choice among them is taken.
-        allowed_origins: Foreign origins whose pages may connect; "*" for all. None takes the
+        - `channels`: Channels that a connection joins at the accept and leaves at the end. A name
+            may hold parameters: "room:{room}". Where it holds several, the text of each but the
+            last must not contain the text between it and the next; such a handshake is refused, and
+            so is one without a parameter that a name needs.
+        - `presence`: Whether a connection is entered into the presence of its channels.
+        - `subprotocols`: Subprotocols of this endpoint; the first one that the client offers is
+            used.
+        - `allowed_origins`: Foreign origins whose pages may connect; "*" for all. None takes the
             application's (`app.state.allowed_origins`), which has none unless set.
-        reject_as: How a handshake is refused. "http": with the HTTP status of the reason, 422
+        - `reject_as`: How a handshake is refused. "http": with the HTTP status of the reason, 422
             for a parameter. "close": by accepting and closing with 4000 + status, 4422 for a
-            parameter, since a browser's script sees nothing of a status. "policy": with a
-            close before accept, as Starlette does: HTTP 403, 1008 for a test client; only a
-            fault of the server's side (5xx) is told as what it is.
-        sends: Messages that this endpoint pushes: for documentation.
-        linger: Seconds for which what was received before an end is still handled, in order;
-            then the handler is cancelled, and what is left is counted in `Counts.unhandled`. At
-            a shutdown the server's grace may be over sooner. None takes the application's limit;
-            0 asks to be cancelled at once.
-        disconnect_timeout: Seconds that `on_disconnect` may take.
+            parameter, because a browser's script can't see a status. "policy": with a close
+            before accept, as Starlette does: HTTP 403, or 1008 in a test client; only a fault
+            of the server (5xx) keeps its own status.
+        - `sends`: Messages that this endpoint pushes; used for documentation only.
+        - `linger`: Seconds after the end of a connection in which messages that were received
+            before are still handled, in order. Then the handler is cancelled, and the messages
+            left are counted in `Counts.unhandled`. At a shutdown the server's grace period may
+            end sooner. None takes the application's limit; 0 cancels the handler at once.
+        - `history`: How many of a channel's newest publications `welcome` is given; 0 for none.
+        - `disconnect_timeout`: Seconds that `on_disconnect` may take.
 
     Attributes:
         user: What `authenticate` returned.
-        credential: The token that `identify` has taken, as the client sent it; empty before.
+        credential: The token that `identify` accepted, as the client sent it; empty before.
         hub: The application's hub.
         connection: This connection; see `chatserver.connection`.
         task_group: `self.task_group.start_soon(func, *args)` starts a task that is cancelled
@@ -78,9 +83,10 @@ class Endpoint(WebSocketEndpoint):
     presence: ClassVar[bool] = False
     subprotocols: ClassVar[Sequence[str]] = ()
     allowed_origins: ClassVar[Collection[str] | None] = None
-    reject_as: ClassVar[Literal["http", "close", "policy"]] = "http"
+    reject_as: ClassVar[RejectAs] = "http"
     sends: ClassVar[type | tuple[type, ...]] = ()
     linger: ClassVar[float | None] = None
+    history: ClassVar[int] = 0
     disconnect_timeout: ClassVar[float] = 5.0
 
     parameters: ClassVar[Mapping[str, Parameter]] = {}
@@ -91,11 +97,11 @@ class Endpoint(WebSocketEndpoint):
     hub: Hub
     connection: Connection
 
-    # Made of `channels`, once for the class.
+    # Made from `channels`, once per class.
     _templates: ClassVar[tuple[Template, ...]] = ()
     # The names of this connection's channels.
     _channels: tuple[str, ...] = ()
-    # Made when the first one is started.
+    # Made when the first task is started.
     _tasks: TaskGroup | None = None
     _pushed_in_vain = 0
     _lifecycle: Lifecycle
@@ -113,19 +119,19 @@ class Endpoint(WebSocketEndpoint):
     # What a subclass may override
 
     async def authenticate(self, websocket: WebSocket) -> Any:
-        """Say who this is, before accept. Override it; by default anyone may connect.
+        """Find out who the client is, before accept. By default any client may connect.
 
         Args:
             websocket: Not accepted yet; the parameters are attributes of `self` already. To
-                ask for a token in a message, accept it here: `on_connect` is not called then,
-                and the channels are joined when this has returned.
+                ask for a token in a message, accept it here: then `on_connect` is not called,
+                and the channels are joined when this method has returned.
 
-        It may take `handshake_timeout` seconds, together with `on_connect` up to the accept;
-        then it is cancelled, and the handshake refused with 408, or closed with 4408.
+        Together with `on_connect` up to the accept it may take `handshake_timeout` seconds;
+        then it is cancelled, and the handshake is refused with 408, or closed with 4408.
 
         Returns:
-            What becomes `self.user`. With an `Identity` (`await self.identify(websocket)`)
-            the channels are checked, and the connection is closed when the token expires.
+            The value for `self.user`. With an `Identity` (`await self.identify(websocket)`)
+            its channels are checked, and the connection is closed when the token expires.
 
         Raises:
             InvalidToken, HTTPException, WebSocketException: The handshake is refused.
@@ -133,31 +139,31 @@ class Endpoint(WebSocketEndpoint):
         return None
 
     async def on_connect(self, websocket: WebSocket) -> None:
-        """Accept the connection, or refuse it by an exception or `websocket.close()`."""
+        """Accept the connection, or refuse it with an exception or `websocket.close()`."""
         await websocket.accept()
 
     async def on_accept(self, websocket: WebSocket) -> None:
-        """Called once the connection is accepted and in its channels, before any message."""
+        """Called when the connection is accepted and has joined its channels, before messages."""
 
     async def on_receive(self, websocket: WebSocket, data: Any) -> Any:
         """Handle a message. Not called in a class that has `@on_message` handlers.
 
         Returns:
-            What is pushed to the client; None for nothing.
+            What is pushed to the client; None pushes nothing.
         """
 
     async def on_invalid(self, websocket: WebSocket, error: InvalidMessage) -> None:
-        """Handle a message that can't be read.
+        """Handle a message that can't be decoded.
 
-        By default a typed endpoint answers with an `ErrorMessage` and the connection lives;
-        any other closes with the error's code, 1003 or 1007.
+        By default an endpoint with handlers answers with an `ErrorMessage` and keeps the
+        connection; any other closes it with the error's code, 1003 or 1007.
         """
         if not self.handlers:
             raise error
         await self.push(ErrorMessage(reason=error.reason))
 
     async def on_disconnect(self, websocket: WebSocket, close_code: int) -> None:
-        """Called once when an accepted connection has ended, its tasks and channels with it.
+        """Called once after an accepted connection has ended, its tasks are done and channels left.
 
         It runs in the task and context of `on_connect` and may take `disconnect_timeout` seconds.
         """
@@ -165,26 +171,41 @@ class Endpoint(WebSocketEndpoint):
     def last_will(self) -> Any:
         """What is published to the channels if this process dies before `on_disconnect`.
 
-        Another process does it, so that a client is not there for ever. When the connection
-        ends as it should, nothing is published.
+        Another process publishes it, so that the other clients learn that this one left. When
+        the connection ends normally, it is not published.
 
         Returns:
             Data as for `hub.publish`; None for nothing.
         """
         return None
 
+    def welcome(self, recent: Sequence[Publication]) -> Any:
+        """Make of a channel's newest publications what a client gets first, before what is live.
+
+        Called for each channel with its accept, and when one is joined later, in a class with
+        `history`. Nothing is missing between this and what is live, twice or out of order.
+
+        Args:
+            recent: As many as `history` says, the oldest first; empty where there are none.
+
+        Returns:
+            Data as for `hub.publish`, sent as one message; None for nothing. By default each
+            publication is sent as it was when it was published.
+        """
+        return recent
+
     # What a subclass may call
 
     async def identify(self, websocket: WebSocket) -> Identity:
-        """Who the client's token says it is: header, cookie `session`, subprotocol or query.
+        """Identify the client by its token: header, cookie `session`, subprotocol or query.
 
-        The first token that `app.state.verifier` finds good counts, and becomes
-        `self.credential`. With `OPEN_MODE` there any non-empty one passes, as in FastAPI's
-        tutorial, and is nobody's in particular.
+        The first token that `app.state.verifier` accepts counts, and becomes
+        `self.credential`. With `OPEN_MODE` any non-empty token passes, as in FastAPI's
+        tutorial, and the identity is anonymous.
 
         Raises:
-            InvalidToken: There is none, or none is valid.
-            KeysUnavailable: They can't be verified now.
+            InvalidToken: There is no token, or none is valid.
+            KeysUnavailable: The keys that verify tokens can't be fetched now.
             VerifierMissing: The application has no verifier; the handshake gets a 503.
         """
         verifier = verifier_of(self.scope, type(self).__name__)
@@ -203,10 +224,10 @@ class Endpoint(WebSocketEndpoint):
         raise min(failures, key=_relevance)[1]
 
     async def push(self, data: Any) -> None:
-        """Send to this client alone, behind whatever was sent to it before.
+        """Send to this client alone, after everything that was sent to it before.
 
-        Waits while the client's socket is full. To a client that is gone nothing is sent, and
-        that is no error, so that a handler goes on to what it does for others.
+        Waits while the client's socket is full. For a client that is gone it does nothing and
+        raises nothing, so that a handler completes its work for other clients.
 
         Args:
             data: As for `hub.publish`.
@@ -221,7 +242,13 @@ class Endpoint(WebSocketEndpoint):
         await self.connection.push(frame(payload(data), self.encoding))
 
     async def publish(
-        self, data: Any, *, channel: str | None = None, id: str | None = None
+        self,
+        data: Any,
+        *,
+        channel: str | None = None,
+        id: str | None = None,
+        to_others: bool = False,
+        keep: bool = True,
     ) -> Position:
         """Publish to this endpoint's channel, or to another.
 
@@ -229,14 +256,43 @@ class Endpoint(WebSocketEndpoint):
             data: As for `hub.publish`.
             channel: May be left out where the endpoint has exactly one.
             id: As for `hub.publish`.
+            to_others: If True, this client doesn't get it.
+            keep: As for `hub.publish`.
 
         Raises:
             ValueError: The channel is left out, and the endpoint has none or several.
         """
-        position = await self.hub.publish(channel or self.channel, data, id=id, info=self._info())
-        # So that a speaker hears itself at once, in one write with what else it is sent now.
+        info = self._info()
+        skip = info.client if to_others else ""
+        position = await self.hub.publish(
+            channel or self.channel, data, id=id, info=info, keep=keep, skip=skip
+        )
+        # So the publisher gets its own publication at once, in one write with its other messages.
         self.connection.catch_up()
         return position
+
+    async def join(self, channel: str, *, since: Position | None = None) -> Subscribed:
+        """Follow another channel, until it is left or the connection ends.
+
+        Args:
+            channel: Its name; not one that is joined already.
+            since: Where the client stands. What it missed is sent to it first, in place of
+                what `welcome` makes.
+
+        Returns:
+            Where the channel stands, and whether the client has got all that it missed.
+
+        Raises:
+            InvalidToken: The client's token doesn't open the channel.
+            TooManyChannels: The connection is in as many as the limits allow.
+            ValueError: It is in this one.
+            BrokerUnavailable: It is not certain that the broker delivers the channel.
+        """
+        return await self._lifecycle.join(channel, since)
+
+    async def leave(self, channel: str) -> None:
+        """Leave a channel; nothing happens when the connection isn't in it."""
+        await self.hub.unsubscribe(self.connection, channel)
 
     @property
     def channel(self) -> str:
@@ -272,10 +328,10 @@ class Endpoint(WebSocketEndpoint):
         return self._lifecycle.run(receive, send)
 
     async def decode(self, websocket: WebSocket, message: Event) -> Any:
-        """Turn a message into what `encoding` says.
+        """Decode a message as `encoding` says.
 
         Raises:
-            InvalidMessage: It is of the other type (1003), or not JSON (1007).
+            InvalidMessage: It is of the other frame type (1003), or not JSON (1007).
         """
         text = message.get("text")
         if self.encoding == "json":
@@ -296,8 +352,8 @@ _TAKEN = frozenset({*dir(Endpoint), *Endpoint.__annotations__, "scope", "receive
 
 
 def _relevance(failure: tuple[Credential, Exception]) -> int:
-    """Which failure is told: that of what looks like a token, or of the first there was."""
+    """The rank of a failure; the lowest is reported. Of equals it is the first."""
     found, error = failure
     if isinstance(error, KeysUnavailable):
-        return 0  # it may have been a good one
+        return 0  # the token may be valid
     return 1 if found.looks_like_token else 2

@@ -1,21 +1,23 @@
-"""Broadcast: everybody in one conversation."""
+"""Broadcast: all clients in one channel."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from starlette.websockets import WebSocket
 
-from chatserver.endpoints.base import Endpoint
+from chatserver.endpoints.base import Endpoint, RejectAs
 from chatserver.endpoints.params import FromPath
+from chatserver.publication import Encoding
 
 __all__ = ["BroadcastEndpoint"]
 
 
 class BroadcastEndpoint(Endpoint):
-    """Tells each text to everybody in the channel `chat`, and who left."""
+    """Publishes each text to all members of the channel `chat`, and says when a client left."""
 
-    encoding = "text"
-    reject_as = "policy"
-    channels = ("chat",)
+    encoding: Encoding = "text"
+    reject_as: ClassVar[RejectAs] = "policy"
+    channels: ClassVar[Sequence[str]] = ("chat",)
 
     client_id: FromPath[int]
 

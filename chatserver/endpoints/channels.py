@@ -1,11 +1,12 @@
-"""The names of an endpoint's channels, made of its parameters.
+"""The names of an endpoint's channels, made from its parameters.
 
     channels = ("lobby", "room:{room}", "repo:{owner}:{name}")
 
-A parameter's text stands in the name as it is, so that `hub.publish(f"room:{room}")` reaches it.
-With several parameters in a name, one could spell another's end: `{"owner": "a:b", "name": "c"}`
-and `{"owner": "a", "name": "b:c"}` would both be "repo:a:b:c". So the text of each but the last
-must not contain what separates it from the next; such a handshake is refused.
+The text of a parameter is put into the name unchanged, so that `hub.publish(f"room:{room}")`
+reaches the channel. With several parameters two clients could get the same name for different
+values: `{"owner": "a:b", "name": "c"}` and `{"owner": "a", "name": "b:c"}` would both be
+"repo:a:b:c". So the text of each parameter but the last must not contain the text between it and
+the next one; such a handshake is refused.
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,8 +24,8 @@ class Field(NamedTuple):
 
     Attributes:
         name: The parameter's name.
-        label: How a refusal speaks of it.
-        form: The place itself, as in "{room}" or "{number:04}".
+        label: What a refusal calls it.
+        form: The placeholder itself, as in "{room}" or "{number:04}".
         separator: The text up to the next parameter; empty after the last.
     """
 
@@ -35,10 +36,10 @@ class Field(NamedTuple):
 
 
 class Template(NamedTuple):
-    """A channel's name as a class declares it, taken apart once.
+    """A channel's name as a class declares it, parsed once.
 
     Attributes:
-        text: As it was declared.
+        text: The name as declared.
         fields: The parameters in it, in their order.
     """
 
@@ -49,7 +50,7 @@ class Template(NamedTuple):
         """The name of the channel with these parameters.
 
         Raises:
-            InvalidHandshake: One is None, its text contains its separator, or all is empty.
+            InvalidHandshake: A value is None or contains its separator, or the name is empty.
         """
         for field in self.fields:
             if values[field.name] is None:
@@ -65,10 +66,10 @@ class Template(NamedTuple):
 
 
 def compile_channels(cls: Any) -> tuple[Template, ...]:
-    """The templates of an endpoint class, whose placeholders are known to be parameters.
+    """The templates of an endpoint class. Its placeholders were checked to be parameters.
 
     Raises:
-        TypeError: Nothing separates two parameters.
+        TypeError: There is no text between two parameters.
     """
     return tuple(_compile(cls, text, cls.parameters) for text in cls.channels)
 
@@ -82,10 +83,10 @@ def _compile(cls: type, text: str, parameters: Mapping[str, Parameter]) -> Templ
             form = f"{{{name}{f'!{conversion}' if conversion else ''}{f':{spec}' if spec else ''}}}"
             places.append((name, form))
             before.append("")
-    # What stands before the first and behind the last separates nothing.
+    # The text before the first placeholder and after the last separates nothing.
     separators = [*before[1:-1], ""]
     if not all(separators[:-1]):
-        raise TypeError(f"{cls.__name__}.channels: {text!r} has parameters with nothing between")
+        raise TypeError(f"{cls.__name__}.channels: {text!r} needs text between its parameters")
     fields = (
         Field(name, parameters[name].label, form, separator)
         for (name, form), separator in zip(places, separators, strict=False)
@@ -94,7 +95,7 @@ def _compile(cls: type, text: str, parameters: Mapping[str, Parameter]) -> Templ
 
 
 def fill_in(templates: Iterable[Template], values: Mapping[str, Any]) -> tuple[str, ...]:
-    """The names of the channels of one connection, each once.
+    """The names of the channels of one connection, without duplicates.
 
     Raises:
         InvalidHandshake: As for `Template.fill_in`.

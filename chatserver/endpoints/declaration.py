@@ -1,4 +1,4 @@
-"""What the declaration of an endpoint class says, and what is wrong with it.
+"""Reads the declaration of an endpoint class, and finds mistakes in it.
 
 A mistake is a `TypeError` when the class is created, not when the first client comes.
 """
@@ -17,7 +17,7 @@ from chatserver.publication import PLAIN
 
 __all__ = ["check_class", "collect_parameters", "resolver"]
 
-#: What a class may override and we await, with the names of the arguments.
+#: Hooks that a class may override and that we await, with the names of their arguments.
 HOOKS = {
     "authenticate": ("websocket",),
     "on_connect": ("websocket",),
@@ -26,7 +26,7 @@ HOOKS = {
     "on_invalid": ("websocket", "error"),
     "on_disconnect": ("websocket", "close_code"),
 }
-#: Class attributes whose names are easily mistaken.
+#: Class attributes whose names are easily misspelt.
 ATTRIBUTES = (
     *("encoding", "channels", "presence", "subprotocols", "allowed_origins", "reject_as"),
     *("linger", "disconnect_timeout"),
@@ -34,10 +34,11 @@ ATTRIBUTES = (
 
 
 def resolver(cls: type) -> Callable[[Any], Any]:
-    """A function that turns an annotation that is a string into what it names.
+    """A function that resolves annotations that are strings.
 
-    It knows the names of the class's module, and those where its statement stands: a class may
-    be local to a function. What can't be resolved stays a string, unless it asks for a parameter.
+    It knows the names of the class's module, and the local names around the class statement,
+    because a class may be local to a function. An annotation that can't be resolved stays a
+    string, unless it asks for a parameter; then it is an error.
     """
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__") != cls.__module__:
@@ -60,10 +61,10 @@ def resolver(cls: type) -> Callable[[Any], Any]:
 def collect_parameters(
     cls: type, taken: Collection[str], resolve: Callable[[Any], Any]
 ) -> dict[str, Parameter]:
-    """A class's parameters and those of its bases, with the defaults that it gives them.
+    """The parameters of a class and its bases, with the defaults that the class gives them.
 
     Raises:
-        TypeError: One has a name that is `taken`.
+        TypeError: A parameter has a name in `taken`.
     """
     found: dict[str, Parameter] = {}
     for base in reversed(cls.__mro__[1:-1]):
@@ -85,14 +86,14 @@ def _own_parameters(cls: type, resolve: Callable[[Any], Any]) -> dict[str, Param
 
 
 def check_class(cls: Any, taken: Collection[str]) -> None:
-    """Check an endpoint class's attributes, and that all its methods are reached.
+    """Check an endpoint class's attributes, and that each of its methods can be called.
 
     Args:
         cls: The class.
-        taken: The names that endpoints have.
+        taken: The names of `Endpoint` itself.
 
     Raises:
-        TypeError: One is wrong; the sentence names it, and what was meant if that is known.
+        TypeError: Something is wrong; the sentence names it, and the likely intention if known.
     """
     if cls.encoding not in PLAIN:
         raise TypeError(
@@ -121,10 +122,10 @@ def check_class(cls: Any, taken: Collection[str]) -> None:
 
 
 def _check_hook(cls: type, name: str, arguments: tuple[str, ...]) -> None:
-    """Check that a hook can be awaited, and takes what it is called with."""
+    """Check that a hook can be awaited, and takes the arguments that it is called with."""
     function = inspect.getattr_static(cls, name)
     if not isinstance(function, FunctionType):
-        return  # a callable of another kind knows what it does
+        return  # a callable of another kind can't be checked
     _check_async(cls, name)
     try:
         inspect.signature(function).bind("self", *arguments)
@@ -134,7 +135,7 @@ def _check_hook(cls: type, name: str, arguments: tuple[str, ...]) -> None:
 
 
 def _check_async(cls: type, name: str) -> None:
-    """Check that a method that is awaited can be.
+    """Check that a method that we await is `async`.
 
     Raises:
         TypeError: It is a function without `async`.
@@ -147,7 +148,7 @@ def _check_async(cls: type, name: str) -> None:
 
 
 def _check_name(cls: type, name: str, taken: Collection[str]) -> None:
-    """Check that a name is not one of ours, but for a slip of the pen."""
+    """Check that a name is not a misspelling of one of ours."""
     value = vars(cls)[name]
     if name == "channel" and not isinstance(value, FunctionType | property):
         raise TypeError(f"{cls.__name__}.channel: did you mean 'channels'?")
@@ -157,7 +158,7 @@ def _check_name(cls: type, name: str, taken: Collection[str]) -> None:
         close = get_close_matches(name, ATTRIBUTES, n=1, cutoff=0.9)
     elif name.lower().startswith("on"):
         close = get_close_matches(name, HOOKS, n=1, cutoff=0.8)
-    elif not name.startswith("authenticate"):  # a method `authenticated` may well be meant
+    elif not name.startswith("authenticate"):  # `authenticated` may be a method of its own
         close = get_close_matches(name, ["authenticate"], n=1, cutoff=0.9)
     else:
         return
@@ -171,6 +172,6 @@ def _check_channel(cls: Any, channel: str) -> None:
         if field is not None and field not in cls.parameters:
             known = ", ".join(cls.parameters) or "none"
             raise TypeError(
-                f"{cls.__name__}.channels: {channel!r} names {field!r}, which is no parameter "
+                f"{cls.__name__}.channels: {channel!r} names {field!r}, which is not a parameter "
                 f"of {cls.__name__} (it has {known})"
             )

@@ -1,6 +1,6 @@
-"""All that is taken from the insides of Starlette, which an upgrade may change without a word.
+"""All that we use of Starlette's internals, which may change with any upgrade.
 
-`tests/test_internals.py` tries each by its name, so that an upgrade that breaks one says which.
+`tests/test_internals.py` tests each of them by name, so that a failure says which one changed.
 """
 
 import sys
@@ -13,11 +13,11 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketDiscon
 
 __all__ = ["DEPARTURES", "answer_by_handlers", "has_handlers", "outer_applications"]
 
-#: Where an application leaves its exception handlers in the scope.
+#: The key under which an application puts its exception handlers into the scope.
 HANDLERS = "starlette.exception_handlers"
 
-#: What a `WebSocket` raises where the client, or its own close, has ended the connection. The
-#: second is raised from the second time on, and stands in no documentation.
+#: What a `WebSocket` raises when the client, or a close of its own, has ended the connection.
+#: It raises the second, undocumented one when it is used again after that.
 DEPARTURES = (WebSocketDisconnect, WebSocketDisconnected)
 
 
@@ -31,11 +31,11 @@ async def answer_by_handlers(websocket: WebSocket, error: Exception, send: Send)
 
     Args:
         websocket: Not accepted yet.
-        error: Whose handler is looked for.
-        send: Takes the answer.
+        error: The exception whose handler is looked up.
+        send: Sends the answer.
 
     Raises:
-        Exception: The error itself, where no handler is for it.
+        Exception: The error itself, where there is no handler for it.
     """
 
     async def fail(scope: Scope, receive: Receive, send: Send) -> None:
@@ -48,21 +48,21 @@ async def answer_by_handlers(websocket: WebSocket, error: Exception, send: Send)
 def outer_applications(scope: Scope) -> tuple[Starlette, ...]:
     """The applications in which the one of this scope is mounted, the innermost first.
 
-    Each that a handshake passes takes the place of the last in `scope["app"]`, and nothing else
-    leads back to it. But all of them wait for the endpoint now: they stand on the stack.
+    Each application that a handshake passes replaces the one before in `scope["app"]`, and no
+    other reference leads back. But all of them await the endpoint now, so they are on the stack.
 
     Args:
-        scope: Of the endpoint that calls this, in the task in which the application was called.
+        scope: The calling endpoint's, in the task in which the application was called.
     """
     app = scope.get("app")
     if getattr(app, "router", None) is scope.get("router"):
-        return ()  # it is the outermost: "router" is that of the first application
+        return ()  # it is the outermost: the first application sets "router"
     found: list[Starlette] = []
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if frame.f_code is Starlette.__call__.__code__:
             called = frame.f_locals
-            # The same handshake, though a middleware may have copied the scope.
+            # The same handshake, even if a middleware has copied the scope.
             if called["self"] is not app and called["scope"]["headers"] is scope["headers"]:
                 found.append(called["self"])
         frame = frame.f_back

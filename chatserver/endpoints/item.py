@@ -1,26 +1,28 @@
-"""Item channels: opened by a token, and reached from anywhere by `item:{item_id}`."""
+"""Item channels `item:{item_id}`: a client joins with a token; any code can publish to them."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from starlette.websockets import WebSocket
 
 from chatserver.auth import Identity
-from chatserver.endpoints.base import Endpoint
+from chatserver.endpoints.base import Endpoint, RejectAs
 from chatserver.endpoints.params import FromCookie, FromPath, FromQuery
+from chatserver.publication import Encoding
 
 __all__ = ["ItemEndpoint"]
 
 
 class ItemEndpoint(Endpoint):
-    """Answers each text with the credential, `q` and the text; follows `item:{item_id}`.
+    """Answers each text with the credential, `q` and the text; joins `item:{item_id}`.
 
-    Without a token, or with one that the application's verifier does not take, the handshake
+    Without a token, or with one that the application's verifier rejects, the handshake
     is refused with 1008 before accept, which over HTTP is a 403.
     """
 
-    encoding = "text"
-    reject_as = "policy"
-    channels = ("item:{item_id}",)
+    encoding: Encoding = "text"
+    reject_as: ClassVar[RejectAs] = "policy"
+    channels: ClassVar[Sequence[str]] = ("item:{item_id}",)
 
     item_id: FromPath[str]
     token: FromQuery[str | None] = None

@@ -1,19 +1,19 @@
-"""The life of one connection, from handshake to end, as an `Endpoint` lives it.
+"""The life of one connection, from handshake to end.
 
     handshake   origin, parameters, `authenticate`        may be refused: no accept
     accept      `on_connect`; the channels are joined, then the accept is sent
     open        `on_accept`, then per message `on_receive` or its handler: one at a time
-    end         what was received is handled for `linger` seconds at most; tasks are cancelled,
-                channels left, and `on_disconnect` is called: once, whatever ended it
+    end         messages received before are handled for `linger` seconds at most; tasks are
+                cancelled, channels left, and `on_disconnect` is called once, whatever the cause
 
 The rules of this file:
 
 - All of it runs in one task and context, so that `on_disconnect` can undo what `on_connect` did.
-  On our own server that is the server's task. Other servers may cancel theirs at any time and
-  again, so there it is a task of ours, which is cancelled once at most.
+  On our own server that is the server's task. Other servers may cancel their task at any time,
+  and repeatedly, so there it is a task of ours, which is cancelled once at most.
 - We cancel that task ourselves in two cases, and `_verdict` says in which: the handshake takes
-  too long, or the time after the client's leave is over.
-- Every step of the end is taken, whatever became of the one before it.
+  too long, or `linger` is over.
+- Every step of the end is taken, even if the step before it failed.
 """
 
 import asyncio
@@ -51,13 +51,22 @@ from chatserver.endpoints.outcome import (
 from chatserver.endpoints.params import Parameter
 from chatserver.endpoints.tasks import ENDED, TaskGroup, run_apart
 from chatserver.errors import BrokerUnavailable, InvalidHandshake, InvalidMessage, InvalidToken
-from chatserver.hub import Hub
-from chatserver.publication import PLAIN, ClientInfo, Encoding, payload
+from chatserver.hub import Hub, Subscribed
+from chatserver.publication import (
+    PLAIN,
+    ClientInfo,
+    Encoding,
+    Frame,
+    Position,
+    Publication,
+    frame,
+    payload,
+)
 
 __all__ = ["Lifecycle", "Served"]
 
 logger = logging.getLogger("chatserver")
-outages = OutageLog()
+outages: OutageLog = OutageLog()
 
 
 class Served(Protocol):
@@ -69,6 +78,7 @@ class Served(Protocol):
     allowed_origins: ClassVar[Collection[str] | None]
     reject_as: ClassVar[Literal["http", "close", "policy"]]
     linger: ClassVar[float | None]
+    history: ClassVar[int]
     disconnect_timeout: ClassVar[float]
     parameters: ClassVar[Mapping[str, Parameter]]
     handlers: ClassVar[Mapping[str, Handler]]
@@ -111,6 +121,9 @@ class Served(Protocol):
     def last_will(self) -> Any:
         """See `Endpoint`."""
 
+    def welcome(self, recent: Sequence[Publication]) -> Any:
+        """See `Endpoint`."""
+
     def _info(self) -> ClientInfo: ...
 
 
@@ -118,7 +131,7 @@ class Lifecycle:
     """One connection's life.
 
     Args:
-        endpoint: Whose hooks are called; its `hub` is set.
+        endpoint: The endpoint whose hooks are called; its `hub` is set.
     """
 
     __slots__ = (
@@ -145,15 +158,15 @@ class Lifecycle:
         self._send_event: Send
         # The task in which all hooks run.
         self._host: asyncio.Task[Any] | None = None
-        # On other servers: keeps the scopes around the server's task from cancelling it.
+        # On other servers: protects the server's task from the cancel scopes around it.
         self._shield: anyio.CancelScope | None = None
-        # Up to the accept that of the handshake, after the end that of `linger`.
+        # Before the accept the time limit of the handshake; after the end that of `linger`.
         self._timer: asyncio.TimerHandle | None = None
-        # Closes the connection when the token ends.
+        # Closes the connection when the token expires.
         self._expiry: asyncio.TimerHandle | None = None
         # Why we have cancelled the host ourselves.
         self._verdict: Exception | None = None
-        # Why the connection ends, where that is no normal end.
+        # Why the connection ends; None for a normal end.
         self._error: BaseException | None = None
         self._authenticated = False
         self._registered = False
@@ -162,19 +175,19 @@ class Lifecycle:
         self._denied = False
         # Whether the endpoint has sent a close.
         self._closes_itself = False
-        # Whether a handler was cancelled before it had handled its message.
+        # Whether a handler was cancelled while it handled its message.
         self._interrupted = False
 
     def run(self, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
-        """Live it, from the handshake to the end. Every coroutine on the way is kept as long.
+        """Run it from handshake to end. Not async: a coroutine is kept as long as the connection.
 
         Args:
             receive: The connection's.
             send: The connection's.
 
         Raises:
-            Exception: A fault of the application's or of ours, after the connection was closed
-                with 1011 or the handshake answered with 500.
+            Exception: A fault of the application or of ours; the connection was closed
+                with 1011 before, or the handshake answered with 500.
             asyncio.CancelledError: The server has cancelled the application.
         """
         self._send_event = send
@@ -187,9 +200,9 @@ class Lifecycle:
         return life
 
     def _keep_secrets(self, websocket: WebSocket) -> None:
-        """Keep the credentials out of the log, if they are no longer than may be looked at.
+        """Have the log redact the credentials, unless there are too many cookies to parse.
 
-        In the task of the server, for it logs the traceback of a fault when we have ended.
+        In the server's task, because the server logs a fault's traceback after we have ended.
         """
         try:
             check_cookies(self._endpoint.scope, self._connection.limits.max_cookie_size)
@@ -216,11 +229,11 @@ class Lifecycle:
         finally:
             if self._counted_user:
                 self._endpoint.hub.admission.leave_user(self._counted_user)
-            # The two hold each other: so no collection is needed to let them go.
+            # Breaks a reference cycle, so that no garbage collection is needed.
             del self._endpoint._lifecycle
 
     async def _open(self, websocket: WebSocket) -> None:
-        """Handshake and accept."""
+        """The handshake, up to and including the accept."""
         connection = self._connection
         self._host = asyncio.current_task()
         connection.on_gone = self._on_gone
@@ -231,7 +244,7 @@ class Lifecycle:
             await self._endpoint.on_accept(websocket)
 
     def _stop(self, error: BaseException | None) -> None:
-        """No more is handled, from whatever side the end came: note why."""
+        """Handle no more messages, and note why the connection ends."""
         self._connection.on_gone = None
         self._stop_timer()
         cancelled = isinstance(error, asyncio.CancelledError)
@@ -260,14 +273,14 @@ class Lifecycle:
         self._cancel(InvalidHandshake(reason, status=408, code=4408))
 
     def _on_gone(self, _code: int) -> None:
-        """The connection has ended: what was received may be handled, for a while."""
+        """The connection has ended: received messages are still handled for `linger` seconds."""
         endpoint = self._endpoint
         if self._shield is not None:
-            # TestClient cancels its scope as soon as it has said goodbye.
+            # TestClient cancels its scope as soon as it has sent its disconnect.
             self._shield.shield = True
         linger = self._connection.limits.linger if endpoint.linger is None else endpoint.linger
         if self._closes_itself and asyncio.current_task() is self._host:
-            # A handler that closed its connection has something left to do.
+            # A handler that closed the connection itself gets time to finish.
             linger = max(linger, endpoint.disconnect_timeout)
         self._set_timer(linger, self._linger_is_over)
 
@@ -275,7 +288,7 @@ class Lifecycle:
         self._cancel(WebSocketDisconnect(self._connection.close_code or 1006))
 
     def _cancel(self, verdict: Exception) -> None:
-        """Cancel the host. It is suspended now, and wakes where `_live` hears of it."""
+        """Cancel the host. It is suspended now; `_live` catches the cancellation."""
         self._timer = None
         self._verdict = verdict
         if self._host is not None:
@@ -293,7 +306,7 @@ class Lifecycle:
     async def _handshake(self, websocket: WebSocket) -> None:
         endpoint = self._endpoint
         if self._error is not None:
-            raise self._error  # there are more cookies than may be looked at
+            raise self._error  # there are too many cookies to parse
         check_origin(endpoint.scope, self._allowed_origins())
         for parameter in endpoint.parameters.values():
             setattr(endpoint, parameter.name, parameter.read(websocket))
@@ -302,7 +315,7 @@ class Lifecycle:
         self._admit(endpoint.user)
         self._authenticated = True
         if self._connection.accepted:
-            # By `authenticate`, which may have asked for the token in a message.
+            # `authenticate` has accepted it, to ask for the token in a message.
             await self._join()
             self._handshake_is_complete()
         if websocket.application_state is WebSocketState.CONNECTING:
@@ -316,21 +329,25 @@ class Lifecycle:
         return allowed
 
     def _admit(self, user: Any) -> None:
-        """Check what the user may do, and count the connection as theirs."""
-        # In open mode nobody is known, so nobody is the same user as another.
+        """Check that the user may join the channels, and count the connection as the user's."""
+        # In open mode all users are anonymous, so their connections are not one user's.
         if not isinstance(user, Identity) or user is ANONYMOUS:
             return
         for channel in self._endpoint._channels:
-            if not user.may(channel):
-                reason = f"the token doesn't open the channel {channel!r}"
-                raise InvalidToken(reason, code=4403, status=403)
+            self._check_may(channel)
         self._endpoint.hub.admission.enter_user(user.user)
         self._connection.user = self._counted_user = user.user
+
+    def _check_may(self, channel: str) -> None:
+        user = self._endpoint.user
+        if isinstance(user, Identity) and not user.may(channel):
+            reason = f"the token doesn't open the channel {channel!r}"
+            raise InvalidToken(reason, code=4403, status=403)
 
     async def _connect(self, websocket: WebSocket) -> None:
         await self._endpoint.on_connect(websocket)
         if self._error is not None:
-            raise self._error  # of a task that has failed meanwhile
+            raise self._error  # a task has failed meanwhile
         if websocket.application_state is WebSocketState.CONNECTING:
             raise RuntimeError(
                 f"{type(self._endpoint).__name__}.on_connect() returned without "
@@ -338,7 +355,7 @@ class Lifecycle:
             )
 
     async def _send(self, event: Event) -> None:
-        """What the `WebSocket` sends by."""
+        """The `send` of the `WebSocket`."""
         kind = event["type"]
         if kind == "websocket.accept":
             await self._accept(event)
@@ -354,7 +371,7 @@ class Lifecycle:
         await self._send_event(event)
 
     async def _accept(self, event: Event) -> None:
-        """Join the channels, and accept then: nothing published after the accept is missed."""
+        """Join the channels, then accept: nothing published after the accept is missed."""
         hub, connection = self._endpoint.hub, self._connection
         hub.register(connection, self._counted_user)
         self._registered = True
@@ -370,37 +387,61 @@ class Lifecycle:
             self._stop_timer()
 
     async def _join(self) -> None:
-        """Follow the channels, until the token ends."""
+        """Join the channels, and have the connection closed when the token expires."""
         endpoint = self._endpoint
         if endpoint._channels:
-            info = endpoint._info() if endpoint.presence else None
-            will = endpoint.last_will()
             for channel in endpoint._channels:
-                await endpoint.hub.subscribe(
-                    self._connection,
-                    channel,
-                    encoder=PLAIN[endpoint.encoding],
-                    info=info,
-                    last_will=None if will is None else payload(will),
-                )
+                await self.join(channel)
         if isinstance(endpoint.user, Identity) and endpoint.user.expires is not None:
             left = endpoint.user.expires - time.time()
             expired = InvalidToken("the token has expired")
             self._expiry = asyncio.get_running_loop().call_later(left, self.fail, expired)
 
+    async def join(self, channel: str, since: Position | None = None) -> Subscribed:
+        """Follow a channel; what its answer has is written before what is live.
+
+        Raises:
+            InvalidToken: The token doesn't open it.
+            ValueError: It is joined already.
+            TooManyChannels: These are as many as the limits allow.
+        """
+        endpoint = self._endpoint
+        self._check_may(channel)
+        will = endpoint.last_will()
+        return await endpoint.hub.subscribe(
+            self._connection,
+            channel,
+            encoder=PLAIN[endpoint.encoding],
+            since=since,
+            recent=endpoint.history,
+            info=endpoint._info() if endpoint.presence else None,
+            last_will=None if will is None else payload(will),
+            answer=self._welcome if since is None and endpoint.history else self._missed,
+        )
+
+    def _welcome(self, subscribed: Subscribed) -> Sequence[Frame]:
+        data = self._endpoint.welcome(subscribed.publications)
+        if data is subscribed.publications:
+            return self._missed(subscribed)
+        return () if data is None else (frame(payload(data), self._endpoint.encoding),)
+
+    def _missed(self, subscribed: Subscribed) -> Sequence[Frame]:
+        made = map(PLAIN[self._endpoint.encoding], subscribed.publications)
+        return tuple(each for each in made if each is not None)
+
     def _with_subprotocol(self, accept: Event) -> Event:
         offered = self._endpoint.scope.get("subprotocols")
         if not offered or accept.get("subprotocol"):
             return accept
-        # A browser that offered subprotocols gives up when none of them is echoed. Of a token
-        # behind the marker "bearer", only the marker is.
+        # A browser that offered subprotocols fails the connection unless one is echoed. Of a
+        # token behind the marker "bearer", only the marker is echoed.
         known = ("bearer",) if "bearer" in offered else self._endpoint.subprotocols
         return {**accept, "subprotocol": next((name for name in offered if name in known), None)}
 
     # Messages
 
     async def _handle_all(self, websocket: WebSocket, receive: Receive) -> None:
-        """Handle what is received, up to the disconnect, which comes after all that was."""
+        """Handle what is received; the disconnect comes after all messages."""
         endpoint, connection = self._endpoint, self._connection
         while self._verdict is None:
             event = await receive()
@@ -415,8 +456,8 @@ class Lifecycle:
                 self._interrupted = True
                 raise
             except Exception as error:
-                # It tried to send to a client that has left. What that client said before is
-                # handled all the same.
+                # The handler tried to send to a client that is gone. Messages received before
+                # are handled nevertheless.
                 if connection.close_code is None or not is_departure(error):
                     raise
 
@@ -434,10 +475,10 @@ class Lifecycle:
     # The end
 
     def fail(self, error: BaseException) -> None:
-        """Note why the connection ends, and close it with the code that says so."""
+        """Note why the connection ends, and close it with the code for that."""
         connection, name = self._connection, type(self._endpoint).__name__
         if not is_ours(root := root_of(error)):
-            error = root  # of a fault, the groups around it belong to its traceback
+            error = root  # a fault keeps the groups around it: they are part of its traceback
         ended = connection.close_code is not None
         if ended and (is_expected(error) or not connection.accepted):
             return
@@ -466,7 +507,7 @@ class Lifecycle:
             raise self._error
 
     async def _attempt(self, step: Coroutine[Any, Any, None]) -> None:
-        """Take a step whose failure must not keep the next from being taken."""
+        """Take a step; note its failure, so that the next step is taken, too."""
         try:
             await step
         except (Exception, asyncio.CancelledError) as exc:
@@ -474,7 +515,7 @@ class Lifecycle:
 
     def _note(self, error: BaseException) -> None:
         if isinstance(error, asyncio.CancelledError) and self._host is not None:
-            # Raised again in the end; until then nobody is to think that it is pending.
+            # It is raised again at the end; until then it must not count as pending.
             self._host.uncancel()
         self.fail(error)
 
@@ -508,10 +549,10 @@ class Lifecycle:
                 endpoint.disconnect_timeout,
             )
         except DEPARTURES:
-            pass  # it tried to send; there is nobody any more
+            pass  # it tried to send, and the client is gone
 
     async def _refuse(self, websocket: WebSocket) -> None:
-        """Answer a handshake that is not accepted, in the manner of `reject_as`."""
+        """Answer a handshake that is not accepted, as `reject_as` says."""
         error = self._error
         try:
             await self._leave()
@@ -519,9 +560,9 @@ class Lifecycle:
             if error is not None and refusal is None:
                 raise error
             if websocket.application_state is WebSocketState.CONNECTED:
-                # What was to happen before the accept went wrong, so it was not sent.
+                # Joining the channels failed before the accept was sent.
                 websocket.application_state = WebSocketState.CONNECTING
-            # Unless the endpoint has answered by itself, or the client is gone.
+            # Unless the endpoint has answered itself, or the client is gone.
             if refusal is not None and websocket.application_state is WebSocketState.CONNECTING:
                 if self._endpoint.reject_as == "close":
                     await self._accept_and_close(refusal)
@@ -541,11 +582,11 @@ class Lifecycle:
     async def _deny(
         self, websocket: WebSocket, refusal: HTTPException | WebSocketException
     ) -> None:
-        """Refuse before accept, by the application's own exception handlers if it has some."""
+        """Refuse before accept, with the application's own exception handlers if it has any."""
         endpoint = self._endpoint
         if isinstance(refusal, HTTPException) and not self._tells(refusal.status_code):
             refusal = WebSocketException(1008, refusal.detail)
-        # How else a handshake ends without an accept, every server answers with 403.
+        # Any other end without an accept is answered with 403 by every server.
         told = refusal.status_code if isinstance(refusal, HTTPException) else 403
         self._log_refusal(told, close_for(refusal)[1])
         if not has_handlers(endpoint.scope):
@@ -553,13 +594,13 @@ class Lifecycle:
         await answer_by_handlers(websocket, refusal, self._send)
 
     def _tells(self, status: int) -> bool:
-        """Whether a refusal is told with its own status."""
+        """Whether a refusal is sent with its own status."""
         if "websocket.http.response" not in self._endpoint.scope.get("extensions", {}):
             return False
         return self._endpoint.reject_as != "policy" or status >= 500
 
     def _log_refusal(self, told: int, reason: object) -> None:
-        """Say why a client was not let in. Of an outage, which all of them meet, `outages` does."""
+        """Log why a handshake was refused, but not an outage: `outages` logs that once for all."""
         if self._error is None or not is_outage(self._error):
             name = type(self._endpoint).__name__
             logger.warning("%s: handshake refused with %d: %s", name, told, one_line(reason))

@@ -7,9 +7,9 @@
         @on_message
         async def say(self, websocket, message: SayHello) -> Said | None: ...
 
-The field "type" says which. What a handler returns goes back to the sender. A pydantic model
-can stand in for a `Message`; its type is the default of its field `type`, or else its class's
-name in the same manner.
+The field "type" selects the handler. What a handler returns goes back to the sender. A pydantic
+model can take the place of a `Message`; its type is the default of its field `type`, or else its
+class's name in snake_case.
 """
 
 import inspect
@@ -42,7 +42,7 @@ def _tag(name: str) -> str:
     return _WORD.sub("_", name.rpartition(".")[2]).lower()
 
 
-# Subclasses are frozen too, without saying so again.
+# A subclass is frozen, too, without repeating it.
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
 class Message(Struct, frozen=True, tag_field="type", tag=_tag):
     """A message on the wire: a JSON object whose "type" is the class's name in snake_case."""
@@ -59,13 +59,13 @@ class ErrorMessage(Message, frozen=True, tag="error"):
 
 
 class Handler(NamedTuple):
-    """A method of an endpoint class and the messages it takes.
+    """A method of an endpoint class, and the messages that it handles.
 
     Attributes:
         name: The method's name.
         type: The class of its messages.
-        tag: What their field "type" says.
-        decode: Makes one out of JSON.
+        tag: The value of their field "type".
+        decode: Decodes one from JSON.
     """
 
     name: str
@@ -89,11 +89,11 @@ def on_message(method: F) -> F:
 
 
 def find_handlers(cls: type, resolve: Callable[[Any], Any]) -> dict[str, Handler]:
-    """The handlers of a class by the tag of their messages, those of its bases included.
+    """The handlers of a class by the tag of their messages, including those of its bases.
 
     Args:
         cls: The class.
-        resolve: Turns an annotation that is a string into what it names.
+        resolve: Resolves an annotation that is a string.
 
     Raises:
         TypeError: A handler has no annotated message, or two have the same type.
@@ -103,7 +103,7 @@ def find_handlers(cls: type, resolve: Callable[[Any], Any]) -> dict[str, Handler
         by_method |= {h.name: h for h in vars(base).get("handlers", {}).values()}
     for name in dir(cls):
         method = getattr(cls, name, None)
-        # A base that is an endpoint knows its own already; any other class is looked at here.
+        # A base that is an endpoint has collected its handlers; other bases are searched here.
         if getattr(method, "__on_message__", False) and (
             name not in by_method or name in vars(cls)
         ):
@@ -127,7 +127,7 @@ def parse(handlers: Mapping[str, Handler], data: str | bytes) -> tuple[Handler, 
     """Find the handler of a message, and decode the message for it.
 
     Raises:
-        InvalidMessage: It isn't JSON, has no known type, or isn't of its type's shape.
+        InvalidMessage: It isn't JSON, has no known type, or doesn't fit its type.
     """
     tag = _decode(_parse_tag, data).type
     handler = handlers.get(tag)
@@ -138,10 +138,10 @@ def parse(handlers: Mapping[str, Handler], data: str | bytes) -> tuple[Handler, 
 
 
 def parse_json(data: str | bytes) -> Any:
-    """Decode any JSON.
+    """Decode any JSON value.
 
     Raises:
-        InvalidMessage: It is not JSON (RFC 8259), not UTF-8, nested too deeply, or has
+        InvalidMessage: It is not JSON (RFC 8259) or not UTF-8, is nested too deeply, or has
             numbers too large.
     """
     return _decode(_parse_any, data)
@@ -163,7 +163,7 @@ def _decode(decode: Callable[[str | bytes], Any], data: str | bytes) -> Any:
 
 
 def _first_error(exc: Any) -> str:
-    """The first finding of pydantic's `ValidationError`, without the input it quotes."""
+    """The first error of pydantic's `ValidationError`, without the input that it quotes."""
     first = exc.errors(include_url=False, include_input=False, include_context=False)[0]
     where = ".".join(str(part) for part in first["loc"])
     return f"{first['msg']} - at `$.{where}`" if where else str(first["msg"])

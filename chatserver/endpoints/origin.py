@@ -1,7 +1,7 @@
-"""Same origin by default: who may connect from a browser's page (RFC 6454, RFC 6455 10.2).
+"""Same origin by default: which pages may connect from a browser (RFC 6454, RFC 6455 10.2).
 
-A browser sends a page's cookies along with a WebSocket to anywhere, and no CORS rule is asked.
-The header `Origin` is the only thing that tells a foreign page from one's own.
+A browser sends cookies with a WebSocket handshake to any site, from any page, and CORS doesn't
+apply. Only the header `Origin` tells a foreign page from one of the site's own.
 """
 
 import re
@@ -14,20 +14,20 @@ from chatserver.errors import InvalidHandshake
 __all__ = ["check_allowed_origins", "check_origin"]
 
 _ORIGIN = re.compile(r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?")
-#: Characters of a refused origin that are told.
+#: Characters of a refused origin that are shown.
 MAX_SHOWN = 80
 _DEFAULT_PORT = {"http": 80, "https": 443}
 _PAGE_SCHEME = {"ws": "http", "wss": "https", "http": "http", "https": "https"}
 
 
 def check_allowed_origins(allowed: Collection[str], name: str) -> None:
-    """Refuse one text in place of a collection of them.
+    """Refuse a single text in place of a collection of origins.
 
-    `"https://e" in "https://example.com"` is true in Python: parts of a name would be let in.
+    `"https://e" in "https://example.com"` is true in Python: parts of an origin would be allowed.
 
     Args:
-        allowed: What was given as the origins that may connect.
-        name: Where it was given, for the sentence.
+        allowed: The value given as the allowed origins.
+        name: Where it was given, for the error sentence.
 
     Raises:
         TypeError: It is a str, or bytes.
@@ -42,18 +42,18 @@ def check_allowed_origins(allowed: Collection[str], name: str) -> None:
 def check_origin(scope: Scope, allowed: Collection[str]) -> None:
     """Refuse a handshake from a foreign page.
 
-    A handshake without the header passes: it comes from no browser. Otherwise scheme, host
-    and port must be those by which this server was addressed, or be among `allowed`. The
-    scheme is the server's, which behind a proxy that ends TLS has it from
-    `X-Forwarded-Proto`, if the server trusts that proxy.
+    A handshake without the header passes, because it doesn't come from a browser. Otherwise
+    scheme, host and port must be those with which the client addressed this server, or be among
+    `allowed`. The scheme is the server's; behind a proxy that ends TLS the server takes it from
+    `X-Forwarded-Proto`, if it trusts that proxy.
 
     Args:
         scope: The handshake's ASGI scope.
-        allowed: Other origins, such as "https://example.com:8443"; "*" is any.
+        allowed: Other origins, such as "https://example.com:8443"; "*" allows all.
 
     Raises:
         InvalidHandshake: HTTP 403, or 4403.
-        TypeError: `allowed` is a single text, which is a mistake of the application's.
+        TypeError: `allowed` is a single text, a mistake of the application.
     """
     check_allowed_origins(allowed, "app.state.allowed_origins")
     origins = _header(scope, b"origin")
@@ -75,7 +75,7 @@ def _matches(origin: str, scope: Scope, allowed: Collection[str]) -> bool:
 
 
 def _parse(origin: str) -> tuple[str, str, int] | None:
-    """Scheme, host and port; None for what no browser sends as an origin."""
+    """Scheme, host and port; None for a text that no browser sends as an origin."""
     match = _ORIGIN.fullmatch(origin.lower())
     if match is None:
         return None

@@ -1,4 +1,4 @@
-"""What an exception means for a connection: how it ends, and whose fault that is."""
+"""What an exception means for a connection: how it ends, and whose fault it is."""
 
 import asyncio
 import logging
@@ -33,44 +33,44 @@ __all__ = [
 
 logger = logging.getLogger("chatserver")
 
-#: What a client is told of an outage. Its own text is for the log: it may tell of our network.
+#: What a client is told of an outage. The exception's own text may reveal our network.
 TRY_AGAIN = "the server is not available right now, try again later"
 
 OUTAGES = (BrokerUnavailable, KeysUnavailable, VerifierMissing)
 
 
 def is_departure(error: BaseException) -> bool:
-    """Whether this only says that the client is gone: the normal end of a busy handler."""
+    """Whether the error only says that the client is gone: the normal end of a busy handler."""
     if isinstance(error, BaseExceptionGroup):
         return all(is_departure(inner) for inner in error.exceptions)
     return isinstance(error, DEPARTURES)
 
 
 def is_expected(error: BaseException) -> bool:
-    """Whether this is how a handler may end whose connection has: its time may be over, too."""
+    """Whether a handler may end like this after its connection has ended, or `linger` is over."""
     return is_departure(error) or isinstance(error, asyncio.CancelledError)
 
 
 def is_ours(error: BaseException) -> bool:
-    """Whether this is a fault of the server's side, to be raised and logged with a traceback."""
+    """Whether it is a fault of the server's side, to be raised and logged with a traceback."""
     peer = (PeerError, HTTPException, WebSocketException, WebSocketDisconnect)
     return not isinstance(error, peer) and not is_outage(error)
 
 
 def root_of(error: BaseException) -> BaseException:
-    """The exception that counts: one that task groups have wrapped, where it is the only one."""
+    """The exception that counts: where task groups wrap a single exception, that one."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether something that we depend on is not there: no client's fault, and it can pass."""
+    """Whether something that we depend on is unavailable: temporary, and no client's fault."""
     return isinstance(error, OUTAGES)
 
 
 def close_for(error: BaseException) -> tuple[int, str]:
-    """The close code and reason by which an accepted connection ends with this exception."""
+    """The close code and reason with which this exception ends an accepted connection."""
     match error:
         case PeerError() | WebSocketException() | WebSocketDisconnect():
             return error.code, error.reason
@@ -85,7 +85,7 @@ def close_for(error: BaseException) -> tuple[int, str]:
 
 
 def as_refusal(error: BaseException | None) -> HTTPException | WebSocketException | None:
-    """The refusal of a handshake that this exception asks for; None where it is a fault."""
+    """The refusal of a handshake that this exception asks for; None if it is a fault."""
     match error:
         case HTTPException() | WebSocketException():
             return error
@@ -106,17 +106,17 @@ def one_line(text: object) -> str:
 
 
 class OutageLog:
-    """Logs outages, which thousands of connections notice at once: one line a minute of a kind.
+    """Logs outages, which thousands of connections notice at once: one line a minute per kind.
 
     Args:
         interval: Seconds between two lines.
-        clock: Tells the time in seconds.
+        clock: Returns the time in seconds.
     """
 
     def __init__(self, interval: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._interval = interval
         self._clock = clock
-        # By kind: when its last line was written, and how many were left out since.
+        # Per kind: when its last line was written, and how many were left out since.
         self._told: dict[type, tuple[float, int]] = {}
 
     def log(self, error: BaseException) -> None:

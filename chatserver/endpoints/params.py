@@ -1,9 +1,9 @@
-"""Handshake values as annotated class attributes, checked before anything else happens.
+"""Handshake values as annotated class attributes, checked before `authenticate` is called.
 
     class Item(Endpoint):
         item_id: FromPath[str]
         token: FromQuery[str | None] = None
-        tags: FromQuery[list[str]] = ()
+        tags: FromQuery[tuple[str, ...]] = ()
         user_agent: FromHeader[str | None] = None      # the header `User-Agent`
         session: FromCookie[str | None] = None
 
@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 
 class Source(NamedTuple):
-    """Where a value comes from; `name` is also how a refusal speaks of it."""
+    """Where a value comes from; a refusal calls it by `name`."""
 
     name: str
 
@@ -81,11 +81,11 @@ class Parameter(NamedTuple):
     """One handshake value of an endpoint class.
 
     Attributes:
-        name: The attribute's name.
+        name: The name of the class attribute.
         source: Where the value comes from.
         type: What it is converted to.
-        default: What it is when absent; `REQUIRED` where it must not be.
-        is_number: Whether a text such as "007" is to be read as a number.
+        default: The value when it is absent; `REQUIRED` if it must not be absent.
+        is_number: Whether a text such as "007" is read as a number.
     """
 
     name: str
@@ -104,7 +104,7 @@ class Parameter(NamedTuple):
         """The value in this handshake.
 
         Raises:
-            InvalidHandshake: It is required and absent, or of another type.
+            InvalidHandshake: It is required and absent, or can't be converted.
             TypeError: The route has no such path parameter.
         """
         raw = self._raw(connection)
@@ -117,7 +117,7 @@ class Parameter(NamedTuple):
         try:
             return msgspec.convert(raw, self.type, strict=False)
         except (msgspec.ValidationError, RecursionError) as exc:
-            # Not the value itself: it may be a secret in the wrong place.
+            # Not the value itself: it may be a secret that was put in the wrong place.
             expected = _KINDS.get(self.type)
             detail = f"must be {expected}" if expected else f"can't be used: {exc}"
             raise InvalidHandshake(f"{self.label} {detail}") from None
@@ -139,7 +139,7 @@ class Parameter(NamedTuple):
         return self._plain(value)
 
     def _plain(self, value: Any) -> Any:
-        # JSON, and so msgspec, knows neither "007" nor "+7"; a person's URL may.
+        # JSON, and so msgspec, refuses "007" and "+7", which a URL written by hand may contain.
         if self.is_number and isinstance(value, str) and value[:1] in "+-0":
             return _LEADING_ZEROS.sub(r"\1", value)
         return value
@@ -150,16 +150,16 @@ class Parameter(NamedTuple):
 
 
 def find_parameters(cls: type, annotations: Mapping[str, Any]) -> dict[str, Parameter]:
-    """The parameters among a class's annotations, with their defaults from the class.
+    """The parameters among the annotations of a class, with their defaults.
 
     Raises:
-        TypeError: One is given as a value, or its type is never made of a text.
+        TypeError: A marker was assigned as a value, or a text can't be converted to its type.
     """
     for name, value in vars(cls).items():
         if source := _source_of(value):
             marker = _MARKERS[source.name]
             raise TypeError(
-                f"{cls.__name__}.{name} = {marker}[...] says nothing; "
+                f"{cls.__name__}.{name} = {marker}[...] declares nothing; "
                 f"write '{name}: {marker}[...]', with a colon"
             )
     found = {}
@@ -170,8 +170,8 @@ def find_parameters(cls: type, annotations: Mapping[str, Any]) -> dict[str, Para
             kind = Annotated[(_without_none(inner), *rest)] if rest else _without_none(inner)
             if not _can_be_read(kind, source):
                 raise TypeError(
-                    f"{cls.__name__}.{name}: a {source.name} is a text, and none can be made "
-                    f"a {inner!r}"
+                    f"{cls.__name__}.{name}: a {source.name} is a text, which can't be "
+                    f"converted to {inner!r}"
                 )
             is_number = _mentions(kind, int) and not _mentions(kind, str)
             found[name] = Parameter(name, source, kind, getattr(cls, name, REQUIRED), is_number)
@@ -184,7 +184,7 @@ def _source_of(annotation: Any) -> Source | None:
 
 
 def _can_be_read(kind: Any, source: Source) -> bool:
-    """Whether a value of this type can be made of a text, or of several in a query."""
+    """Whether this type can be made from a text, or from several texts in a query."""
     try:
         info = msgspec.inspect.type_info(kind)
     except TypeError:
@@ -209,14 +209,14 @@ def _is_of_text(info: inspect.Type) -> bool:
 
 
 def bound_integers(route: object) -> None:
-    """Let a route match no more digits of `{name:int}` than Python converts; once is enough.
+    """Limit the digits that a route matches for `{name:int}` to those that Python converts.
 
-    With more than 4,300 `int()` raises, and the handshake would end in a traceback before any
-    endpoint is reached; now the path is not found. Starlette's convertor itself stays as it is,
-    for it belongs to every application in the process. The routes that FastAPI makes in
-    `include_router` are out of reach.
+    With more than 4,300 digits `int()` raises, and the handshake would end in a traceback before
+    it reaches an endpoint; so such a path is not found. Starlette's convertor itself is not
+    changed, because all applications in the process share it. The routes that FastAPI makes in
+    `include_router` can't be limited. Calling it again changes nothing.
     """
-    most = sys.get_int_max_str_digits()  # 0 is no limit
+    most = sys.get_int_max_str_digits()  # 0 means no limit
     if not most or not isinstance(route, WebSocketRoute | Mount):
         return
     for name, convertor in route.param_convertors.items():
@@ -229,17 +229,17 @@ def bound_integers(route: object) -> None:
 
 
 def check_routes(routes: Iterable[BaseRoute], inherited: frozenset[str] = frozenset()) -> bool:
-    """Check that every `FromPath` of every endpoint stands in its route, and bound its integers.
+    """Check that each `FromPath` of each endpoint is in its route, and limit integers in paths.
 
     Args:
-        routes: An application's routes; mounted ones are followed.
-        inherited: Names of path parameters that a mount around them brings.
+        routes: An application's routes, including those of mounted applications.
+        inherited: Names of path parameters of the mounts around them.
 
     Returns:
-        Whether there is an endpoint among them.
+        Whether there is an endpoint among the routes.
 
     Raises:
-        TypeError: One doesn't; the sentence names the class, the parameter and the path.
+        TypeError: A `FromPath` isn't; the sentence names the class, the parameter and the path.
     """
     found = False
     for route in routes:
@@ -256,7 +256,7 @@ def check_routes(routes: Iterable[BaseRoute], inherited: frozenset[str] = frozen
 
 
 def _check_route(route: WebSocketRoute, inherited: frozenset[str]) -> bool:
-    """Check one route; whether it is of an endpoint at all."""
+    """Check one route, and say whether it belongs to an endpoint."""
     parameters: dict[str, Parameter] | None = getattr(route.endpoint, "parameters", None)
     if not isinstance(parameters, dict):
         return False
@@ -271,10 +271,10 @@ def _check_route(route: WebSocketRoute, inherited: frozenset[str]) -> bool:
 
 
 def _without_none(annotation: Any) -> Any:
-    """The type of a value that is there: a text such as "null" is never None."""
+    """The type of a value that is present: a text such as "null" is never None."""
     if get_origin(annotation) in (Union, types.UnionType):
         kept = tuple(arg for arg in get_args(annotation) if arg is not type(None))
-        return Union[kept]  # noqa: UP007 (the members are only known now)
+        return Union[kept]  # noqa: UP007 (the members are known only at run time)
     return annotation
 
 

@@ -1,6 +1,6 @@
-"""A plain HTTP request for the path of a WebSocket is answered with what it lacks.
+"""Answers a plain HTTP request for a WebSocket's path with 426, and says what is missing.
 
-Without this it is a 404: a router looks only at the routes for HTTP.
+Without this it is a 404, because a router looks only at its HTTP routes.
 """
 
 from starlette.applications import Starlette
@@ -17,9 +17,9 @@ NO_UPGRADE = (
 
 
 def answer_plain_requests(app: Starlette) -> None:
-    """Let an application answer plain requests for its WebSockets with 426; again does nothing.
+    """Let an application answer plain requests for its WebSocket paths with 426.
 
-    Mounted applications and routers are followed.
+    Includes mounted applications and routers. Calling it again changes nothing.
     """
     _prepare(app.router)
 
@@ -35,18 +35,18 @@ def _prepare(router: Router) -> None:
 def _router_of(route: BaseRoute) -> Router | None:
     if not isinstance(route, Mount | Host):
         return None
-    # Without the middleware around it.
+    # The application itself, without the middleware around it.
     app = route._base_app if isinstance(route, Mount) else route.app
     router = app if isinstance(app, Router) else getattr(app, "router", None)
     return router if isinstance(router, Router) else None
 
 
 class _UpgradeRequired:
-    """Stands in for a router's own answer where it has no route.
+    """Replaces the answer of a router that has no route for a request.
 
     Args:
-        router: Whose WebSocket routes are looked at.
-        default: Its own answer.
+        router: The router whose WebSocket routes are searched.
+        default: The router's own answer.
     """
 
     def __init__(self, router: Router, default: ASGIApp) -> None:

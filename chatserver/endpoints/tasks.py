@@ -13,15 +13,15 @@ Ts = TypeVarTuple("Ts")
 
 logger = logging.getLogger("chatserver")
 
-#: Seconds for which a cancelled task may take care of itself.
+#: Seconds that a cancelled task may take to end.
 CANCEL_TIMEOUT = 2.0
 
 
 class TaskGroup:
-    """Tasks that live as long as a connection does.
+    """Tasks that live as long as a connection.
 
-    Like an anyio or asyncio task group without the `async with`: the endpoint ends it, when
-    the connection does.
+    Like an anyio or asyncio task group without the `async with`: the endpoint ends it when
+    the connection ends.
 
     Args:
         on_error: Called with the exception of a task that failed.
@@ -31,7 +31,7 @@ class TaskGroup:
 
     def __init__(self, on_error: Callable[[BaseException], None]) -> None:
         self._on_error = on_error
-        # Made for the first one; most connections have none.
+        # Made for the first task; most connections have none.
         self._tasks: set[asyncio.Task[Any]] | None = None
         self._ended = False
 
@@ -55,7 +55,7 @@ class TaskGroup:
         task.add_done_callback(self._done)
 
     def close(self) -> None:
-        """Let no more tasks be started."""
+        """Refuse new tasks from now on."""
         self._ended = True
 
     async def end(self) -> None:
@@ -76,7 +76,7 @@ class TaskGroup:
             self._on_error(error)
 
 
-#: The tasks of a connection that has ended: there are none, and none can be started.
+#: The task group of a connection that has ended: it is empty and refuses new tasks.
 ENDED = TaskGroup(lambda _: None)
 ENDED.close()
 
@@ -84,15 +84,15 @@ ENDED.close()
 async def run_apart(coroutine: Coroutine[Any, Any, None], shield: anyio.CancelScope) -> None:
     """Run a coroutine to its end in a task of its own, which is cancelled once at most.
 
-    The task around may be cancelled as often as a server likes, or by an anyio scope at each
-    await. The first time is passed on, and all is over when the coroutine is.
+    The calling task may be cancelled again and again, by a server or by an anyio scope at each
+    await. The first cancellation is passed on; this returns only when the coroutine has ended.
 
     Args:
         coroutine: What to run.
-        shield: Not entered yet. While its `shield` is set, anyio scopes around cancel nothing.
+        shield: Not entered yet. While its `shield` is set, outer anyio scopes cancel nothing.
 
     Raises:
-        asyncio.CancelledError: The task around was cancelled, and so was the coroutine.
+        asyncio.CancelledError: The calling task was cancelled, and so was the coroutine.
         Exception: What the coroutine raises.
     """
     task = asyncio.get_running_loop().create_task(coroutine)
@@ -106,5 +106,5 @@ async def run_apart(coroutine: Coroutine[Any, Any, None], shield: anyio.CancelSc
                     task.cancel()
                 cancelled, shield.shield = exc, True
     if cancelled is not None and task.cancelled():
-        raise cancelled  # by this one the scope that cancels knows its own
+        raise cancelled  # a cancel scope recognises its own exception
     task.result()

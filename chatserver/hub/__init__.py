@@ -1,12 +1,12 @@
 """The hub: this process's connections by channel, and the fan-out to them.
 
-hub             its face: publish, subscribe, and the registry of connections
-subscription    what is held, old or a gap: decided with values alone
-following       what is followed at the broker, as subscribers come and go
+hub             publish, subscribe, and the registry of connections
+subscription    decides what is held, old or a gap, without I/O
+following       which channels the broker delivers here, as subscribers come and go
 fanout          the turns of one event loop, in which its members are written to
-rows            where the members of a channel stand
-log             what a channel's members are still to get
-admission       who is let in: connections counted by server, address and user
+rows            the members of a channel, in rows
+log             publications that some members of a channel still lack
+admission       counts connections by server, address and user, and refuses those beyond the limits
 """
 
 from chatserver.hub.admission import ADMISSION, Admission

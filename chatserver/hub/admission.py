@@ -1,6 +1,6 @@
-"""Who is let in: all that is counted and refused before a connection is accepted.
+"""Counts connections before they are accepted, and refuses those beyond the limits.
 
-One object for the process: the hub has it, and the lifespan hands it on to the server at the edge.
+One object per process: the hub has it, and the lifespan passes it to the server.
 """
 
 import threading
@@ -11,7 +11,7 @@ from chatserver.limits import Counts, Limits
 
 __all__ = ["ADMISSION", "Admission"]
 
-#: Where a lifespan leaves it for the server, in its state.
+#: The key in the lifespan's state under which the server finds it.
 ADMISSION = "chatserver.admission"
 
 
@@ -25,22 +25,22 @@ class Admission:
 
     Attributes:
         limits: What clients may take.
-        counts: How many clients went beyond, and were refused or closed for it.
+        counts: How many clients were refused or closed for going beyond a limit.
     """
 
     def __init__(self, limits: Limits | None = None) -> None:
-        self.limits = limits or Limits()
-        self.counts = Counts()
+        self.limits: Limits = limits or Limits()
+        self.counts: Counts = Counts()
         self._lock = threading.Lock()
         self._sockets = 0
         self._addresses: Counter[str] = Counter()
         self._users: Counter[str] = Counter()
 
     def enter(self, address: str) -> tuple[int, str] | None:
-        """Count one more WebSocket from an address; empty where a client has none.
+        """Count a new WebSocket from an address, empty if the client has none.
 
         Returns:
-            The HTTP status and the reason where it is one too many, and not counted.
+            The HTTP status and the reason if it is refused, and so not counted.
         """
         limits = self.limits
         with self._lock:
@@ -58,16 +58,16 @@ class Admission:
         return None
 
     def leave(self, address: str) -> None:
-        """Count a WebSocket no more."""
+        """Stop counting a WebSocket."""
         with self._lock:
             self._sockets -= 1
             _decrement(self._addresses, address)
 
     def enter_user(self, user: str) -> None:
-        """Count one more connection of a user.
+        """Count a new connection of a user.
 
         Raises:
-            TooManyConnections: The user has as many in this process as the limits allow.
+            TooManyConnections: The user has reached the limit in this process.
         """
         most = self.limits.max_user_connections
         with self._lock:
@@ -77,7 +77,7 @@ class Admission:
             self._users[user] += 1
 
     def leave_user(self, user: str) -> None:
-        """Count it no more."""
+        """Stop counting a connection of a user."""
         with self._lock:
             _decrement(self._users, user)
 

@@ -1,13 +1,13 @@
-"""The fan-out of one event loop: it writes to every member, and waits for none.
+"""The fan-out of one event loop: it writes to every member, and never waits for one.
 
-Members of a channel stand in rows of a hundred. A row knows up to which place of the channel's
-log it has been written; a turn of the event loop writes to a row or a few, each gets everything
-that is there by now, and the turns go round as long as a row is behind. So a message is with
-everybody after one round from whenever it came, what came meanwhile travels with it, light load
-pays no delay, and no room waits for a larger one longer than a row takes.
+Members of a channel are in rows of a hundred. A row knows up to which place of the channel's log
+its members were written. A turn of the event loop writes to one row or a few; each gets everything
+that the log has by now, and the turns go round as long as a row is behind. So every member has a
+message after one round, and messages that arrived meanwhile go with it. Under light load nothing
+is delayed, and no room waits for a larger one longer than one row takes.
 
-What is published comes into the inbox, on whatever thread; all else is only ever touched by the
-loop's own thread.
+Publications are put into the inbox by any thread; everything else is used by the loop's own
+thread only.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from chatserver.connection import NO_MEMBERS, Connection
 from chatserver.hub.log import joined
-from chatserver.hub.rows import ROW_MEMBERS, Channel, Feed, Member, OnLost, write_each
+from chatserver.hub.rows import ROW_MEMBERS, Channel, Feed, Member, OnLost, Row, write_each
 from chatserver.hub.subscription import State
 from chatserver.limits import Limits
 from chatserver.publication import Delivery, Encoder, Frame, Position, Publication
@@ -29,38 +29,38 @@ __all__ = ["Fanout", "Lost", "Shared", "running_loop"]
 
 logger = logging.getLogger("chatserver")
 
-#: Members written to before others get a turn.
+#: Members that one turn writes to before other tasks run.
 TURN_WRITES = ROW_MEMBERS
-#: The same where so many channels have something new that some would not get their row: a thousand
-#: publishers in as many rooms must not leave the writers behind.
+#: The same when so many channels have publications that some would not get a row: a thousand
+#: publishers in a thousand rooms must not leave the writers behind.
 MOST_WRITES = 10 * TURN_WRITES
-#: Bytes handed to one member at once. When as many wait in a channel, its publishers wait.
+#: Bytes given to one member at once. When a channel's log holds as many, its publishers wait.
 TURN_BYTES = 256 * 1024
-#: Bytes in all logs together beyond which every publisher waits for its own channel.
+#: Bytes in all logs together beyond which each publisher waits for its own channel.
 MAX_WAITING = 16 * TURN_BYTES
-#: Deliveries waiting for another thread's loop beyond which publishers wait.
+#: Deliveries in the inbox of another thread's loop beyond which publishers wait.
 INBOX_SIZE = 1024
 
 
 class Lost(Struct, frozen=True):
-    """The members of a channel missed something; the stream goes on behind `position`."""
+    """The members of a channel missed something; the stream goes on after `position`."""
 
     channel: str
     position: Position
 
 
 class Shared:
-    """A delivery on its way to many: encoded once per wire format, when first needed."""
+    """A delivery to many members: encoded once per wire format, when it is first needed."""
 
     __slots__ = ("_frames", "delivery")
 
     def __init__(self, delivery: Delivery) -> None:
-        self.delivery = delivery
+        self.delivery: Delivery = delivery
         self._frames: dict[Encoder, Frame | None] = {}
 
     def frame(self, encoder: Encoder) -> Frame | None:
-        """It in a wire format; None where members of that format get nothing of it."""
-        # Should two loops come here at the same time, either one's frame will do.
+        """The delivery in a wire format; None if members with that format don't get it."""
+        # If two loops come here at the same time, either frame can be used.
         if encoder not in self._frames:
             self._frames[encoder] = encoder(self.delivery)
         return self._frames[encoder]
@@ -73,11 +73,11 @@ class Fanout:
 
     Args:
         loop: The event loop.
-        limits: Those of its connections.
+        limits: The limits of its connections.
 
     Attributes:
-        connections: All that are registered.
-        channels: Those with a member here, by name.
+        connections: All registered connections.
+        channels: The channels with a member on this loop, by name.
         delivered: Frames written to members.
     """
 
@@ -85,36 +85,36 @@ class Fanout:
         self.loop = loop
         self.connections: set[Connection] = set()
         self.channels: dict[str, Channel] = {}
-        self.delivered = 0
+        self.delivered: int = 0
         self._most = (limits or Limits()).max_buffer
-        # A part of what a connection can buffer, so that nobody is slow who was not given a
-        # turn to send.
+        # A part of what a connection can buffer, so that no client counts as slow because it
+        # had no turn to send.
         self._turn_bytes = max(min(TURN_BYTES, self._most // 4), 1)
         self._inbox: deque[Shared | Lost] = deque()
-        self._taken = 0  # how many have been taken out of the inbox
-        self._served = 0  # how many of them before the last turn
-        self._behind: deque[Feed] = deque()  # feeds with rows that lack something
+        self._taken = 0  # deliveries taken out of the inbox
+        self._served = 0  # of those, the ones taken before the last turn
+        self._behind: deque[Feed] = deque()  # feeds with rows that are behind
         self._waiting = 0  # bytes in all logs
         self._turns = 0
-        # While the inbox is emptied or a row written to, nothing more is taken out of the inbox:
-        # either may end a connection, which asks for what came before.
+        # True while the inbox is emptied or a row written to. Either may end a connection, which
+        # calls `catch_up`; then nothing more may be taken out of the inbox.
         self._busy = False
         self._scheduled = False
 
-    # Who is there
+    # Connections and members
 
     def add(self, connection: Connection) -> None:
-        """Count a connection, be told of its pace, and keep what it is sent in order."""
+        """Register a connection: it tells us when its `writer` changes, and asks to catch up."""
         self.connections.add(connection)
         connection.source = self
 
     def remove(self, connection: Connection) -> None:
-        """Count a connection no more."""
+        """Unregister a connection."""
         self.connections.discard(connection)
         connection.source = None
 
     def join(self, name: str, connection: Connection, encoder: Encoder) -> Member:
-        """Put a connection into a channel; what is published is held until it is live."""
+        """Put a connection into a channel; publications are held until it is live."""
         member = Member(connection, name, encoder, self._most)
         channel = self.channels.setdefault(name, Channel())
         channel.joining[member] = None
@@ -137,11 +137,11 @@ class Fanout:
         del member.connection.members[name]
 
     def open(self, member: Member, top: Position) -> None:
-        """Write what was held for a member, its answer first, and go live.
+        """Make a member live: write its answer first, then what was held for it.
 
         Args:
-            member: It has been answered, and its connection accepted.
-            top: Where the channel stood when the inbox was taken over last.
+            member: Its subscription is answered, and its connection accepted.
+            top: The channel's position when the inbox was emptied last.
         """
         joining, connection = member.joining, member.connection
         if joining is None:
@@ -152,23 +152,23 @@ class Fanout:
             return
         self._catch_up(connection)
         answer, member.answer = member.answer, None
-        if answer is not None and (frame := answer(joining.answered)) is not None:
-            write_each((connection.writer,), joined([frame], connection.window_bits))
+        if answer is not None and (frames := answer(joining.answered)):
+            write_each((connection.writer,), joined(frames, connection.window_bits))
         self._write_held(member, joining.open())
         if joining.caught_up(top):
             self._stand(member)
 
     @property
     def subscriptions(self) -> int:
-        """Pairs of a connection and its channel, now."""
+        """How many pairs of a connection and a channel there are now."""
         return sum(channel.members for channel in self.channels.values())
 
-    # What is published
+    # Publications
 
     def deliver(self, delivery: Shared | Lost) -> None:
-        """Hand over a delivery, on any thread, for the next turn of the loop."""
+        """Put a delivery into the inbox, on any thread, for the loop's next turn."""
         if self.loop.is_closed():
-            return  # its connections are closed with it
+            return  # its connections were closed with it
         self._inbox.append(delivery)
         if self._scheduled:
             return
@@ -176,11 +176,11 @@ class Fanout:
         if running_loop() is self.loop:
             self.loop.call_soon(self._turn)
         else:
-            with suppress(RuntimeError):  # it was closed this moment
+            with suppress(RuntimeError):  # the loop was closed in this moment
                 self.loop.call_soon_threadsafe(self._turn)
 
     def pull(self) -> None:
-        """Take over what is in the inbox, which other threads fill."""
+        """Empty the inbox, which other threads fill."""
         if self._busy:
             return
         self._busy = True
@@ -192,9 +192,9 @@ class Fanout:
             self._busy = False
 
     def behind(self, name: str) -> tuple[Feed, int] | None:
-        """Whether a publisher on this loop must wait, for which feed, and up to which place.
+        """The feed and the place that a publisher on this loop must wait for; None for no wait.
 
-        What others publish later doesn't count, so that none can keep another waiting.
+        Later publications of others don't count, so that no publisher keeps another waiting.
         """
         self.pull()
         channel = self.channels.get(name)
@@ -206,18 +206,18 @@ class Fanout:
         return None
 
     async def reach(self) -> None:
-        """Wait, on another loop, until the inbox has room for what others publish."""
+        """Wait, on another loop, until this loop's inbox has room for more publications."""
         mark = self._taken + len(self._inbox) - INBOX_SIZE
-        # An event would have to be set from this loop's thread, and at each delivery.
+        # Polling: an event would have to be set from this loop's thread at each delivery.
         while self._taken < mark and not self.loop.is_closed():  # noqa: ASYNC110
             await asyncio.sleep(0.001)
 
     def catch_up(self, connection: Connection) -> None:
-        """Write to one connection what was published to it, before it is sent something else.
+        """Write to one connection what was published to it, before something else is sent to it.
 
-        So whoever publishes and then sends has both arrive in that order, and need not wait
-        until all others have been written to. It is one write for each channel that has
-        something, whatever number of publications that is.
+        So a handler that publishes and then sends has both arrive in that order, without waiting
+        until all other members have been written to. It is one write per channel that has
+        publications, however many there are.
         """
         if not (self._inbox or self._behind):
             return
@@ -231,7 +231,7 @@ class Fanout:
                 self.delivered += row.catch_up(member)
 
     def paced(self, connection: Connection) -> None:
-        """Take what the connection's publications are now to be given to."""
+        """Use the connection's new `writer` for its publications from now on."""
         for member in connection.members.values():
             if member.row is not None:
                 member.row.writes[member.index] = connection.writer
@@ -239,12 +239,12 @@ class Fanout:
     # A turn's work
 
     def _turn(self) -> None:
-        """Write to as many members as one turn allows, and come back for the others."""
+        """Write to as many members as one turn allows; schedule the next turn for the others."""
         self._scheduled = False
         self.pull()
         self._turns += 1
         served: list[Feed] = []
-        # Of as many channels as there are new deliveries, each gets a row.
+        # Of the channels that are behind, as many as there are new deliveries get a row.
         rooms = min(self._taken - self._served, len(self._behind))
         self._served = self._taken
         written = 0
@@ -257,12 +257,12 @@ class Fanout:
                 feed.queued = False
                 continue
             if row.turn == self._turns:
-                # All its rows had their share: sockets must have time to take that first.
+                # All its rows had their turn: sockets need time to take that first.
                 feed.rows.rotate(1)
                 served.append(feed)
                 continue
             row.turn = self._turns
-            self._behind.append(feed)  # one row, and then the others have their turn
+            self._behind.append(feed)  # after one row the other feeds come first
             self._busy = True
             try:
                 self.delivered += row.write(self._turn_bytes)
@@ -289,7 +289,11 @@ class Fanout:
                 self._offer(member, item)
 
     def _append(self, feed: Feed, shared: Shared) -> None:
-        """Put a delivery into a log, and let the turns come to its rows."""
+        """Append a delivery to a feed's log, and schedule turns for its rows."""
+        skipped = _skipped(feed, shared.delivery)
+        for row, member in skipped:
+            # It gets now what came before, and is ahead of its row afterwards.
+            self.delivered += row.catch_up(member)
         try:
             frame = shared.frame(feed.encoder)
             if frame is None:
@@ -299,22 +303,24 @@ class Fanout:
             members = [member for row in feed.rows for member in row.members]
             self._give_up(members, shared.delivery)
             return
+        for row, member in skipped:
+            row.ahead[member] = feed.log.end
         if not feed.queued:
             feed.queued = True
             self._behind.append(feed)
 
     def _give_up(self, members: list[Member], delivery: Delivery) -> None:
-        """End members for whom no frame can be made: behind the gap nothing may come."""
+        """Close members whose frame can't be made: after the gap nothing may be written."""
         logger.exception("A delivery of channel %r could not be encoded", delivery.channel)
         for member in members:
             member.connection.close(1011, "a publication could not be encoded")
 
     def _offer(self, member: Member, shared: Shared) -> None:
-        """Let a member that is still joining decide what a delivery is to it."""
+        """Let the subscription of a joining member decide about a delivery."""
         joining, delivery = member.joining, shared.delivery
         assert joining is not None, "it is among those who join"
-        if not isinstance(delivery, Publication):
-            # Who enters and leaves has no place in the stream, so it can't be part of an answer.
+        if not isinstance(delivery, Publication) or not delivery.offset:
+            # What has no offset can't be part of an answer.
             if joining.state is State.LIVE:
                 self._write_held(member, [delivery])
         elif joining.take(delivery):
@@ -322,9 +328,11 @@ class Fanout:
             self._stand(member)
 
     def _write_held(self, member: Member, deliveries: Sequence[Delivery]) -> None:
-        """Write to one member by itself; nothing where a frame can't be made."""
+        """Write to one member alone; close it where a frame can't be made."""
         connection, made = member.connection, []
         for delivery in deliveries:
+            if _skips(delivery, member):
+                continue
             try:
                 frame = member.encoder(delivery)
                 if frame is not None:
@@ -340,7 +348,7 @@ class Fanout:
     # Rows
 
     def _stand(self, member: Member) -> None:
-        """Let a member stand in a row: from here on what comes is in the log."""
+        """Put a member into a row: from now on it gets its publications from the log."""
         channel = self.channels[member.channel]
         channel.joining.pop(member, None)
         member.joining = None
@@ -362,7 +370,7 @@ class Fanout:
     # What was lost
 
     def _lose(self, lost: Lost) -> None:
-        """Tell the members of a channel that they have missed something."""
+        """Tell the members of a channel that they missed something."""
         channel = self.channels.get(lost.channel)
         if channel is None:
             return
@@ -382,15 +390,29 @@ class Fanout:
                 self._tell_lost(member, member.on_lost, lost.position)
 
     def _tell_lost(self, member: Member, on_lost: OnLost, position: Position) -> None:
-        """Behind what came before the gap nothing is written, until it joins anew."""
+        """Tell one member. Nothing after the gap is written to it until it subscribes again."""
         try:
             on_lost(member.channel, position)
         except Exception:
-            logger.exception("Telling of a gap in channel %r failed", member.channel)
+            logger.exception("on_lost() failed for channel %r", member.channel)
+
+
+def _skips(delivery: Delivery, member: Member) -> bool:
+    """Whether a delivery is not for this member, because its client published it to the others."""
+    skip = isinstance(delivery, Publication) and delivery.skip
+    return bool(skip) and skip == member.connection.id
+
+
+def _skipped(feed: Feed, delivery: Delivery) -> Sequence[tuple[Row, Member]]:
+    """The member of a feed that a delivery is not for, with its row. Most are for all members."""
+    if not isinstance(delivery, Publication) or not delivery.skip:
+        return ()
+    pairs = ((row, member) for row in feed.rows for member in row.members)
+    return [pair for pair in pairs if _skips(delivery, pair[1])]
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
-    """The event loop of this thread, if it runs one."""
+    """The event loop that runs in this thread, or None."""
     try:
         return asyncio.get_running_loop()
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""What a process follows at its broker, in step with the subscribers that come and go."""
+"""Subscribes this process to channels at its broker, as subscribers come and go."""
 
 import asyncio
 import threading
@@ -17,14 +17,14 @@ __all__ = ["Following"]
 class Following:
     """Calls a broker's `subscribe` and `unsubscribe` in turn, one at a time per channel.
 
-    Subscribers come and go on several event loops while such a call is under way. Without
-    turns, one that comes while the last one leaves would be unsubscribed with it.
+    Subscribers come and go on several event loops during such a call. Without turns, a
+    subscriber that comes while the last one leaves would lose the channel with it.
 
     Args:
-        broker: Whose channels are followed.
+        broker: The broker.
         wanted: Whether a channel has a subscriber in this process now.
-        started: Called with a channel and what was held of it, when its position is known.
-        most: Bytes that are held of one channel until then.
+        started: Called with a channel and its position when the broker has told it.
+        most: Bytes of one channel that are held until then.
     """
 
     def __init__(
@@ -40,16 +40,16 @@ class Following:
         self._most = most
         self._lock = threading.Lock()
         self._turns: dict[str, deque[Future[None]]] = {}
-        # The channels that the broker was asked for. One without a top it has not confirmed,
-        # or failed to: that is asked for again by the next subscriber, or given up.
+        # The channels that were subscribed at the broker. Without a top the broker has not
+        # confirmed it, or failed: the next subscriber asks again, or the channel is given up.
         self._channels: dict[str, Continuity] = {}
 
     def continuity(self, channel: str) -> Continuity | None:
-        """Where the deliveries of a channel stand; None where it isn't followed."""
+        """The state of a channel's deliveries; None if the channel isn't followed."""
         return self._channels.get(channel)
 
     async def settle(self, channel: str) -> None:
-        """Follow a channel if it is wanted, else give it up; to be called when that changes.
+        """Follow a channel if it is wanted, else give it up; call this when that changes.
 
         Raises:
             BrokerUnavailable: It is not certain that the broker did what was asked.
@@ -57,7 +57,7 @@ class Following:
         with self._lock:
             known = channel not in self._turns and self._is_confirmed(channel)
             if known and self._wanted(channel):
-                return  # as for most who come, and nobody is about to change it
+                return  # the common case: it is followed, and nobody is about to change that
         async with self._turn(channel):
             if not self._wanted(channel):
                 if self._channels.pop(channel, None) is not None:
@@ -89,6 +89,6 @@ class Following:
                 if not queue:
                     del self._turns[channel]
                 else:
-                    # It has its turn already, or was cancelled and is about to pass it on.
+                    # The next one may be done: it was cancelled, and will pass its turn on.
                     with suppress(InvalidStateError):
                         queue[0].set_result(None)

@@ -1,12 +1,12 @@
-"""The hub's face: publishing, subscribing, and the registry of this process's connections.
+"""Publishing, subscribing, and the registry of this process's connections.
 
-A publication goes from `Hub.publish` to the broker, which numbers and keeps it, and comes
-back from there by `Hub.deliver`, in this process as in every other. `deliver` checks that it
-follows the one before, and hands it to the fan-out of each event loop that has a subscriber.
+`Hub.publish` gives a publication to the broker, which numbers and stores it, and passes it to
+`Hub.deliver`, in this process as in every other. `deliver` checks that it follows the publication
+before it, and gives it to the fan-out of each event loop that has a subscriber.
 
 Connections live on event loops, and a process may have several (each socket of Starlette's
 `TestClient` has its own). So the members are kept per loop, in a `Fanout` that only that
-loop's thread touches; what comes from another thread is put into its inbox.
+loop's thread uses; other threads put deliveries into its inbox.
 """
 
 import asyncio
@@ -45,19 +45,19 @@ logger = logging.getLogger("chatserver")
 
 #: Publications after which a publisher yields to the event loop.
 TURN_PUBLICATIONS = 256
-#: Channels that a connection leaves before others get a turn.
+#: Channels that a connection leaves before other tasks get a turn.
 TURN_CHANNELS = 100
-#: Bytes of one channel that are held while its position, or what was missed, is asked for.
+#: Bytes of one channel that are held while its position, or a gap in it, is asked for.
 MAX_HELD = 4 * 1024 * 1024
 
 
 class Statistics(Counts, kw_only=True):
-    """What the hub is doing and has done since it began, with the `Counts` of its limits.
+    """What the hub does now and has done since it was made, with the `Counts` of its limits.
 
     Attributes:
         connections: Registered connections, now.
         channels: Channels with a subscriber in this process, now.
-        subscriptions: Pairs of a connection and its channel, now.
+        subscriptions: Pairs of a connection and a channel, now.
         published: Publications acknowledged to publishers of this process.
         delivered: Frames written to subscribers of this process.
     """
@@ -72,36 +72,36 @@ class Statistics(Counts, kw_only=True):
 class Hub:
     """This process's registry of connections by channel, and its local fan-out.
 
-    Safe to use from every event loop and thread of the process; a connection is only to be
-    subscribed and unsubscribed on its own loop.
+    Safe to use from every event loop and thread of the process; but a connection is subscribed
+    and unsubscribed on its own loop only.
 
     Args:
-        broker: Carries the publications; in this process's memory by default. It can't be
-            another hub's.
+        broker: Carries the publications; by default a `MemoryBroker`. It can't belong to
+            another hub.
         limits: What clients may take.
 
     Attributes:
         broker: The broker.
         admission: Counts connections, and refuses those beyond the limits.
         limits: What clients may take.
-        counts: How many clients went beyond that, and what was lost.
+        counts: How many clients went beyond a limit, and what was lost.
     """
 
     def __init__(self, broker: Broker | None = None, *, limits: Limits | None = None) -> None:
-        self.broker = broker or MemoryBroker()
+        self.broker: Broker | MemoryBroker = broker or MemoryBroker()
         self.broker.attach(self.deliver, self.lost, self.control)
-        self.admission = Admission(limits)
-        self.limits = self.admission.limits
-        self.counts = self.admission.counts
+        self.admission: Admission = Admission(limits)
+        self.limits: Limits = self.admission.limits
+        self.counts: Counts = self.admission.counts
         self._lock = threading.RLock()
         self._fanouts: dict[asyncio.AbstractEventLoop, Fanout] = {}
-        # The loops with members in a channel: replaced, never changed, so that it can be read
-        # without the lock.
+        # The loops with members in a channel: a tuple is replaced, never changed, so that it can
+        # be read without the lock.
         self._routes: dict[str, tuple[Fanout, ...]] = {}
         self._following = Following(
             self.broker, self._routes.__contains__, self._followed, MAX_HELD
         )
-        # Tasks that are to come to their end whoever waits for them is cancelled.
+        # Tasks that run to their end even if the task that awaits them is cancelled.
         self._tasks: set[asyncio.Task[None]] = set()
         self._published = 0
         self._delivered = 0
@@ -110,12 +110,12 @@ class Hub:
         """Connect the broker; called when the application starts.
 
         Raises:
-            BrokerUnavailable: It can't be had; one sentence says why, and what to do.
+            BrokerUnavailable: It can't be reached; one sentence says why, and what to do.
         """
         await self.broker.start()
 
     async def stop(self) -> None:
-        """Let the broker go; called when the application stops."""
+        """Stop the broker; called when the application stops."""
         await self.broker.stop()
 
     # Publishing
@@ -127,28 +127,35 @@ class Hub:
         *,
         id: str | None = None,
         info: ClientInfo | None = None,
+        keep: bool = True,
+        skip: str = "",
     ) -> Position:
         """Publish to a channel; may be awaited on any event loop of the process.
 
         Args:
             channel: The channel's name, not empty.
-            data: Text, bytes, or anything that can be JSON: a `Message`, a dict, a
+            data: Text, bytes, or anything that can be encoded as JSON: a `Message`, a dict, a
                 pydantic model.
-            id: Chosen by the publisher, to be able to ask again when the answer was lost:
-                within five minutes the same id delivers nothing and is answered with the
-                first one's position.
-            info: Who publishes, as subscribers are told.
+            id: Chosen by the publisher, so that it can publish again when it got no answer:
+                within five minutes a second publish with the same id delivers nothing, and
+                returns the position of the first.
+            info: The publisher, as subscribers see it.
+            keep: If False, it is delivered and not kept: it has no offset, and is neither in the
+                history nor in what a client that comes back has missed. For "is typing".
+            skip: The identifier of a connection that does not get it, in whatever process.
 
         Returns:
-            The publication's position. The broker has it; subscribers get it from there.
+            The publication's position. The broker has stored it, and delivers it to subscribers.
 
         Raises:
-            TypeError: The data is not JSON, or the channel not a string.
+            TypeError: The data can't be encoded as JSON, or the channel is not a string.
             ValueError: The channel's name is empty, or text has lone surrogates.
-            BrokerUnavailable: It is not certain that the broker has it.
+            BrokerUnavailable: It is not certain that the broker has stored it.
         """
         _check_channel(channel)
-        position = await self.broker.publish(channel, payload(data), id=id, info=info)
+        position = await self.broker.publish(
+            channel, payload(data), id=id, info=info, keep=keep, skip=skip
+        )
         with self._lock:
             self._published += 1
         await self._written(channel)
@@ -161,10 +168,12 @@ class Hub:
         *,
         id: str | None = None,
         info: ClientInfo | None = None,
+        keep: bool = True,
+        skip: str = "",
     ) -> Position:
         """Publish from synchronous code, in a thread without an event loop.
 
-        Arguments, answer and errors are those of `publish`.
+        Arguments, return value and errors are those of `publish`.
 
         Raises:
             RuntimeError: This thread runs an event loop; await `publish` there.
@@ -174,17 +183,17 @@ class Hub:
                 "publish_from_thread() would block this thread's event loop; "
                 "use 'await hub.publish(...)' there"
             )
-        return asyncio.run(self.publish(channel, data, id=id, info=info))
+        return asyncio.run(self.publish(channel, data, id=id, info=info, keep=keep, skip=skip))
 
     async def _written(self, channel: str) -> None:
-        """Wait while this loop or another is far behind with writing to members.
+        """Wait while this loop or another is far behind in writing to members.
 
-        So the writers get their turn however fast one publishes, and logs stay bounded.
+        So the writers get their turn however fast publishers are, and the logs stay bounded.
         """
         here = asyncio.get_running_loop()
         for fanout in self._routes.get(channel, ()):
             if fanout.loop.is_closed():
-                # Until its end, for the loop of `publish_from_thread` ends with this.
+                # To its end, because the loop of `publish_from_thread` ends after this.
                 await asyncio.shield(self._abandon(fanout))
             elif fanout.loop is not here:
                 await fanout.reach()
@@ -197,14 +206,14 @@ class Hub:
     # What the broker calls, on any thread
 
     def deliver(self, delivery: Delivery) -> None:
-        """Pass a delivery on to this process's subscribers. Awaits nobody."""
-        if not isinstance(delivery, Publication):
+        """Pass a delivery on to this process's subscribers. Never waits."""
+        if not isinstance(delivery, Publication) or not delivery.offset:
             self._pass_on(delivery)
             return
         with self._lock:
             continuity = self._following.continuity(delivery.channel)
             if continuity is None:
-                return  # one that nobody follows any more
+                return  # the channel is not followed any more
             verdict = continuity.take(delivery)
             if verdict is Verdict.NEXT:
                 self._pass_on(delivery)
@@ -214,20 +223,20 @@ class Hub:
                 self._pass_on_all(delivery.channel, [before(delivery), delivery])
 
     def lost(self, channel: str, position: Position) -> None:
-        """The broker has lost continuity: the stream of a channel goes on behind `position`."""
+        """The broker has lost continuity: a channel's stream goes on after `position`."""
         with self._lock:
             continuity = self._following.continuity(channel)
-            # One that isn't confirmed yet is told its position by the broker's answer.
+            # Where it is not confirmed yet, the broker's answer tells the position.
             if continuity is not None and continuity.top is not None:
                 continuity.reset(position)
                 self._tell_lost(channel, position)
 
     def control(self, control: Control) -> None:
-        """Do what another process, or this one, has told all of them."""
+        """Carry out what a process has told all processes."""
         with self._lock:
             fanouts = tuple(self._fanouts.values())
         for fanout in fanouts:
-            with suppress(RuntimeError):  # its loop was closed this moment
+            with suppress(RuntimeError):  # the loop was closed in this moment
                 fanout.loop.call_soon_threadsafe(self._obey, fanout, control)
 
     def _pass_on(self, delivery: Delivery) -> None:
@@ -236,14 +245,14 @@ class Hub:
             fanout.deliver(shared)
 
     def _followed(self, channel: str, position: Position) -> None:
-        """The broker has said where the stream of a channel stands that it now delivers."""
+        """The broker delivers a channel now, and has told the position of its stream."""
         with self._lock:
             continuity = self._following.continuity(channel)
             if continuity is not None:
                 self._pass_on_all(channel, continuity.start(position))
 
     def _pass_on_all(self, channel: str, steps: Sequence[Step]) -> None:
-        """Pass on what was held or read; behind it there may be a gap."""
+        """Pass on what was held or read; after it there may be another gap."""
         for step in steps:
             if isinstance(step, Position):
                 self._tell_lost(channel, step)
@@ -254,9 +263,9 @@ class Hub:
             self._fill_soon(channel)
 
     def _fill_soon(self, channel: str) -> None:
-        """Read what was missed of a channel, on one of the loops that have members of it."""
+        """Read the missed publications of a channel, on one of the loops with members of it."""
         for fanout in self._routes.get(channel, ()):
-            with suppress(RuntimeError):  # its loop was closed this moment
+            with suppress(RuntimeError):  # the loop was closed in this moment
                 fanout.loop.call_soon_threadsafe(self._begin_to_fill, channel)
                 return
 
@@ -270,7 +279,7 @@ class Hub:
         return task
 
     async def _fill(self, channel: str) -> None:
-        """Read what was missed once for all members, or tell them that it is lost."""
+        """Read what was missed, once for all members, or tell them that it is lost."""
         continuity = self._following.continuity(channel)
         if continuity is None or continuity.top is None:
             return
@@ -278,17 +287,17 @@ class Hub:
         try:
             history = await self.broker.history(channel, since=since)
         except Exception as error:
-            logger.warning("What was missed of channel %r can't be read: %s", channel, error)
+            logger.warning("Missed publications of channel %r can't be read: %s", channel, error)
             history = None
         with self._lock:
             if continuity is not self._following.continuity(channel):
                 return
-            if continuity.gap and continuity.top == since:  # else it went on meanwhile
+            if continuity.gap and continuity.top == since:  # else it was reset meanwhile
                 self._pass_on_all(channel, continuity.fill(history))
 
     def _tell_lost(self, channel: str, position: Position) -> None:
         logger.warning(
-            "Publications of channel %r were lost; it goes on behind offset %d",
+            "Publications of channel %r were lost; it goes on after offset %d",
             channel,
             position.offset,
         )
@@ -317,38 +326,40 @@ class Hub:
         *,
         encoder: Encoder = PLAIN[None],
         since: Position | None = None,
+        recent: int = 0,
         info: ClientInfo | None = None,
         last_will: Payload | None = None,
         answer: Answer | None = None,
         on_lost: OnLost | None = None,
     ) -> Subscribed:
-        """Let a connection follow a channel, from now on or from a position on.
+        """Subscribe a connection to a channel, from now on or from a position on.
 
-        What is published meanwhile is held back, so that between the answer and what is
-        written to the connection nothing is missing, twice or out of order. A connection that
-        is not accepted yet is written to when it is `opened`.
+        Publications that arrive meanwhile are held, so that between the answer and what is
+        written to the connection nothing is missing, duplicated or out of order. To a connection
+        that is not accepted yet nothing is written before `opened`.
 
         Args:
-            connection: One registered on this event loop, and not yet in the channel.
+            connection: A connection that is registered on this event loop, and not in the channel.
             channel: The channel's name.
-            encoder: Turns what is delivered into what this connection gets; text by default.
-            since: Where the client stands; what it missed is in the answer.
-            info: With it, the client is entered into the channel's presence.
-            last_will: Published to the channel if this process ends without the client having
-                left; it needs an entry in the channel's presence, and makes one.
-            answer: Makes the frame that tells the client of the answer. It is written before
+            encoder: Encodes a delivery for this connection; as text by default.
+            since: The client's position; the answer holds what it missed since then.
+            recent: How many of the newest publications the answer holds, if `since` is None.
+            info: If given, the client is entered into the channel's presence.
+            last_will: Published to the channel if this process ends before the client has
+                left; it makes an entry in the channel's presence if `info` is not given.
+            answer: Makes the frames that tell the client the answer. They are written before
                 everything else of the channel.
-            on_lost: Told when the client has missed something, on the connection's loop; the
-                client is in the channel then, but is written nothing more until it has left
-                and subscribed anew. Without it the client goes on behind the gap.
+            on_lost: Called when the client has missed something, on the connection's loop. Then
+                the client stays in the channel, but nothing more is written to it until it has
+                left and subscribed again. Without it, the client goes on after the gap.
 
         Raises:
-            ValueError: The connection is in the channel already, or not registered (any
+            ValueError: The connection is in the channel already, or is not registered (any
                 more), or the name is empty.
-            TooManyChannels: It is in as many as the limits allow.
+            TooManyChannels: The connection has reached its limit of channels.
             RuntimeError: It was unsubscribed or unregistered meanwhile.
-            BrokerUnavailable: The broker can't say for certain that it delivers the channel,
-                or took so long that more was published than can be held.
+            BrokerUnavailable: The broker can't confirm that it delivers the channel, or it took
+                so long that more was published than can be held.
         """
         _check_channel(channel)
         if last_will is not None and info is None:
@@ -360,25 +371,32 @@ class Hub:
             if info is not None:
                 member.info = info
                 await self.broker.enter(channel, info, last_will=last_will)
-            history = None
-            if since is not None:
-                history = await self.broker.history(channel, since=since)
+            history = await self._read(channel, since, recent)
             if connection.members.get(channel) is not member:
                 raise RuntimeError(f"the connection left channel {channel!r} while subscribing")
-            # From here on nothing is awaited, so nothing can come between.
-            return self._answer(member, since, history)
+            # From here on there is no await, so no other task can run in between.
+            return self._answer(member, since, history, recent)
         except BaseException:
             self._part(member)
-            with suppress(Exception):  # what came first is what is told
+            with suppress(Exception):  # the first error is the one to raise
                 await self._release(connection, [member])
             raise
 
+    async def _read(self, channel: str, since: Position | None, recent: int) -> History | None:
+        """Read what a subscription asks for, in the order of the stream."""
+        if since is not None:
+            return await self.broker.history(channel, since=since)
+        if recent <= 0:
+            return None
+        newest = await self.broker.history(channel, limit=recent, reverse=True)
+        return History(newest.publications[::-1], newest.position)
+
     def _answer(
-        self, member: Member, since: Position | None, history: History | None
+        self, member: Member, since: Position | None, history: History | None, recent: int
     ) -> Subscribed:
         joining = member.joining
         assert joining is not None, "it was not answered before"
-        subscribed = joining.answer(since, history, self._top(member))
+        subscribed = joining.answer(since, history, self._top(member), recent)
         if joining.overflowed:
             raise BrokerUnavailable("the broker took too long to answer a subscription")
         if member.connection.accepted:
@@ -386,7 +404,7 @@ class Hub:
         return subscribed
 
     def opened(self, connection: Connection) -> None:
-        """A connection was accepted: write what was held for it, and go live."""
+        """A connection was accepted: write what was held for it, and make it live."""
         for member in tuple(connection.members.values()):
             if member.joining is not None and member.joining.state is State.ANSWERED:
                 self._open(member)
@@ -396,8 +414,8 @@ class Hub:
         fanout.open(member, self._top(member))
 
     def _top(self, member: Member) -> Position:
-        """Where a member's channel stands, with all up to there taken over by its loop."""
-        # Without the lock another thread could be about to hand over what is counted already.
+        """The position of a member's channel, after this loop has taken all up to there."""
+        # Without the lock, another thread might have counted a publication and not passed it on.
         with self._lock:
             continuity = self._following.continuity(member.channel)
             if continuity is None or continuity.top is None:
@@ -406,7 +424,7 @@ class Hub:
             return continuity.top
 
     async def unsubscribe(self, connection: Connection, channel: str) -> None:
-        """Let a connection leave a channel; nothing happens when it isn't in it.
+        """Unsubscribe a connection from a channel; if it is not in the channel, do nothing.
 
         When cancelled, it leaves nevertheless: in this process at once, at the broker soon.
         """
@@ -416,11 +434,11 @@ class Hub:
             await self._release(connection, [member])
 
     async def _release(self, connection: Connection, members: Sequence[Member]) -> None:
-        """Tell the broker who left, to the end also when this is cancelled."""
+        """Tell the broker who left; runs to its end even if this is cancelled."""
         await asyncio.shield(self._begin(self._tell(connection, members)))
 
     async def _tell(self, connection: Connection, members: Sequence[Member]) -> None:
-        """Tell the broker of every channel, and then raise what went wrong with the first."""
+        """Tell the broker of every channel, then raise the first error."""
         errors: list[BaseException] = []
         for start in range(0, len(members), TURN_CHANNELS):
             some = members[start : start + TURN_CHANNELS]
@@ -452,11 +470,11 @@ class Hub:
         return await self.broker.history(channel, since=since, limit=limit, reverse=reverse)
 
     async def present(self, channel: str) -> dict[str, ClientInfo]:
-        """Who is in a channel now, in all processes, by client identifier."""
+        """The clients in a channel now, in all processes, by client identifier."""
         return await self.broker.present(channel)
 
     def statistics(self) -> Statistics:
-        """What the hub is doing now and has done since it began."""
+        """What the hub does now and has done since it was made."""
         with self._lock:
             fanouts = list(self._fanouts.values())
             return Statistics(
@@ -471,18 +489,18 @@ class Hub:
     # The registry
 
     def register(self, connection: Connection, user: str = "") -> None:
-        """Count a connection of this event loop, before it is accepted.
+        """Register a connection of this event loop, before it is accepted.
 
         Args:
             connection: The connection.
-            user: Whose it is, for control messages; empty where nobody asked.
+            user: The connection's user, for control messages; empty if unknown.
         """
         connection.user = user
         with self._lock:
             self._fanout().add(connection)
 
     async def unregister(self, connection: Connection) -> None:
-        """Let a connection leave all its channels, and count it no more; see `unsubscribe`."""
+        """Let a connection leave all its channels, and unregister it; see `unsubscribe`."""
         members = tuple(connection.members.values())
         with self._lock:
             fanout = self._fanouts.get(asyncio.get_running_loop())
@@ -509,7 +527,7 @@ class Hub:
             return fanout.join(channel, connection, encoder)
 
     def _part(self, member: Member) -> None:
-        """Take a connection out of a channel, in this process, unless it has left already."""
+        """Take a connection out of a channel in this process, unless it has left already."""
         if member.connection.members.get(member.channel) is not member:
             return
         with self._lock:
@@ -543,17 +561,17 @@ class Hub:
             self._forget(fanout)
 
     def _forget(self, fanout: Fanout) -> None:
-        """Drop a loop without connections, or closed with connections left behind."""
+        """Drop a loop that has no connections, or was closed with connections left."""
         for channel in fanout.channels:
             self._unroute(channel, fanout)
         self._delivered += fanout.delivered
         del self._fanouts[fanout.loop]
 
     def _abandon(self, fanout: Fanout) -> asyncio.Task[None]:
-        """Give up the channels of a loop that was closed, and let its clients' entries lapse."""
+        """Give up the channels of a closed loop, and let its clients' entries lapse."""
         connections: set[Connection] = set()
         with self._lock:
-            if self._fanouts.get(fanout.loop) is fanout:  # else another thread was quicker
+            if self._fanouts.get(fanout.loop) is fanout:  # else another thread has done it
                 connections = fanout.connections
                 self._forget(fanout)
         return self._begin(self._lapse(connections, tuple(fanout.channels)))
@@ -567,14 +585,14 @@ class Hub:
             await self._try(self._following.settle(channel))
             continuity = self._following.continuity(channel)
             if continuity is not None and continuity.gap:
-                self._fill_soon(channel)  # it may have been that loop's to fill
+                self._fill_soon(channel)  # the closed loop may have been the one to fill it
 
     async def _try(self, telling: Awaitable[None]) -> None:
-        """Tell the broker of somebody who left, where nobody waits for it."""
+        """Tell the broker that a client left, where no caller waits for the result."""
         try:
             await telling
         except Exception as error:
-            logger.warning("The broker could not be told who left: %s", error)
+            logger.warning("The broker could not be told that a client left: %s", error)
 
 
 def _check_channel(channel: str) -> None:

@@ -1,9 +1,9 @@
-"""What the members of a channel are still to get, in one wire format.
+"""Publications that members of a channel still lack, in one wire format.
 
-Publications stand in it one behind the other, as bytes where the members take bytes. A place is
-a number of publications: `begin` is that of the first one in the log, `end` is behind the last. So
-what a row of members lacks is one slice, whatever number of publications that is, and rows at
-the same place share it.
+They are stored in order, as bytes where the members take bytes. A place is a number of
+publications: `begin` is the place of the first publication in the log, `end` the place after the
+last. So what a row of members lacks is one slice, however many publications that is, and rows at
+the same place share the slice.
 """
 
 from bisect import bisect_right
@@ -16,41 +16,42 @@ __all__ = ["Log", "joined"]
 
 
 class Log:
-    """The frames of one channel in one wire format, from the row furthest behind on.
+    """The frames of one channel in one wire format, from what the slowest row lacks on.
 
     Args:
-        window_bits: As of a `Connection`: bytes of frames for a number, frames for None.
+        window_bits: As in `Connection`: bytes of frames for a number, frames for None.
 
     Attributes:
-        begin: The place of the first publication that is here.
-        end: The place behind the last one.
+        begin: The place of the first publication in the log.
+        end: The place after the last one.
     """
 
     __slots__ = ("_ends", "_frames", "_slices", "_wire", "begin", "end", "window_bits")
 
     def __init__(self, window_bits: int | None) -> None:
-        self.window_bits = window_bits
-        self.begin = self.end = 0
-        self._frames: list[Frame] = []  # of all that is here, where the members take frames
-        self._wire = bytearray()  # the same, where they take bytes
-        # Behind each publication, how many bytes it and those before it have, from one position
-        # on that is the first one's beginning.
+        self.window_bits: int | None = window_bits
+        self.begin: int = 0
+        self.end: int = 0
+        self._frames: list[Frame] = []  # all frames, where the members take frames
+        self._wire = bytearray()  # all frames, where the members take bytes
+        # The running total of bytes at the end of each publication; the first entry is the total
+        # at the beginning of the first one.
         self._ends: list[int] = [0]
         self._slices: dict[tuple[int, int], Wire] = {}
 
     @property
     def size(self) -> int:
-        """Bytes that are here."""
+        """Bytes in the log."""
         return self._ends[-1] - self._ends[0]
 
     def append(self, frame: Frame) -> int:
-        """Put a publication behind the others.
+        """Append a publication.
 
         Returns:
-            The bytes for which it counts.
+            The bytes that it counts for.
 
         Raises:
-            Exception: Whatever its compression raises; nothing is appended then.
+            Exception: Whatever compression raises; then nothing is appended.
         """
         if self.window_bits is None:
             size = frame.size + MESSAGE_OVERHEAD
@@ -65,24 +66,24 @@ class Log:
         return size
 
     def until(self, place: int, most: int) -> int:
-        """How far one may go from a place with so many bytes: one publication further at least."""
+        """The place that `most` bytes from a place reach: at least one publication further."""
         ends, index = self._ends, place - self.begin
         if ends[-1] - ends[index] <= most:
             return self.end
         return max(self.begin + bisect_right(ends, ends[index] + most) - 1, place + 1)
 
     def slice(self, place: int, until: int) -> Wire:
-        """The publications from one place to another, as the members take them."""
+        """The publications between two places, in the form that the members take."""
         wire = self._slices.get((place, until))
         if wire is None:
             wire = self._slices[place, until] = self._cut(place - self.begin, until - self.begin)
         return wire
 
     def trim(self, place: int) -> int:
-        """Drop what lies before a place.
+        """Drop the publications before a place.
 
         Returns:
-            The bytes for which that counted.
+            The bytes that they counted for.
         """
         index = place - self.begin
         if not index:
@@ -105,7 +106,7 @@ class Log:
 
 
 def joined(frames: Sequence[Frame], window_bits: int | None) -> Wire:
-    """Some frames as a connection takes them."""
+    """Frames in the form that a connection takes."""
     if window_bits is None:
         return tuple(frames)
     return b"".join([frame.wire(window_bits) for frame in frames])

@@ -1,17 +1,17 @@
-"""Where the members of a channel stand: in rows, which are written to together.
+"""The members of a channel, in rows that are written to together.
 
     Channel     the members of one channel, by the form in which they take publications
-    Feed        those who take the same form: their rows, and the log of what they lack
-    Row         some of them, and up to which place of the log they have been written
-    Member      one connection's place in one channel
+    Feed        the members with the same form: their rows, and the log of what they lack
+    Row         up to a hundred of them, and up to which place of the log they were written
+    Member      one connection in one channel
 
-All of it belongs to one event loop, whose `Fanout` lets the rows have their turns.
+All of it belongs to one event loop, whose `Fanout` gives the rows their turns.
 """
 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from chatserver.connection import Connection, Write
@@ -23,33 +23,33 @@ __all__ = ["ROW_MEMBERS", "Answer", "Channel", "Feed", "Member", "OnLost", "Row"
 
 logger = logging.getLogger("chatserver")
 
-#: Members in a row.
+#: Members in a row at most.
 ROW_MEMBERS = 100
 
-#: A function that makes the frame by which a subscription is answered.
-Answer: TypeAlias = Callable[[Subscribed], Frame | None]
-#: Told that a member missed something, and where the stream goes on.
+#: Makes the frames that answer a subscription.
+Answer: TypeAlias = Callable[[Subscribed], Sequence[Frame]]
+#: Called with a channel and the position after which it goes on when a member missed something.
 OnLost: TypeAlias = Callable[[str, Position], None]
-#: What decides a publication's form: the encoder, and the window for compressed messages.
+#: The form of a publication: its encoder, and the window for compressed messages.
 Format: TypeAlias = tuple[Encoder, int | None]
 
 
 class Member:
-    """A connection's place in a channel.
+    """A connection in a channel.
 
     Args:
         connection: The connection.
         channel: The channel's name.
-        encoder: Turns a delivery into what it gets.
+        encoder: Encodes a delivery for the connection.
         most: Bytes that are held for it while it joins.
 
     Attributes:
-        joining: Decides what is written to it until it stands in a row; None from then on.
-        row: Where it stands; None while it joins.
-        index: Its number in the row.
-        info: As whom it was entered into the channel's presence; None if it was not.
-        answer: Makes the frame that is written before all else.
-        on_lost: Told when it has missed something; without, it goes on behind the gap.
+        joining: Decides what is written to it until it is in a row; None from then on.
+        row: Its row; None while it joins.
+        index: Its index in the row.
+        info: Its entry in the channel's presence; None without one.
+        answer: Makes the frames that are written before everything else.
+        on_lost: Called when it has missed something; if None, it goes on after the gap.
     """
 
     __slots__ = (
@@ -70,26 +70,26 @@ class Member:
 
 
 class Row:
-    """Members who are written to together.
+    """Members that are written to together.
 
     Attributes:
-        place: Up to where in the feed's log all of them have been written.
-        ahead: Those who have been written further than that, and how far.
-        turn: The number of the turn that wrote to them last.
+        place: Up to which place of the feed's log all of them were written.
+        ahead: The members that were written further than that, and up to which place.
+        turn: The number of the turn that wrote to the row last.
     """
 
     __slots__ = ("ahead", "feed", "members", "place", "turn", "writes")
 
     def __init__(self, feed: "Feed") -> None:
-        self.feed = feed
-        self.place = feed.log.end
+        self.feed: Feed = feed
+        self.place: int = feed.log.end
         self.members: list[Member] = []
-        self.writes: list[Write] = []  # what takes their publications, in the same order
+        self.writes: list[Write] = []  # the members' writers, in the same order
         self.ahead: dict[Member, int] = {}
-        self.turn = 0
+        self.turn: int = 0
 
     def add(self, member: Member) -> None:
-        """Let a member stand here, from the log's end on."""
+        """Add a member, which gets what comes after the log's end."""
         member.row, member.index = self, len(self.members)
         self.members.append(member)
         self.writes.append(member.connection.writer)
@@ -97,7 +97,7 @@ class Row:
             self.ahead[member] = self.feed.log.end
 
     def remove(self, member: Member) -> None:
-        """Let the last one stand in a member's place."""
+        """Remove a member; the last one takes its index."""
         last, write = self.members.pop(), self.writes.pop()
         if last is not member:
             self.members[member.index], self.writes[member.index] = last, write
@@ -106,10 +106,10 @@ class Row:
         member.row = None
 
     def write(self, most: int) -> int:
-        """Write to each what it lacks, and so many bytes at most.
+        """Write to each member what it lacks, `most` bytes at most.
 
         Returns:
-            How many publications were written, to all together.
+            How many publications were written, summed over the members.
         """
         log, place = self.feed.log, self.place
         self.place = until = log.until(place, most)
@@ -119,7 +119,7 @@ class Row:
         return (until - place) * len(self.writes)
 
     def _write_apart(self, place: int, until: int) -> int:
-        """The same where some are ahead."""
+        """The same when some members are ahead."""
         log, ahead = self.feed.log, self.ahead
         pairs = zip(self.members, self.writes, strict=True)
         together = tuple(write for member, write in pairs if member not in ahead)
@@ -132,43 +132,43 @@ class Row:
         return written + sum(until - start for _, start in behind)
 
     def catch_up(self, member: Member) -> int:
-        """Write to one member everything that is there, before its turn.
+        """Write to one member everything that it lacks, before its row's turn.
 
         Returns:
-            How many publications that were.
+            How many publications that was.
         """
         log = self.feed.log
         place = self.ahead.get(member, self.place)
         if place == log.end:
             return 0
-        # First, for the write may end the connection, and that asks for what came before.
+        # Set before the write, because the write may end the connection, which calls `catch_up`.
         self.ahead[member] = log.end
         write_each((self.writes[member.index],), log.slice(place, log.end))
         return log.end - place
 
 
 class Feed:
-    """The members of a channel who take publications in the same form.
+    """The members of a channel that take publications in the same form.
 
     Attributes:
-        log: What some of them still lack.
-        rows: Who they are; the one that was written to longest ago comes first.
-        queued: Whether a turn will come to it.
+        log: The publications that some of them still lack.
+        rows: Their rows; the one that was written to longest ago comes first.
+        queued: Whether a turn will serve the feed.
     """
 
     __slots__ = ("_waiters", "encoder", "log", "queued", "roomy", "rows")
 
     def __init__(self, encoder: Encoder, window_bits: int | None) -> None:
-        self.encoder = encoder
-        self.log = Log(window_bits)
+        self.encoder: Encoder = encoder
+        self.log: Log = Log(window_bits)
         self.rows: deque[Row] = deque()
-        self.roomy: dict[Row, None] = {}  # rows that are not full, in the order of becoming so
-        self.queued = False
-        # Publishers who wait, with the place up to which all must have been written.
+        self.roomy: dict[Row, None] = {}  # rows with room, those that have had it longest first
+        self.queued: bool = False
+        # Publishers that wait, with the place up to which all must have been written.
         self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     def add(self, member: Member) -> None:
-        """Let a member stand in a row with room."""
+        """Add a member to a row with room."""
         row = next(iter(self.roomy), None)
         if row is None:
             row = Row(self)
@@ -179,7 +179,7 @@ class Feed:
             del self.roomy[row]
 
     def remove(self, member: Member) -> None:
-        """Let a member stand here no more."""
+        """Remove a member."""
         row = member.row
         assert row is not None, "it stands in a row of this feed"
         row.remove(member)
@@ -190,7 +190,7 @@ class Feed:
             self.roomy.pop(row, None)
 
     def next_row(self) -> Row | None:
-        """The next row that is behind; None when all have everything."""
+        """The next row that is behind; None when no row is."""
         for _ in range(len(self.rows)):
             row = self.rows[0]
             self.rows.rotate(-1)
@@ -199,10 +199,10 @@ class Feed:
         return None
 
     def trim(self) -> int:
-        """Drop what all have, and wake the publishers who wait for that.
+        """Drop what all rows have, and wake the publishers that wait for that.
 
         Returns:
-            The bytes for which it counted.
+            The bytes that it counted for.
         """
         place = min((row.place for row in self.rows), default=self.log.end)
         dropped = self.log.trim(place)
@@ -213,7 +213,7 @@ class Feed:
         return dropped
 
     async def written(self, place: int) -> None:
-        """Wait until all have been written up to a place."""
+        """Wait until all rows were written up to a place."""
         if self.log.begin < place and self.rows:
             waiter = asyncio.get_running_loop().create_future()
             self._waiters.append((place, waiter))
@@ -224,9 +224,9 @@ class Channel:
     """The members of one channel on one event loop.
 
     Attributes:
-        feeds: Those who are live, by the form in which they take publications.
-        joining: Those who are not.
-        members: How many there are.
+        feeds: The live members, by the form in which they take publications.
+        joining: The members that are not live yet.
+        members: How many members there are.
     """
 
     __slots__ = ("feeds", "joining", "members")
@@ -234,11 +234,11 @@ class Channel:
     def __init__(self) -> None:
         self.feeds: dict[Format, Feed] = {}
         self.joining: dict[Member, None] = {}
-        self.members = 0
+        self.members: int = 0
 
 
 def write_each(writes: tuple[Write, ...], wire: Any) -> None:
-    """The hot loop of the whole package. One socket's failure is none of the others' business."""
+    """The hot loop of the whole package. A socket that fails doesn't affect the others."""
     rest = iter(writes)
     while True:
         try:

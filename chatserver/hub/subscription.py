@@ -1,12 +1,12 @@
-"""Subscriptions, decided with values alone: what is held, what is old, what is a gap.
+"""Decides about publications of a subscription without I/O: held, old, or behind a gap.
 
-Two machines, without I/O, threads or an event loop:
+Two state machines, without I/O, threads or an event loop:
 
-    Continuity      one per followed channel: what a broker delivers, checked once for all
-    Subscription    one per member, until it is live: what belongs to its answer, what follows it
+    Continuity      one per followed channel: checks what a broker delivers, once for all members
+    Subscription    one per member until it is live: what is in its answer, what comes after it
 
-A member that is live needs no machine: it stands in a row of the fan-out, and whatever the
-`Continuity` of its channel lets pass is written to it.
+A live member needs no state machine: it is in a row of the fan-out, and gets whatever the
+`Continuity` of its channel lets pass.
 """
 
 from enum import IntEnum
@@ -18,11 +18,11 @@ from chatserver.publication import History, Position, Publication, payload_size
 
 __all__ = ["Continuity", "State", "Step", "Subscribed", "Subscription", "Verdict", "before"]
 
-#: What is passed on of a channel: a publication, or the position behind which the stream goes
-#: on where something was lost.
+#: What is passed on of a channel: a publication, or, where something was lost, the position after
+#: which the stream goes on.
 Step: TypeAlias = Publication | Position
 
-#: Bytes for which a held publication counts besides its payload.
+#: Bytes that a held publication counts for besides its payload.
 OVERHEAD = 64
 
 
@@ -31,9 +31,10 @@ class Subscribed(Struct, frozen=True):
 
     Attributes:
         recovered: Whether `publications` are exactly what was missed since the position
-            asked for; False too where none was asked for.
-        publications: What was missed, in order. Later ones are written to the connection.
-        position: Where in the stream the live publications go on.
+            asked for; False, too, if none was asked for.
+        publications: What was missed, or the newest publications if those were asked for, in
+            order. Later publications are written to the connection.
+        position: Where in the stream the live publications begin.
     """
 
     recovered: bool
@@ -42,28 +43,28 @@ class Subscribed(Struct, frozen=True):
 
 
 class Verdict(IntEnum):
-    """What a delivered publication is to the members of its channel."""
+    """What a delivered publication means for the members of its channel."""
 
-    NEXT = 0  # the one that follows: write it
+    NEXT = 0  # it follows the one before: write it
     OLD = 1  # delivered before: drop it
-    HELD = 2  # too early to tell: the position, or what was missed, is being asked for
+    HELD = 2  # undecided: the position, or what was missed, is being asked for
     GAP = 3  # as HELD, and what was missed is to be read from history now
-    LOST = 4  # of another stream, or behind a gap too large to hold: members are to be told
+    LOST = 4  # of another stream, or after a gap too large to hold: members are to be told
 
 
 class Continuity:
-    """Where the deliveries of one followed channel stand.
+    """The state of the deliveries of one followed channel.
 
-    A broker delivers in the order of offsets, but its engine may break: what was delivered
-    while it was away is missing, delivered again, or of a stream that was begun anew.
+    A broker delivers in the order of offsets, but its engine may fail: publications from that time
+    are missing, delivered again, or belong to a stream that was begun anew.
 
     Args:
-        most: Bytes that are held at most while a position or a gap is asked for.
+        most: Bytes that are held at most while a position or missed publications are read.
 
     Attributes:
-        top: The last publication that was passed on; None until the broker has said where the
-            stream stands.
-        gap: Whether what was missed is to be read from history since `top`, and given to `fill`.
+        top: The position of the last publication that was passed on; None until the broker has
+            told the stream's position.
+        gap: Whether what was missed since `top` is to be read from history and given to `fill`.
     """
 
     __slots__ = ("_held", "_most", "_size", "gap", "top")
@@ -73,21 +74,21 @@ class Continuity:
         self._most = most
         self._held: list[Publication] = []
         self._size = 0
-        self.gap = False
+        self.gap: bool = False
 
     def start(self, position: Position) -> list[Publication]:
-        """The broker has said where the stream stands; returns what is to be passed on."""
+        """The broker has told the stream's position; returns what is to be passed on."""
         self.top = position
         passed: list[Publication] = []
         for step in self._release():
             if isinstance(step, Position):
-                passed.clear()  # nobody was answered yet, so nobody missed what came before
+                passed.clear()  # no member was answered yet, so none missed what came before
             else:
                 passed.append(step)
         return passed
 
     def take(self, publication: Publication) -> Verdict:
-        """Decide about what the broker has delivered."""
+        """Decide about a publication that the broker has delivered."""
         top = self.top
         if top is None or self.gap:
             return self._hold(publication, Verdict.HELD)
@@ -102,10 +103,10 @@ class Continuity:
         return Verdict.NEXT
 
     def fill(self, history: History | None) -> list[Step]:
-        """Go on after a gap, with all that history has since `top`; with None it has nothing.
+        """Go on after a gap, with what history has since `top`; None if it can't be read.
 
-        Where that doesn't join on, it goes on with the first publication behind the gap that
-        is known, be it from history or held.
+        If history doesn't begin right after `top`, it goes on with the first publication after
+        the gap that is known, from history or held.
         """
         top, first = self.top, self._held[0]
         assert top is not None, "a gap is behind a position"
@@ -120,7 +121,7 @@ class Continuity:
         return [*missed, *read, *self._release()]
 
     def reset(self, position: Position) -> None:
-        """The stream goes on at another position; what was held is of no use."""
+        """The stream goes on at another position; drop what was held."""
         self.top, self.gap = position, False
         self._held, self._size = [], 0
 
@@ -139,7 +140,7 @@ class Continuity:
         return Verdict.LOST
 
     def _release(self) -> list[Step]:
-        """What was held and follows the top; behind another gap it is held again."""
+        """Decide about what was held; after another gap it is held again."""
         held, self._held, self._size = self._held, [], 0
         steps: list[Step] = []
         for each in held:
@@ -152,29 +153,29 @@ class Continuity:
 
 
 class State(IntEnum):
-    """Where a member stands on its way into a channel."""
+    """The state of a member while it joins a channel."""
 
     JOINING = 0  # the broker is being asked
     ANSWERED = 1  # its position is known; it can't be written to before its accept
-    LIVE = 2  # what follows its position is written
+    LIVE = 2  # publications after its position are written
 
 
 class Subscription:
-    """A member's way into a channel.
+    """A member that joins a channel.
 
     Args:
-        most: Bytes that are held for it at most. Beyond, it has `overflowed`: the broker, or
-            the accept, took longer than we can wait.
+        most: Bytes that are held for it at most. Beyond, it has `overflowed`: the broker or
+            the accept took too long.
 
     Attributes:
-        state: Where it stands.
+        state: Its state.
         answered: The answer, once there is one.
     """
 
     __slots__ = ("_held", "_most", "_size", "answered", "state")
 
     def __init__(self, most: int) -> None:
-        self.state = State.JOINING
+        self.state: State = State.JOINING
         self.answered: Subscribed | None = None
         self._held: list[Publication] = []
         self._most = most
@@ -182,11 +183,11 @@ class Subscription:
 
     @property
     def overflowed(self) -> bool:
-        """Whether more came than could be held, so that something is missing."""
+        """Whether more came than can be held, so that something is missing."""
         return self._size > self._most
 
     def take(self, publication: Publication) -> bool:
-        """Decide about what was passed on to the channel: whether it is written now."""
+        """Decide about a publication of the channel: whether it is written now."""
         if self._is_old(publication):
             return False
         if self.state is State.LIVE:
@@ -199,51 +200,63 @@ class Subscription:
         return False
 
     def lose(self) -> None:
-        """Something was lost for the channel: an answer has to begin behind that."""
+        """The channel has lost something: an answer must begin after that."""
         if self.state is State.JOINING:
             self._held, self._size = [], 0
 
-    def answer(self, since: Position | None, history: History | None, top: Position) -> Subscribed:
-        """The broker has answered: settle what belongs to the answer, and what follows it.
+    def answer(
+        self, since: Position | None, history: History | None, top: Position, recent: int = 0
+    ) -> Subscribed:
+        """The broker has answered: decide what is in the answer, and what comes after it.
 
         Args:
-            since: The position that was asked for, if any.
-            history: What was read since then.
-            top: The last publication that was passed on to the channel, and so to `take`.
+            since: The position that was asked for, or None.
+            history: What was read since then, or the newest publications.
+            top: The position of the last publication that was passed on to the channel, and so
+                to `take`.
+            recent: How many of the newest publications were asked for, in place of `since`.
         """
         self.answered = Subscribed(False, (), top)
-        # A history of another stream than the channel's is about to be followed by a loss, or
-        # was overtaken by one.
-        if since is not None and history is not None and history.position.epoch == top.epoch:
-            self.answered = self._merged(since, history, top)
+        # If the history is of another stream than the channel's, a loss is about to follow, or
+        # has come first.
+        if history is not None and history.position.epoch == top.epoch:
+            if since is not None:
+                self.answered = self._merged(since, history, top)
+            elif recent:
+                publications, position = self._joined(history, top)
+                self.answered = Subscribed(False, publications[-recent:], position)
         self.state = State.ANSWERED
         self._held = [each for each in self._held if not self._is_old(each)]
         return self.answered
 
     def open(self) -> list[Publication]:
-        """It can be written to from now on; what was held for it is to be written first."""
+        """It can be written to from now on; returns what was held, to be written first."""
         self.state = State.LIVE
         held, self._held = self._held, []
         return held
 
     def caught_up(self, top: Position) -> bool:
-        """Whether the channel, standing at `top`, has come to its position."""
+        """Whether the channel, now at `top`, has reached its position."""
         assert self.answered is not None, "it was answered"
         position = self.answered.position
         return position.epoch != top.epoch or position.offset <= top.offset
 
     def _merged(self, since: Position, history: History, top: Position) -> Subscribed:
-        """Put what was held behind what was read from history."""
-        read = history.position
-        held = [each for each in self._held if each.offset > read.offset]
-        publications = (*history.publications, *held)
-        # History may know what the broker is still to deliver here, or not yet what it has.
-        position = max(read, top, key=lambda each: each.offset)
-        # They are in order, so they are complete if they are as many as were missed.
+        """What was missed: recovered if it is complete."""
+        publications, position = self._joined(history, top)
+        # They are in order, so they are complete if there are as many as were missed.
         recovered = len(publications) == position.offset - since.offset
         if recovered and since.epoch == position.epoch and not self.overflowed:
             return Subscribed(True, publications, position)
         return Subscribed(False, (), position)
+
+    def _joined(self, history: History, top: Position) -> tuple[tuple[Publication, ...], Position]:
+        """Put what was held behind what was read from history; with the position of the last."""
+        read = history.position
+        held = [each for each in self._held if each.offset > read.offset]
+        # History may know what the broker is still to deliver here, or not yet what it has.
+        position = max(read, top, key=lambda each: each.offset)
+        return (*history.publications, *held), position
 
     def _is_old(self, publication: Publication) -> bool:
         if self.answered is None:
@@ -253,5 +266,5 @@ class Subscription:
 
 
 def before(publication: Publication) -> Position:
-    """The position behind which a publication comes."""
+    """The position right before a publication."""
     return Position(publication.offset - 1, publication.epoch)

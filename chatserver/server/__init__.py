@@ -6,14 +6,14 @@
 
     http               a connection from its first byte: a WebSocket, or HTTP
     requests           uvicorn's HTTP on httptools, with limits for every request
-    lingering          how to hang up on a client that is still sending
-    websocket          from the handshake to the application: uvicorn's and ASGI's side
-    handshake          what a client asks for, and the ways to answer it
-    socket             the open WebSocket: its life, both directions, back-pressure, the end
+    lingering          closes an HTTP connection whose client is still sending
+    websocket          from the handshake to the application: the sides of uvicorn and ASGI
+    handshake          parses a client's handshake, and makes the answers to it
+    socket             the open WebSocket: both directions, back-pressure, the end
     incoming           from a client's bytes to messages, within its limits
-    backlog, stall     what waits for a full socket, and for how long nothing was taken
+    backlog, stall     what waits for a full socket, and how long nothing was taken
     edge               what a server's connections share: limits, counts, one sweep over all
-    uvicorn_           all that is taken from the insides of uvicorn
+    uvicorn_           all that we use of uvicorn's internals
     websockets_        the negotiation of compression, by `websockets`
 """
 
@@ -27,7 +27,7 @@ __all__ = ["HttpProtocol", "WebSocketProtocol"]
 
 
 def __getattr__(name: str) -> Any:
-    # Who only wants a frame imports no server.
+    # So that code that needs only a frame imports no server.
     if name == "WebSocketProtocol":
         from chatserver.server.websocket import WebSocketProtocol
 

@@ -11,11 +11,11 @@ __all__ = ["Backlog", "ClientDisconnected"]
 
 
 class ClientDisconnected(OSError):
-    """The client is gone: what ASGI lets `send` raise then."""
+    """The client is gone: ASGI lets `send` raise an OSError then."""
 
 
 class _Waiting(NamedTuple):
-    """Bytes on their way out; their size is 0 where they don't count."""
+    """Bytes to be sent; their size is 0 if they don't count towards the limit."""
 
     wire: bytes
     size: int
@@ -23,23 +23,23 @@ class _Waiting(NamedTuple):
 
 
 class Backlog:
-    """Frames in their order, from when a transport is full until it has taken them all.
+    """Frames that wait in order, from when a transport is full until it has taken them all.
 
     Attributes:
-        size: Bytes in it, and MESSAGE_OVERHEAD for each entry, without those that somebody
+        size: Bytes in it, and MESSAGE_OVERHEAD for each entry, without the entries that a task
             waits for.
-        pong: The payload of the ping to answer when all is taken. Only the latest is, as
-            section 5.5.3 allows, so that pongs which nobody reads don't pile up.
-        stall: For how long the client has taken nothing.
+        pong: The payload of the ping to answer when all is taken. Only the latest ping is
+            answered, as section 5.5.3 allows, so that unread pongs don't pile up.
+        stall: How long the client has taken nothing.
     """
 
     __slots__ = ("_entries", "pong", "size", "stall")
 
     def __init__(self) -> None:
         self._entries: deque[_Waiting] = deque()
-        self.size = 0
+        self.size: int = 0
         self.pong: bytes | None = None
-        self.stall = Stall()
+        self.stall: Stall = Stall()
 
     def __len__(self) -> int:
         """How many entries wait."""
@@ -58,10 +58,10 @@ class Backlog:
     async def wait(self, wire: bytes) -> None:
         """Queue a frame and wait until it is taken; when cancelled, take it out again.
 
-        So it needs no room: there is at most one for each task that waits.
+        So it needs no room in the buffer: there is at most one per waiting task.
 
         Raises:
-            ClientDisconnected: It was discarded.
+            ClientDisconnected: The frame was discarded.
         """
         written = asyncio.get_running_loop().create_future()
         waiting = _Waiting(wire, 0, written)
@@ -74,7 +74,7 @@ class Backlog:
             raise
 
     def pop(self) -> bytes:
-        """The next entry, for the transport."""
+        """Remove the next entry and return it, for the transport."""
         wire, size, written = self._entries.popleft()
         self.size -= size
         self.stall.end()
@@ -83,7 +83,7 @@ class Backlog:
         return wire
 
     def discard(self) -> None:
-        """Drop all; whoever waits learns that the client is gone."""
+        """Drop all entries; tasks that wait for one learn that the client is gone."""
         for waiting in self._entries:
             if waiting.written is not None and not waiting.written.done():
                 waiting.written.set_exception(ClientDisconnected())
@@ -92,5 +92,5 @@ class Backlog:
 
     @staticmethod
     def size_of(wire: bytes) -> int:
-        """What an entry counts for."""
+        """The bytes that an entry counts for."""
         return len(wire) + MESSAGE_OVERHEAD

@@ -1,7 +1,7 @@
 """What the connections of one server share: the limits, the counts, and a sweep over them all.
 
-Deadlines are watched by one timer for the whole server: once a second every connection looks
-whether one of its own has passed. So a connection needs no timer while nothing is wrong with it.
+One timer for the whole server watches all deadlines: once a second each connection checks whether
+one of its own has passed. So a connection needs no timer while nothing is wrong with it.
 """
 
 import asyncio
@@ -12,26 +12,28 @@ from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 from chatserver.hub import ADMISSION, Admission
+from chatserver.limits import Counts, Limits
 from chatserver.server.uvicorn_ import Config, ServerState
 
 __all__ = ["Address", "Edge", "Watched", "edge_of"]
 
-#: Seconds between two sweeps at most; a deadline is kept to a quarter of itself.
+#: Seconds between two sweeps at most; less if a deadline is short, so that it is at most a quarter
+#: late.
 INTERVAL = 1.0
-#: Connections that are looked at before others get a turn.
+#: Connections that are checked before other tasks get a turn.
 TURN_CHECKS = 100
 
-#: Where a client came to: host and port, or the path of a socket.
+#: The address that a client connected to: host and port, or the path of a Unix socket.
 Address: TypeAlias = tuple[str, int | None] | None
 
 
 class Watched:
-    """A connection that has deadlines; uvicorn's own have none."""
+    """A connection with deadlines; uvicorn's own classes have none."""
 
     __slots__ = ()
 
     def check(self, now: float) -> None:
-        """Do what is due at this time, in seconds; called once an interval."""
+        """Do what is due at this time, in seconds; called once per interval."""
         raise NotImplementedError
 
 
@@ -39,35 +41,35 @@ class Edge:
     """The shared part of one server's protocols.
 
     Args:
-        config: uvicorn's; the pings' interval and timeout are in it.
-        server_state: uvicorn's; its connections, and the tasks that it waits for at the end.
-        app_state: The lifespan's state, with the hub's `ADMISSION` in it or not.
+        config: uvicorn's; it has the pings' interval and timeout.
+        server_state: uvicorn's; it has the connections, and the tasks to wait for at the end.
+        app_state: The lifespan's state, with or without the hub's `ADMISSION`.
 
     Attributes:
         admission: Counts the WebSockets, and refuses those beyond the limits.
         limits: What a client may take.
-        counts: How often a client was refused or ended for a limit.
-        loop: The server's event loop. Python 3.11 asks the system who it is, whenever it is asked
-            for the running one.
+        counts: How often a client was refused or closed for going beyond a limit.
+        loop: The server's event loop, stored because Python 3.11 makes a system call whenever it
+            is asked for the running loop.
         ping_interval: Seconds without a sign of life after which a client is pinged.
-        ping_timeout: Seconds that it has for an answer.
+        ping_timeout: Seconds in which the client must answer.
         interval: Seconds between two sweeps.
     """
 
     def __init__(
         self, config: Config, server_state: ServerState, app_state: Mapping[str, Any]
     ) -> None:
-        self.loop = asyncio.get_running_loop()
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self.admission: Admission = app_state.get(ADMISSION) or Admission()
-        self.limits = self.admission.limits
-        self.counts = self.admission.counts
-        self.ping_interval = config.ws_ping_interval or float("inf")
-        self.ping_timeout = config.ws_ping_timeout or float("inf")
-        self.interval = min(INTERVAL, self._shortest() / 4)
+        self.limits: Limits = self.admission.limits
+        self.counts: Counts = self.admission.counts
+        self.ping_interval: float = config.ws_ping_interval or float("inf")
+        self.ping_timeout: float = config.ws_ping_timeout or float("inf")
+        self.interval: float = min(INTERVAL, self._shortest() / 4)
         self._servers: dict[Address, Address] = {}
         self._connections: Set[Any] = server_state.connections
         self._tasks = server_state.tasks
-        # Bound once, for all tasks.
+        # One bound method for all tasks.
         self._forget_task = server_state.tasks.discard
         # Runs while there are connections.
         self._timer: asyncio.TimerHandle | None = None
@@ -78,11 +80,11 @@ class Edge:
         return min(*deadlines, self.ping_interval, self.ping_timeout)
 
     def shared(self, server: Address) -> Address:
-        """The server's address, as one object for all who came to it."""
+        """The server's address, as one object for all connections with it."""
         return self._servers.setdefault(server, server)
 
     def start(self, application: Coroutine[Any, Any, None]) -> None:
-        """Serve the application to a connection, in a task."""
+        """Run the application for a connection, in a task."""
         task = self.loop.create_task(application)
         self._tasks.add(task)
         task.add_done_callback(self._forget_task)
@@ -90,7 +92,7 @@ class Edge:
     # The sweep
 
     def watch(self) -> None:
-        """Look after the connections; called by each when it is made."""
+        """Start the sweeps; called by each connection when it is made."""
         if self._timer is None:
             self._timer = self.loop.call_later(self.interval, self._sweep)
 
@@ -101,7 +103,7 @@ class Edge:
             self._check(iter(tuple(self._connections)))
 
     def _check(self, connections: Iterator[Any]) -> None:
-        """Let each do what is due, so many in a turn of the event loop."""
+        """Let connections do what is due, a number of them per turn of the event loop."""
         now = monotonic()
         turn = list(islice(connections, TURN_CHECKS))
         for connection in turn:
@@ -115,7 +117,7 @@ _edges: WeakKeyDictionary[ServerState, Edge] = WeakKeyDictionary()
 
 
 def edge_of(config: Config, server_state: ServerState, app_state: Mapping[str, Any]) -> Edge:
-    """The edge of a server, made with its first connection."""
+    """The edge of a server, made for its first connection."""
     edge = _edges.get(server_state)
     if edge is None:
         edge = _edges[server_state] = Edge(config, server_state, app_state)

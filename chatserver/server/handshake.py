@@ -1,6 +1,6 @@
 """The opening handshake (RFC 6455, section 4): bytes in, a scope and an answer out.
 
-Nothing of it is left when the connection is open.
+Nothing of it is kept when the connection is open.
 """
 
 import re
@@ -24,27 +24,27 @@ RawHeaders = Sequence[tuple[bytes, bytes]]
 TOKEN = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]++"
 NAME = re.compile(TOKEN)
 VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*+")
-# RFC 9112, sections 3 and 5.1: a value that comes has its spaces in the middle only.
+# RFC 9112, sections 3 and 5.1: a value that is not empty has spaces between its words only.
 REQUEST_LINE = re.compile(rb"(%b) ([\x21-\x7e]++) HTTP/1\.([01])\r\n" % TOKEN)
 WORD = rb"[\x21-\x7e\x80-\xff]++"
 FIELD = rb"(%b):[\t ]*+((?:%b(?:[\t ]++%b)*+)?)[\t ]*+\r\n" % (TOKEN, WORD, WORD)
 FIELDS = re.compile(rb"(?:%b)*+\r\n" % FIELD)
 EACH_FIELD = re.compile(FIELD)
-# Section 4.2.1: path and query, maybe as part of an absolute URI, without a fragment (section 3).
+# Section 4.2.1: path and query, perhaps as part of an absolute URI, without a fragment (section 3).
 TARGET = re.compile(r"(?:https?://[^/?#]+|(?=/))(/[^?#]*)?(?:\?([^#]*))?", re.IGNORECASE)
 # Section 4.2.1: a base64-encoded value that, when decoded, is 16 bytes in length.
 KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
-# RFC 9110, section 5.6.1: a list may have empty elements, and so may what is made of several.
+# RFC 9110, section 5.6.1: a list may have empty elements, also one joined from several headers.
 TOKENS = re.compile(rb"(?:[\t ]*+(?:%b[\t ]*+)?(?:,|\Z))*+" % TOKEN)
 # Section 1.3.
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
-#: Headers in a handshake beyond which it is refused.
+#: The most headers in a handshake; one with more is refused.
 MAX_HEADERS = 128
-#: Headers that stand in a handshake once (sections 4.2.1, 11.3.1 and 11.3.5).
+#: Headers that must not be repeated in a handshake (sections 4.2.1, 11.3.1 and 11.3.5).
 SINGLE = frozenset({b"host", b"sec-websocket-key", b"sec-websocket-version"})
 
-#: Headers that many clients send alike: each is kept once for all of them.
+#: Headers that many clients send with the same value: it is kept once for all of them.
 ALIKE = frozenset(
     {
         *(b"host", b"connection", b"upgrade", b"origin", b"user-agent", b"pragma"),
@@ -52,27 +52,27 @@ ALIKE = frozenset(
         *(b"accept-encoding", b"accept-language"),
     }
 )
-#: Bytes of such a header up to which it is kept; and how many headers are.
+#: The largest such header that is kept, in bytes; and how many are kept.
 MAX_ALIKE, MOST_ALIKE = 256, 256
-#: Of each of these every client has its own; only the name is kept once.
+#: Headers with a different value for each client: only the name is kept once.
 OWN = {name: name for name in (b"sec-websocket-key", b"cookie", b"sec-websocket-protocol")}
 _alike: dict[tuple[bytes, bytes], tuple[bytes, bytes]] = {}
 
 
 class InvalidRequest(Exception):
-    """A handshake that is refused; `answer` says why, in HTTP."""
+    """A handshake that is refused; `answer` is the HTTP response that says why."""
 
     def __init__(self, status: int, why: str, headers: RawHeaders = ()) -> None:
         super().__init__(why)
-        self.answer = response(status, headers, f"{why}\n".encode())
+        self.answer: bytes = response(status, headers, f"{why}\n".encode())
 
 
 class NoHandshake(InvalidRequest):
-    """A request that asks for no WebSocket, or is none: something for an HTTP server."""
+    """A request that asks for no WebSocket, or isn't valid: one for an HTTP server."""
 
 
 class Answer(NamedTuple):
-    """A response as it goes over the wire; only 101 opens the connection."""
+    """A response as its bytes; only 101 opens the connection."""
 
     status: int
     wire: bytes
@@ -82,17 +82,17 @@ class Handshake:
     """A client's request to open a connection, and the ways to answer it.
 
     Args:
-        target: What was asked for, a path as a rule.
-        headers: Those of the request as ASGI has them, with names in small letters.
-        fields: The same by name; what came several times is joined by commas.
+        target: The target of the request, usually a path.
+        headers: The request's headers as ASGI has them, with names in lower case.
+        fields: The same by name; the values of a repeated header are joined by commas.
         compression: Whether to agree on permessage-deflate.
 
     Attributes:
-        target: Path and query as they were asked for: for the log, which strips them of secrets.
+        target: Path and query as requested: for the log, which redacts them.
         window_bits: The client's window for compressed messages, 9 to 15; 0 without compression.
 
     Raises:
-        InvalidRequest: Something in it won't do.
+        InvalidRequest: Something in it is not valid.
     """
 
     __slots__ = (
@@ -117,32 +117,33 @@ class Handshake:
     ) -> None:
         found = TARGET.fullmatch(target)
         if found is None:
-            raise InvalidRequest(400, "Expected a path, and maybe a query.")
-        self.target = target
+            raise InvalidRequest(400, "Expected a path, optionally with a query.")
+        self.target: str = target
         self._path, self._query = found[1] or "/", found[2] or ""
         self._headers = headers
         self._key = _key(fields)
         self._subprotocols = _subprotocols(fields.get(b"sec-websocket-protocol", b""))
-        self._extensions, self.window_bits = "", 0
+        self._extensions = ""
+        self.window_bits: int = 0
         if compression and (offers := fields.get(b"sec-websocket-extensions")) is not None:
             try:
                 self._extensions, self.window_bits = negotiate(offers.decode("latin-1"))
             except ValueError as error:
                 raise InvalidRequest(400, f"Expected a list of extensions: {error}.") from None
-        # A response that the application has begun in place of the connection.
+        # A response that the application has begun to send instead of an accept.
         self._denial: tuple[int, RawHeaders, list[bytes]] | None = None
 
     @classmethod
     def parse(cls, head: bytes, *, compression: bool) -> "Handshake":
-        """Make it of a request's bytes, up to the empty line and with it.
+        """Parse a request's bytes, up to and including the empty line.
 
         Raises:
-            NoHandshake: They ask for something else.
-            InvalidRequest: They are a handshake that won't do.
+            NoHandshake: They are not a WebSocket handshake.
+            InvalidRequest: They are a handshake that is not valid.
         """
         line = REQUEST_LINE.match(head)
         if line is None or not FIELDS.fullmatch(head, line.end()):
-            raise NoHandshake(400, "This is no valid HTTP request.")
+            raise NoHandshake(400, "This is not a valid HTTP request.")
         method, target, version = line.groups()
         headers = [_shared(name, value) for name, value in EACH_FIELD.findall(head, line.end())]
         fields, repeated = _by_name(headers)
@@ -158,7 +159,7 @@ class Handshake:
         return cls(target.decode(), headers, fields, compression=compression)
 
     def scope(self) -> Scope:
-        """What the request says, as the part of an ASGI scope."""
+        """The parts of an ASGI scope that the request holds."""
         path = self._path
         return {
             "path": unquote(path) if "%" in path else path,
@@ -169,15 +170,15 @@ class Handshake:
         }
 
     def answer(self, event: Message, headers: RawHeaders) -> Answer | None:
-        """What the application says to it by an ASGI event; None when that goes on.
+        """The response to an ASGI event of the application; None while it is incomplete.
 
         Args:
-            event: It accepts, closes, or denies by a response of its own.
-            headers: The server's, for every answer that accepts.
+            event: An accept, a close, or a part of a response of its own.
+            headers: The server's headers, for an accept.
 
         Raises:
-            RuntimeError: The event has no place here.
-            ValueError: As `accept` and `response` do.
+            RuntimeError: The event is not allowed here.
+            ValueError: As `accept` and `response` raise it.
         """
         kind = event["type"]
         if self._denial is not None:
@@ -197,10 +198,10 @@ class Handshake:
         raise RuntimeError(f"Unexpected ASGI message '{kind}' before the handshake's end.")
 
     def accept(self, subprotocol: str | None, headers: RawHeaders) -> bytes:
-        """The answer that opens the connection (section 4.2.2).
+        """The response that opens the connection (section 4.2.2).
 
         Raises:
-            ValueError: The subprotocol wasn't offered, or a header is none.
+            ValueError: The subprotocol wasn't offered, or a header is not valid.
         """
         if subprotocol and subprotocol not in self._subprotocols:
             raise ValueError(
@@ -232,7 +233,7 @@ class Handshake:
 
 
 def _by_name(headers: RawHeaders) -> tuple[dict[bytes, bytes], set[bytes]]:
-    """The headers' values by name, and the names of those that came several times."""
+    """The headers' values by name, and the names of repeated headers."""
     fields, repeated = dict(headers), set[bytes]()
     if len(fields) < len(headers):
         fields = {}
@@ -249,7 +250,7 @@ def _check_upgrade(fields: Mapping[bytes, bytes]) -> None:
     """Section 4.2.1, 3 and 4: "websocket" in Upgrade, "Upgrade" in Connection, in any case.
 
     Raises:
-        NoHandshake: It is not so.
+        NoHandshake: One is missing.
     """
     upgrade = fields.get(b"upgrade", b"").lower() == b"websocket"
     connection = fields.get(b"connection", b"").lower().split(b",")
@@ -258,10 +259,10 @@ def _check_upgrade(fields: Mapping[bytes, bytes]) -> None:
 
 
 def _key(fields: Mapping[bytes, bytes]) -> bytes:
-    """The client's key, when all that section 4.2.1 asks of the other headers is so, too.
+    """The client's key, after a check of the other headers that section 4.2.1 asks for.
 
     Raises:
-        InvalidRequest: It isn't.
+        InvalidRequest: A header is missing or not valid.
     """
     version = fields.get(b"sec-websocket-version")
     if version is None:
@@ -269,7 +270,7 @@ def _key(fields: Mapping[bytes, bytes]) -> bytes:
     if version != b"13":
         # Section 4.4.
         known = [(b"Upgrade", b"websocket"), (b"Sec-WebSocket-Version", b"13")]
-        raise InvalidRequest(426, "This is no version that is known here; 13 is.", known)
+        raise InvalidRequest(426, "Expected version 13 of the WebSocket protocol.", known)
     if b"host" not in fields:
         raise InvalidRequest(400, "Expected a Host header.")
     if b"transfer-encoding" in fields or fields.get(b"content-length", b"0") != b"0":
@@ -281,10 +282,10 @@ def _key(fields: Mapping[bytes, bytes]) -> bytes:
 
 
 def _subprotocols(offered: bytes) -> list[str]:
-    """Section 11.3.4.
+    """The offered subprotocols (section 11.3.4).
 
     Raises:
-        InvalidRequest: They are no tokens (section 4.1, 10).
+        InvalidRequest: They are not tokens (section 4.1, 10).
     """
     if not offered:
         return []
@@ -294,7 +295,7 @@ def _subprotocols(offered: bytes) -> list[str]:
 
 
 def _shared(name: bytes, value: bytes) -> tuple[bytes, bytes]:
-    """A header, its name in small letters, of which as much as possible is there already."""
+    """A header, its name in lower case, as objects that other clients' headers share."""
     name = name.lower()
     if name not in ALIKE or len(value) > MAX_ALIKE:
         return OWN.get(name, name), value
@@ -309,10 +310,10 @@ def _shared(name: bytes, value: bytes) -> tuple[bytes, bytes]:
 
 
 def response(status: int, headers: RawHeaders, body: bytes) -> bytes:
-    """An answer that is not the opening of a connection, and says so in its body.
+    """A response that doesn't open the connection; its body says why.
 
     Raises:
-        ValueError: A header is none.
+        ValueError: A header is not valid.
     """
     own = {
         b"Date": formatdate(usegmt=True).encode(),
@@ -326,10 +327,10 @@ def response(status: int, headers: RawHeaders, body: bytes) -> bytes:
 
 
 def _lines(headers: RawHeaders) -> bytes:
-    """Headers as they go over the wire.
+    """Headers as bytes.
 
     Raises:
-        ValueError: One is none.
+        ValueError: One is not valid.
     """
     for name, value in headers:
         if not (NAME.fullmatch(name) and VALUE.fullmatch(value)):

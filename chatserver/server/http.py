@@ -1,9 +1,9 @@
 """One client's connection from its first byte: `uvicorn --http chatserver.server:HttpProtocol`.
 
-Beyond what uvicorn does, the headers of the first request must be complete in time (408) and in
-size (431), what a client sent right behind its handshake reaches the WebSocket, and an answer
-reaches a client that is still sending its request. What is no handshake goes to uvicorn, and there
-to `requests`, where httptools is installed.
+What it adds to uvicorn: the headers of the first request must be complete in time (408) and in
+size (431), bytes that a client sent right behind its handshake reach the WebSocket, and a response
+reaches a client that is still sending its request. What is not a handshake goes to uvicorn's HTTP
+protocol: through `requests` where httptools is installed.
 """
 
 from typing import Any
@@ -17,12 +17,12 @@ __all__ = ["HttpProtocol", "missing_guards"]
 
 
 class HttpProtocol(WebSocketProtocol):
-    """A WebSocket if its first request asks for one, else the way to uvicorn's HTTP protocol."""
+    """A WebSocket if the first request asks for one; else uvicorn's HTTP protocol takes over."""
 
     __slots__ = ()
 
     def _find_request(self, searched: int) -> None:
-        # Whatever begins as no request does, TLS for one, is told so at once.
+        # Bytes that can't begin a request, such as TLS, are answered at once.
         if NAME.match(self._early) and self.config.ws_protocol_class is WebSocketProtocol:
             super()._find_request(searched)
         else:
@@ -35,7 +35,7 @@ class HttpProtocol(WebSocketProtocol):
             super()._reject(error)
 
     def _serve_http(self) -> None:
-        """Let an HTTP protocol take over, from the first byte on."""
+        """Hand over to an HTTP protocol, with the bytes received so far."""
         self._connections.discard(self)
         protocol = _http_protocol(self.config, self._server_state, self.app_state, self._since)
         self.transport.set_protocol(protocol)
@@ -53,11 +53,11 @@ def _http_protocol(config: Any, server_state: Any, app_state: dict[str, Any], si
 
 
 def missing_guards() -> str:
-    """Which guard can't be had here, in a sentence; empty where all are."""
+    """A sentence about the guards that are missing here; empty if none is."""
     if HAS_HTTPTOOLS:
         return ""
     return (
         "httptools is not installed: of several requests on one connection only the first has "
-        "limits for its headers (408, 431), and a client that takes nothing of an answer is waited "
-        "for. WebSockets have all their guards."
+        "limits for its headers (408, 431), and a client that takes nothing of a response is not "
+        "disconnected. WebSockets have all their guards."
     )

@@ -2,9 +2,9 @@
 
     incoming.feed(data); incoming.next()     one message or control frame at a time
 
-`next` says None for one of four reasons: more bytes are needed, the client has sent as many
-messages as it may for now (`held`) or as many bytes (`wait`), or it broke a rule (`violation`). Its
-owner calls `check` once an interval: that renews how many messages the client may send, and tells
+`next` returns None for one of four reasons: more bytes are needed, the client has sent as many
+messages as it may for now (`held`) or as many bytes (`wait`), or it broke a rule (`violation`). The
+owner calls `check` once per interval: that renews how many messages the client may send, and says
 when one of its deadlines has passed.
 """
 
@@ -17,7 +17,7 @@ from chatserver.wire import Event, Parser
 
 __all__ = ["FLOOD_SECONDS", "Incoming"]
 
-#: Seconds on end in which a client may send twice as many messages as its limit.
+#: Seconds in a row in which a client may send twice as many messages as its limit.
 FLOOD_SECONDS = 5.0
 #: Shortest time, in seconds, for which a client that sends too many bytes is not read.
 SHORTEST_WAIT = 0.01
@@ -28,16 +28,16 @@ class Incoming:
 
     Args:
         limits: What the client may send.
-        counts: Where its floods and its unfinished messages are counted.
+        counts: Counts its floods and its unfinished messages.
         interval: Seconds between two calls of `check`.
-        max_size: Bytes in one message, where that is less than the limit.
+        max_size: Bytes in one message, if less than the limit.
         compressed: Whether permessage-deflate was agreed on.
-        clock: Says what time it is, in seconds.
+        clock: Returns the time in seconds.
 
     Attributes:
-        violation: The rule that the client broke. What came behind is not looked at.
-        held: Whether nothing more is taken before the next `check`.
-        wait: Seconds for which nothing more is taken, because of too many bytes; 0 if it may be.
+        violation: The rule that the client broke. Bytes after that are ignored.
+        held: Whether no message is returned before the next `check`.
+        wait: Seconds for which no message is returned because of too many bytes; 0 for no wait.
     """
 
     __slots__ = (
@@ -76,35 +76,35 @@ class Incoming:
         self._counts = counts
         self._interval = interval
         self._clock = clock
-        # When the message began that is not complete, and when a rule was broken.
+        # When the unfinished message began, and when a rule was broken.
         self._begun: float | None = None
         self._broken = 0.0
-        # Messages of an interval, those of them that are left, and since when they are.
+        # Messages per interval, how many of them are left, and since when that counts.
         rate = limits.max_message_rate
         self._allowance = max(rate * interval, 1) if rate else float("inf")
         self._left = self._allowance
         self._renewed = clock()
-        # Bytes that may be taken at once, as of when they were counted: a bucket that is filled
-        # with the rate (a token bucket), and looked at when it is empty.
+        # A token bucket of bytes: how many may be taken at once, and when that was computed. The
+        # rate fills it; it is computed anew only when it is empty.
         self._credit = float(limits.max_buffer if limits.max_byte_rate else "inf")
         self._credited = self._renewed
-        # Intervals on end in which the client sent at least twice what it may.
+        # Intervals in a row in which the client sent at least twice its limit.
         self._floods = 0
         self.violation: InvalidFrame | None = None
-        self.held = False
-        self.wait = 0.0
+        self.held: bool = False
+        self.wait: float = 0.0
 
     @property
     def paused(self) -> bool:
-        """Whether the socket is better not read for now."""
+        """Whether the socket should not be read for now."""
         return self.held or self.wait > 0 or self.violation is not None
 
     def feed(self, data: bytes) -> None:
-        """Append what came from the client."""
+        """Append bytes from the client."""
         self._parser.feed(data)
 
     def next(self) -> Event | None:
-        """The next message or control frame, if there is one that may be taken now."""
+        """The next message or control frame; None if there is none that may be taken now."""
         if self.held or self.violation is not None:
             return None
         if self._credit <= 0 and self._must_wait():
@@ -130,10 +130,10 @@ class Incoming:
         return event
 
     def check(self, now: float) -> InvalidFrame | None:
-        """What the client must be failed for now, if anything; called once an interval.
+        """The error that the client must be closed for now, or None; called once per interval.
 
-        A broken rule is told when the application has had an interval's time to answer what
-        came before it.
+        A broken rule is returned one interval later, so that the application can first answer
+        what came before it.
         """
         if self.violation is not None:
             return self.violation if now - self._broken >= self._interval else None
@@ -147,7 +147,7 @@ class Incoming:
         return None
 
     def _must_wait(self) -> bool:
-        """Whether the bytes taken are still more than the rate allows, as of now."""
+        """Whether more bytes were taken than the rate allows by now."""
         now, rate = self._clock(), self._limits.max_byte_rate
         earned = rate * (now - self._credited)
         self._credit = min(self._credit + earned, self._limits.max_buffer)
@@ -168,8 +168,8 @@ class Incoming:
             InvalidFrame: The client has sent far too much for too long.
         """
         self.held = True
-        # A client that took its time, or sent no more and may be waiting for an answer, is slowed
-        # and never failed.
+        # A client that took longer, or that sent no more and may be waiting for an answer, is
+        # slowed down and never closed.
         quick = self._clock() - self._renewed <= self._interval / 2
         self._floods = self._floods + 1 if quick and self._parser.unfinished else 0
         if self._floods * self._interval >= FLOOD_SECONDS:

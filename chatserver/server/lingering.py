@@ -1,4 +1,4 @@
-"""How an HTTP server hangs up on a client that may still be sending.
+"""Closes an HTTP connection whose client may still be sending.
 
 RFC 9112, section 9.6: If a server performs an immediate close of a TCP connection, there is a
 significant risk that the client will not be able to read the last HTTP response. [...] To avoid the
@@ -10,19 +10,19 @@ from typing import Any
 
 __all__ = ["QUIET", "LingeringTransport"]
 
-#: Seconds without a byte after which a client is taken to have read all that it will.
+#: Seconds without a byte from the client after which it is taken to have read everything.
 QUIET = 0.5
 
 
 class LingeringTransport:
-    """A transport whose `close` is the first of these stages, for any protocol of uvicorn's.
+    """A transport whose `close` begins with the first of these stages, for any uvicorn protocol.
 
-    It says that nothing more will be sent, and drops what still comes until the client ends the
-    connection, is quiet, or has had its time.
+    It ends the sending side, and drops what still arrives until the client ends the
+    connection, is quiet, or `timeout` is over.
 
     Args:
-        transport: The event loop's.
-        timeout: Seconds that a client has.
+        transport: The event loop's transport.
+        timeout: Seconds for the client to end the connection.
     """
 
     def __init__(self, transport: asyncio.Transport, timeout: float) -> None:
@@ -31,7 +31,7 @@ class LingeringTransport:
         self._closing = False
 
     def __getattr__(self, name: str) -> Any:
-        """All else is the transport's."""
+        """Everything else is the transport's."""
         return getattr(self.transport, name)
 
     def is_closing(self) -> bool:
@@ -39,12 +39,12 @@ class LingeringTransport:
         return self._closing or self.transport.is_closing()
 
     def write(self, data: bytes) -> None:
-        """Write, unless it is closing."""
+        """Write, unless `close` was called."""
         if not self._closing:
             self.transport.write(data)
 
     def close(self) -> None:
-        """Send what is written, and then no more."""
+        """Send what was written before, and nothing more."""
         if self.is_closing():
             return
         self._closing = True
@@ -56,12 +56,12 @@ class LingeringTransport:
         transport.resume_reading()
         try:
             transport.write_eof()
-        except OSError:  # the client was quicker
+        except OSError:  # the client has closed the connection already
             transport.abort()
 
 
 class _Drain(asyncio.Protocol):
-    """Takes the place of a protocol that has closed, up to the end of the connection."""
+    """Replaces a protocol that has closed, until the connection ends."""
 
     def __init__(self, transport: asyncio.Transport, timeout: float) -> None:
         self._transport = transport
@@ -88,8 +88,8 @@ class _Drain(asyncio.Protocol):
     def _check(self) -> None:
         now = self._loop.time()
         if self._transport.get_write_buffer_size():
-            # Its time begins when the answer is sent. A client that takes nothing of it is
-            # somebody else's matter.
+            # The time begins when the response is sent. For a client that doesn't take it there
+            # are other deadlines.
             self._deadline = now + self._timeout
         elif self._quiet or now >= self._deadline:
             self._transport.abort()

@@ -1,7 +1,7 @@
 """uvicorn's HTTP protocol on httptools, with limits for every request on a connection.
 
-The headers of each must be complete in time (408) and in size (431), and whoever takes nothing
-of an answer is hung up on.
+The headers of each must be complete in time (408) and in size (431), and a client that takes
+nothing of a response is disconnected.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ class Requests(HttpToolsProtocol, Watched):
         config: uvicorn's.
         server_state: uvicorn's, shared by all connections of a server.
         app_state: The lifespan's state.
-        since: When the first request began.
+        since: The time at which the first request began.
     """
 
     def __init__(
@@ -44,13 +44,13 @@ class Requests(HttpToolsProtocol, Watched):
         self._edge = edge_of(config, server_state, app_state)
         # Bytes since the last part of a body, or since the last request.
         self._received = 0
-        # Whether nothing that comes is of interest any more.
+        # Whether the connection was refused, and further bytes are ignored.
         self._refused = False
         self._stall = Stall()
-        # Requests without a complete answer. uvicorn has lost sight of the one that is being
-        # answered when there are others behind it.
+        # Requests without a complete response. uvicorn keeps no reference to the one that is being
+        # answered when others are behind it.
         self._cycles: list[RequestResponseCycle] = []
-        # When the request began whose headers are not complete.
+        # When the request with incomplete headers began; None without one.
         self._begun: float | None = since
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -59,7 +59,7 @@ class Requests(HttpToolsProtocol, Watched):
         super().connection_lost(exc)
 
     def resume_writing(self) -> None:
-        """The transport takes bytes again, or is about to say that it is lost."""
+        """The transport takes bytes again, or is about to report that it is lost."""
         if self.transport.is_closing():
             self._expect_no_answers()
         super().resume_writing()
@@ -69,13 +69,13 @@ class Requests(HttpToolsProtocol, Watched):
             cycle.disconnected = True
 
     def shutdown(self) -> None:
-        """The server stops; a client that doesn't read is not waited for."""
+        """The server stops; don't wait for a client that doesn't read."""
         super().shutdown()
         if self.transport.get_write_buffer_size():
             self.loop.call_later(LAST_CHANCE, self.transport.abort)
 
     def data_received(self, data: bytes) -> None:
-        """Take what the client sent."""
+        """Take bytes from the client."""
         if self._refused:
             return
         self._unset_keepalive_if_required()
@@ -98,14 +98,14 @@ class Requests(HttpToolsProtocol, Watched):
                 self._refuse(431, "The request's headers are too large.")
 
     def on_body(self, body: bytes) -> None:
-        """A part of a body; whatever else comes is headers, or the trailers behind a body."""
+        """A part of a body; all other bytes are headers, or the trailers after a body."""
         self._received = 0
-        if self._begun is not None:  # the answer came first; as long as there is more, it may
+        if self._begun is not None:  # answered before the body ended; the deadline is renewed
             self._begun = monotonic()
         super().on_body(body)
 
     def on_headers_complete(self) -> None:
-        """A request's headers are here, maybe too many of them."""
+        """A request's headers are complete; refuse them if they are too large."""
         self._begun, self._received = None, 0
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         if size > self._edge.limits.max_header_size:
@@ -117,11 +117,11 @@ class Requests(HttpToolsProtocol, Watched):
             self._cycles.append(self.cycle)
 
     def _should_upgrade(self) -> bool:
-        """In HTTP/1.0 there is no handshake (RFC 6455, 4.2.1; RFC 9110, 7.8)."""
+        """HTTP/1.0 has no handshake (RFC 6455, 4.2.1; RFC 9110, 7.8)."""
         return self.parser.get_http_version() == "1.1" and super()._should_upgrade()
 
     def check(self, now: float) -> None:
-        """Look whether the client has kept to its time; called by the edge."""
+        """Check the client's deadlines; called by the edge."""
         limits = self._edge.limits
         if self._stall.seconds(self.transport.get_write_buffer_size(), now) > limits.send_timeout:
             self._edge.counts.slow_consumers += 1
@@ -143,9 +143,9 @@ class Requests(HttpToolsProtocol, Watched):
         logger.info("%s - %s", self.client[0] if self.client else "", outcome)
 
     def _upgrade(self, rest: bytes) -> None:
-        """Become a WebSocket; what came behind the request goes there."""
+        """Become a WebSocket, which gets the bytes behind the request."""
         if self.cycle is not None and not self.cycle.response_complete:
-            # The rest of that answer would come in the midst of the WebSocket's frames.
+            # The rest of that response would be sent in between the WebSocket's frames.
             self._refused = True
             self._edge.counts.bad_requests += 1
             self._log("aborted: a handshake behind a request that was not answered yet")
@@ -154,5 +154,5 @@ class Requests(HttpToolsProtocol, Watched):
         self.handle_websocket_upgrade()
         if rest:
             cast("asyncio.Protocol", self.transport.get_protocol()).data_received(rest)
-        # The parser refers to us, and we to it.
+        # Breaks a reference cycle: the parser refers to us, and we to it.
         self.parser = cast("Any", None)

@@ -1,8 +1,8 @@
-"""A WebSocket's life: both directions from the moment when it is open, and its end.
+"""The open WebSocket: both directions of it, and its end.
 
-What goes out goes to the transport at once until that is full, and then to a bounded backlog.
-What comes in is taken no further than the application can use: behind a full inbox the socket
-isn't read, and the client feels it. Sections are those of RFC 6455.
+Outgoing bytes go to the transport at once until it is full, and then to a bounded backlog. Incoming
+messages are taken as fast as the application handles them: while the inbox is full the socket isn't
+read, so that the client has to wait. Sections are those of RFC 6455.
 """
 
 import asyncio
@@ -23,31 +23,31 @@ from chatserver.wire import PING, Close, Event, Ping, close_frame, pong_frame
 
 __all__ = ["LAST_CHANCE", "TRANSITIONS", "Socket", "State"]
 
-#: Sends after which a handler yields to the event loop, which else it might keep for itself.
+#: Sends after which a handler yields to the event loop, which it would otherwise block.
 SENDS_PER_TURN = 16
-#: Seconds that a client has to answer a close frame when it answered no ping, or at shutdown.
+#: Seconds to answer a close frame for a client that answered no ping, and at shutdown.
 LAST_CHANCE = 0.5
 
 logger = logging.getLogger("uvicorn.error")
 
 
 class State(IntEnum):
-    """Where a socket is in its life, which only goes forward."""
+    """The state of a socket; it only goes forward."""
 
-    #: The request is being read, or answered by the application.
+    #: The request is being read, or the application is answering it.
     HANDSHAKE = 0
     #: Messages go both ways.
     OPEN = 1
-    #: Our close frame is sent, or waits behind the backlog; the client's is awaited.
+    #: Our close frame is sent, or is in the backlog; the client's is awaited.
     CLOSING = 2
-    #: No frame is sent or taken any more. The client is to end the TCP connection, or it is
-    #: aborted.
+    #: No frame is sent or taken any more. The client is to end the TCP connection; if it
+    #: doesn't, the connection is aborted.
     CLOSED = 3
 
 
 HANDSHAKE, OPEN, CLOSING, CLOSED = State
 
-#: The steps that there are, and the sentence of RFC 6455 behind each.
+#: The allowed transitions, each with the sentence of RFC 6455 behind it.
 TRANSITIONS: dict[tuple[State, State], str] = {
     (HANDSHAKE, OPEN): (
         "4.2.2: This completes the server's handshake. If the server finishes these steps without "
@@ -63,8 +63,8 @@ TRANSITIONS: dict[tuple[State, State], str] = {
         "WebSocket Closing Handshake is Started_ and that the WebSocket connection is in the "
         "CLOSING state."
     ),
-    # Without waiting in CLOSING: the client's close frame is answered at once, a client that
-    # broke a rule (7.1.7) is not listened to any more, or the TCP connection is lost.
+    # Without CLOSING in between: the client's close frame is answered at once, a client that
+    # broke a rule (7.1.7) is not read any more, or the TCP connection is lost.
     (OPEN, CLOSED): (
         "5.5.1: After both sending and receiving a Close message, an endpoint considers the "
         "WebSocket connection closed and MUST close the underlying TCP connection."
@@ -77,14 +77,14 @@ TRANSITIONS: dict[tuple[State, State], str] = {
 
 
 class Socket(Connection, Watched, asyncio.Protocol):
-    """One client's WebSocket, and what the hub writes to; see `Connection`.
+    """One client's WebSocket, which the hub writes to; see `Connection`.
 
     Args:
-        edge: What it shares with the server's others.
+        edge: What it shares with the server's other connections.
 
     Attributes:
-        transport: The event loop's end of it.
-        client: Address and port; None where there are none.
+        transport: The event loop's transport.
+        client: Address and port; None if there are none.
         window_bits: The client's window for compressed messages; 0 without compression.
     """
 
@@ -109,7 +109,7 @@ class Socket(Connection, Watched, asyncio.Protocol):
         "window_bits",
     )
 
-    # uvicorn cancels it once, when the time for a shutdown is over.
+    # uvicorn cancels it once, when the grace period of a shutdown is over.
     cancelled_at_will = False
 
     window_bits: int
@@ -121,29 +121,29 @@ class Socket(Connection, Watched, asyncio.Protocol):
         self.client: tuple[str, int] | None = None
         self.window_bits = 0
         self._state = HANDSHAKE
-        # Said by whoever closed.
+        # The reason given with `close_code`.
         self._reason = ""
-        # Aborts the transport when the client doesn't end in time.
+        # Aborts the transport when the client doesn't end the connection in time.
         self._timer: asyncio.TimerHandle | None = None
 
-        # There while frames are taken: in OPEN and CLOSING.
+        # Set while frames are taken: in OPEN and CLOSING.
         self._incoming: Incoming | None = None
         # Events that the application has not received yet.
         self._inbox: list[Message] = []
-        # Wakes the application that waits for an event.
+        # Wakes the application when it waits for an event.
         self._waiter: asyncio.Future[None] | None = None
-        # Whether the transport is read, and whether a turn is scheduled to go on with that.
+        # Whether the transport is read, and whether a later call of `_read_on` is scheduled.
         self._reading = True
         self._scheduled = False
 
-        # Whether the transport asks for more; the backlog is there from when it doesn't until
-        # all of it is written.
+        # Whether the transport takes more; the backlog exists from when it doesn't until all of
+        # the backlog is written.
         self._writable = True
         self._backlog: Backlog | None = None
-        # Counted up to SENDS_PER_TURN.
+        # How many sends there were; see SENDS_PER_TURN.
         self._sends = 0
 
-        # Whether something came since the last check; when something last did; when we asked.
+        # Whether bytes came since the last check; when they last came; when a ping was sent.
         self._heard = False
         self._heard_at = monotonic()
         self._pinged: float | None = None
@@ -153,7 +153,7 @@ class Socket(Connection, Watched, asyncio.Protocol):
         return self.client[0] if self.client else ""
 
     def _enter(self, state: State) -> None:
-        """Go on to a state."""
+        """Change to a state."""
         if state is not self._state:
             assert (self._state, state) in TRANSITIONS, f"{self._state!r} to {state!r}"
             self._state = state
@@ -161,14 +161,14 @@ class Socket(Connection, Watched, asyncio.Protocol):
     # The transport's side
 
     def data_received(self, data: bytes) -> None:
-        """Take what the client sent."""
+        """Take bytes from the client."""
         self._heard = True
         if self._incoming is not None:
             self._incoming.feed(data)
             self._read()
 
     def eof_received(self) -> None:
-        """The client sends no more: without a close frame that is a loss (section 7.1.5).
+        """The client sends no more: without a close frame the connection is lost (section 7.1.5).
 
         The transport closes itself after this, when it has sent what it holds.
         """
@@ -182,7 +182,7 @@ class Socket(Connection, Watched, asyncio.Protocol):
         self._lose()
 
     def _lose(self) -> None:
-        """Nothing can be read or written any more.
+        """The connection is lost: nothing can be read or written any more.
 
         7.1.5: If _The WebSocket Connection is Closed_ and no Close control frame was received by
         the endpoint (such as could occur if the underlying transport connection is lost), _The
@@ -194,14 +194,14 @@ class Socket(Connection, Watched, asyncio.Protocol):
         self._end(1006, "")
 
     def pause_writing(self) -> None:
-        """The transport is full: what is written from here on waits in the backlog."""
+        """The transport is full: from now on frames wait in the backlog."""
         self._writable = False
         if self._backlog is None:
             self._backlog = Backlog()
             self._paced()
 
     def resume_writing(self) -> None:
-        """The transport takes bytes again: first those of the backlog, in their order."""
+        """The transport takes bytes again: first those of the backlog, in order."""
         self._writable = True
         backlog = self._backlog
         while backlog and self._writable:
@@ -216,7 +216,7 @@ class Socket(Connection, Watched, asyncio.Protocol):
     # What comes in
 
     def _open(self, incoming: Incoming, early: bytes) -> None:
-        """From here on frames are exchanged; what came too early may hold some."""
+        """Begin to exchange frames; `early` is what the client sent before the accept."""
         self._enter(OPEN)
         self.accepted = True
         self._incoming = incoming
@@ -231,7 +231,7 @@ class Socket(Connection, Watched, asyncio.Protocol):
         return len(self._inbox) if self.accepted else 0
 
     async def receive(self) -> Message:
-        """The next ASGI event, in order; the disconnect is the last, and stays."""
+        """The next ASGI event, in order; after the disconnect it is the disconnect again."""
         while not self._inbox:
             if self._incoming is not None and self._incoming.violation is not None:
                 self._fail(self._incoming.violation)
@@ -241,7 +241,7 @@ class Socket(Connection, Watched, asyncio.Protocol):
                     "code": self.close_code,
                     "reason": self._reason,
                 }
-            # Should two tasks wait, whoever was first is woken behind the other, and looks again.
+            # If two tasks wait, waking the second wakes the first after it, which looks again.
             other, self._waiter = self._waiter, self._edge.loop.create_future()
             try:
                 await self._waiter
@@ -249,7 +249,7 @@ class Socket(Connection, Watched, asyncio.Protocol):
                 _wake(other)
         event = self._inbox.pop(0)
         if not self._inbox and not self._reading and not self._scheduled:
-            # In a turn of its own, so that a flood is handled piece by piece between others.
+            # In a turn of its own, so that other tasks run between the parts of a flood.
             self._scheduled = True
             self._edge.loop.call_soon(self._read_on)
         return event
@@ -259,7 +259,7 @@ class Socket(Connection, Watched, asyncio.Protocol):
         self._read()
 
     def _read(self, *, all_of_it: bool = False) -> None:
-        """Take messages out of what has come, as many as may be handled or all of them."""
+        """Take messages from the bytes received: as many as may wait to be handled, or all."""
         incoming, inbox, most = self._incoming, self._inbox, self.limits.max_unhandled
         if incoming is None:
             return
@@ -291,14 +291,14 @@ class Socket(Connection, Watched, asyncio.Protocol):
             self._edge.loop.call_later(seconds, self._read_on)
 
     def _is_in_turn(self) -> bool:
-        """Whether the application is still to answer what came before the rule was broken."""
+        """Whether the application has still to answer what came before the rule was broken."""
         idle = self._waiter is not None and not self._waiter.done()
         return self._state is OPEN and (bool(self._inbox) or not idle)
 
     def _take(self, event: Event) -> None:
         kind = type(event)
         if kind is str or kind is bytes:
-            # 1.4: data that comes behind our close frame is discarded.
+            # 1.4: data that comes after our close frame is discarded.
             if self._state is OPEN:
                 key = "text" if kind is str else "bytes"
                 self._inbox.append({"type": "websocket.receive", key: event})
@@ -314,7 +314,7 @@ class Socket(Connection, Watched, asyncio.Protocol):
                 self._backlog.pong = event.payload
 
     def _take_close(self, close: Close) -> None:
-        """End the closing handshake; what was received before is still handed out.
+        """Complete the closing handshake; messages received before are still handed out.
 
         5.5.1: If an endpoint receives a Close frame and did not previously send a Close frame,
         the endpoint MUST send a Close frame in response. (When sending a Close frame in response,
@@ -327,7 +327,7 @@ class Socket(Connection, Watched, asyncio.Protocol):
         self._end(close.code, close.reason)
 
     def _fail(self, error: InvalidFrame) -> None:
-        """Say what is wrong, and listen no more.
+        """Close with the code of a broken rule, and read no more.
 
         7.1.7: If _The WebSocket Connection is Established_ prior to the point where the endpoint
         is required to _Fail the WebSocket Connection_, the endpoint SHOULD send a Close frame
@@ -344,7 +344,7 @@ class Socket(Connection, Watched, asyncio.Protocol):
 
     @property
     def _may_say_why(self) -> bool:
-        """Whether a close frame can be sent: none was, or it hasn't left the backlog."""
+        """Whether a close frame can be sent: none was, or it is still in the backlog."""
         return self._state is OPEN or bool(self._backlog)
 
     def _pause_reading(self) -> None:
@@ -360,7 +360,7 @@ class Socket(Connection, Watched, asyncio.Protocol):
     # What goes out
 
     def start(self) -> None:
-        """Tell of an end that came before anybody asked to be told."""
+        """Report an end that came before `on_gone` was set."""
         if self.close_code is not None and self.on_gone is not None:
             self.on_gone(self.close_code)
 
@@ -377,11 +377,11 @@ class Socket(Connection, Watched, asyncio.Protocol):
         try:
             await self._send(frame.wire(self.window_bits))
         except ClientDisconnected:
-            # Even so a loop that only pushes gives the event loop its turn.
+            # So that a loop that only pushes still yields to the event loop.
             await asyncio.sleep(0)
 
     async def _send(self, wire: bytes) -> None:
-        """Write a frame behind all that was published before, and wait until it is taken.
+        """Write a frame after everything published before it, and wait until it is taken.
 
         Raises:
             ClientDisconnected: The client is gone.
@@ -411,7 +411,7 @@ class Socket(Connection, Watched, asyncio.Protocol):
             backlog.append(wire)
 
     def close(self, code: int = 1000, reason: str = "") -> None:
-        """Close behind what is already on its way out; see `Connection`."""
+        """Close after everything that was sent before; see `Connection`."""
         if self._state is not OPEN:
             return
         self.catch_up()
@@ -419,7 +419,7 @@ class Socket(Connection, Watched, asyncio.Protocol):
         self._close(code, reason)
 
     def _close(self, code: int, reason: str) -> None:
-        """Send a close frame, once; what was received and not handled is still handed out."""
+        """Send a close frame, once; messages received before are still handed out."""
         if self._state is not OPEN:
             return
         if not can_be_sent(code):
@@ -435,11 +435,11 @@ class Socket(Connection, Watched, asyncio.Protocol):
             self._backlog.append_last(frame)
             self._abort_after(limits.close_timeout if self.slow else limits.send_timeout)
         self._end(code, reason)
-        # The answer to the close frame must be read, whatever is in front of it.
+        # The client's close frame must be read, whatever comes before it.
         self._read()
 
     def abort(self) -> None:
-        """Drop the TCP connection and what is in it."""
+        """Drop the TCP connection, and what it has not sent."""
         self.transport.abort()
 
     def _too_slow(self, reason: str) -> None:
@@ -449,7 +449,7 @@ class Socket(Connection, Watched, asyncio.Protocol):
             self._say_why(1013, f"slow consumer: {reason}")
 
     def _say_why(self, code: int, reason: str) -> None:
-        """Close a client that is at fault, and leave a line about it."""
+        """Close a client that is at fault, and log why."""
         logger.info("%s - closed with %d: %s", self._address, code, reason)
         self._close(code, reason)
 
@@ -460,16 +460,16 @@ class Socket(Connection, Watched, asyncio.Protocol):
     # The end
 
     def _end(self, code: int, reason: str) -> None:
-        """Note why the connection has ended, the first time, and tell whoever is concerned."""
+        """Note why the connection has ended, the first time, and tell those who wait for it."""
         if self.close_code is None:
             self._reason = reason
             _wake(self._waiter)
             self._gone(code)
 
     def _hang_up(self) -> None:
-        """Send no more, and wait for the client to end the TCP connection.
+        """Send no more, and wait until the client ends the TCP connection.
 
-        To close at once could reset it, and take our last words from the client.
+        Closing at once could reset the connection before the client has read our last bytes.
         """
         self._enter(CLOSED)
         self._incoming = None
@@ -482,24 +482,24 @@ class Socket(Connection, Watched, asyncio.Protocol):
             return
         try:
             self.transport.write_eof()
-        except OSError:  # the client was quicker, and has reset the connection
+        except OSError:  # the client has reset the connection already
             self.abort()
 
     async def departure(self) -> None:
-        """Nothing to wait for: a denial ends the connection here."""
+        """Return at once: on this server a denial ends the connection."""
 
     async def finish(self) -> None:
-        """Nothing to wait for: what is left is written, or aborted in time, without a task."""
+        """Return at once: a timer aborts the connection unless everything is written in time."""
 
     def _abort_after(self, seconds: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._edge.loop.call_later(seconds, self.abort)
 
-    # Deadlines, once an interval
+    # Deadlines, once per interval
 
     def check(self, now: float) -> None:
-        """Look whether the client has kept to its limits; called by the edge."""
+        """Check the client's limits and deadlines; called by the edge."""
         incoming = self._incoming
         if self._state is not OPEN or incoming is None:
             return
@@ -514,14 +514,14 @@ class Socket(Connection, Watched, asyncio.Protocol):
             self._read()
 
     def _check_socket(self, now: float) -> None:
-        """A full socket must take something in time."""
+        """Close a client whose full socket has taken nothing in time."""
         if self._backlog is None:
             return
         stalled = self._backlog.stall.seconds(self._unsent, now)
         if stalled > self.limits.send_timeout:
             self._too_slow(f"nothing taken for {self.limits.send_timeout:g} s")
         elif not stalled:
-            # A sign of life, too: our ping stands behind all that waits.
+            # That is a sign of life, too: our ping is behind everything that waits.
             self._heard = True
 
     @property
@@ -529,7 +529,7 @@ class Socket(Connection, Watched, asyncio.Protocol):
         return self.transport.get_write_buffer_size()
 
     def _check_life(self, now: float) -> None:
-        """Whatever comes is a sign of life; when nothing does, a ping asks for one."""
+        """Bytes from the client are a sign of life; when none come, send a ping."""
         if self._heard or not self._reading:
             self._heard, self._heard_at, self._pinged = False, now, None
         elif self._pinged is None:
@@ -548,4 +548,4 @@ def _wake(waiter: asyncio.Future[None] | None) -> None:
 
 
 def _drop(_: Any) -> None:
-    """Take what is published to a connection that has ended."""
+    """The writer of a connection that has ended: it drops publications."""

@@ -1,10 +1,10 @@
-"""For how long a client has taken nothing off its socket."""
+"""How long a client has taken nothing off its socket."""
 
 __all__ = ["Stall"]
 
 
 class Stall:
-    """Compares what a transport holds for its client with what it held when last looked at."""
+    """Compares how much a transport holds for its client with the last time it was checked."""
 
     __slots__ = ("_since", "_unsent")
 
@@ -13,7 +13,7 @@ class Stall:
         self._since = 0.0
 
     def seconds(self, unsent: int, now: float) -> float:
-        """Seconds since something was taken, as far as was looked; 0 where nothing waits.
+        """Seconds since a check first saw nothing taken; 0 if nothing waits.
 
         Args:
             unsent: Bytes that the transport holds.

@@ -1,8 +1,9 @@
-"""All that is taken from the insides of uvicorn, in one place: it promises nothing of it.
+"""All that we use of uvicorn's internals, which may change with any upgrade.
 
-When an upgrade of uvicorn takes something away or changes it, the test of that name says so.
+When an upgrade removes or changes one of them, a test of its name fails.
 """
 
+import socket
 import sys
 from importlib.util import find_spec
 from types import FrameType
@@ -11,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from uvicorn.config import Config
 from uvicorn.lifespan.on import LifespanOn
 from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.server import ServerState
+from uvicorn.server import Server, ServerState
 
-#: Whether requests can be parsed by httptools, whose protocol shows more than that on h11.
+#: Whether httptools parses the requests; its protocol has more of what we need than that on h11.
 HAS_HTTPTOOLS = find_spec("httptools") is not None
 
 if HAS_HTTPTOOLS or TYPE_CHECKING:
@@ -24,6 +25,7 @@ __all__ = [
     "Config",
     "H11Protocol",
     "HttpToolsProtocol",
+    "InvitingServer",
     "RequestResponseCycle",
     "ServerState",
     "host_of_server",
@@ -31,17 +33,35 @@ __all__ = [
 ]
 
 
+class InvitingServer(Server):
+    """A server that prints its address when it serves.
+
+    Args:
+        config: uvicorn's.
+        invitation: The line to print, the last one of a start.
+    """
+
+    def __init__(self, config: Config, invitation: str) -> None:
+        super().__init__(config)
+        self._invitation = invitation
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, as uvicorn does, and print the invitation."""
+        await super().startup(sockets)
+        if self.started:
+            print(self._invitation, flush=True)
+
+
 def is_full(protocol: Any) -> bool:
-    """Whether its transport has told an HTTP protocol that it takes no more for now."""
+    """Whether its transport has told an HTTP protocol to pause writing."""
     flow = getattr(protocol, "flow", None)
     return flow is not None and bool(flow.write_paused)
 
 
 def host_of_server() -> str | None:
-    """The host on which the server listens that runs this lifespan; None where it is not known.
+    """The host on which the server that runs this lifespan listens; None if it is not known.
 
-    A lifespan is told nothing of it. But uvicorn, which knows, waits for the lifespan, and stands
-    on the stack.
+    A lifespan isn't told. But uvicorn, which knows, awaits the lifespan, so it is on the stack.
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code is not LifespanOn.main.__code__:

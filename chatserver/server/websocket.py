@@ -1,9 +1,9 @@
 """A WebSocket protocol for uvicorn: `uvicorn --ws chatserver.server:WebSocketProtocol`.
 
-It serves any ASGI application. To the endpoints of this package it gives more than ASGI can say:
-the protocol itself stands in the scope's extensions, as a `Connection`. So a connection needs no
-task of its own to notice its end, and a publication's bytes, framed once, go straight to the
-transport.
+It serves any ASGI application. The endpoints of this package get more than ASGI offers: the
+protocol itself, as a `Connection` in the scope's extensions. So a connection needs no task of its
+own to notice its end, and a publication is framed once and its bytes are written to each transport
+directly.
 """
 
 import asyncio
@@ -32,13 +32,13 @@ from chatserver.wire import encode
 __all__ = ["WebSocketProtocol"]
 
 logger = logging.getLogger("uvicorn.error")
-# RFC 9112, section 2.2: with line ends of one character, though not for a handshake.
+# RFC 9112, section 2.2: a line may end with "\n" alone, though not in a handshake.
 END_OF_HEAD = re.compile(rb"\n\r?\n")
 
 
 @cache
 def _asgi(version: str) -> dict[str, str]:
-    """One for all connections; nobody has a reason to change it."""
+    """One dict for all connections; nothing changes it."""
     return {"version": version, "spec_version": "2.4"}
 
 
@@ -48,7 +48,7 @@ class WebSocketProtocol(Socket):
     Args:
         config: uvicorn's.
         server_state: uvicorn's, shared by all connections of a server.
-        app_state: The lifespan's state; the limits are in it.
+        app_state: The lifespan's state, with the limits.
     """
 
     __slots__ = (
@@ -70,29 +70,29 @@ class WebSocketProtocol(Socket):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(edge_of(config, server_state, app_state))
-        self.config = config
-        self.app_state = app_state
+        self.config: Config = config
+        self.app_state: dict[str, Any] = app_state
         self._server_state = server_state
-        # Where the client came to.
+        # The address that the client connected to.
         self._server: Address = None
-        # The time by which its request's deadline counts.
+        # The time from which the request's deadline counts.
         self._since = monotonic()
-        # What came of the request, then what came behind it.
+        # Bytes of the request; then, those that came behind it.
         self._early = b""
-        # There from when the request is complete until it is answered.
+        # Set from when the request is complete until it is answered.
         self._handshake: Handshake | None = None
-        # Whether it has a place among the connections that are counted.
+        # Whether it is counted among the connections.
         self._entered = False
 
     @property
     def _connections(self) -> set[Any]:
-        """uvicorn's, which asks them all to shut down when it does."""
+        """The connections of the server; uvicorn calls `shutdown` of each when it stops."""
         return cast("set[Any]", self._server_state.connections)
 
     # The transport's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Called once, by the event loop or by an HTTP protocol that hands the client over."""
+        """Called once, by the event loop or by an HTTP protocol that hands over the client."""
         if isinstance(transport, LingeringTransport):
             transport = transport.transport
         self.transport = cast("asyncio.Transport", transport)
@@ -100,7 +100,7 @@ class WebSocketProtocol(Socket):
         self._server = self._edge.shared(_server_of(self.transport.get_extra_info("sockname")))
         self._connections.add(self)
         self._edge.watch()
-        # A transport doesn't say twice that it is full, maybe with answers of that protocol's.
+        # A transport that is full, of responses perhaps, doesn't call `pause_writing` again.
         if is_full(self.transport.get_protocol()):
             self.pause_writing()
 
@@ -112,7 +112,7 @@ class WebSocketProtocol(Socket):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take what the client sent."""
+        """Take bytes from the client."""
         if self._state is not HANDSHAKE:
             super().data_received(data)
             return
@@ -121,18 +121,18 @@ class WebSocketProtocol(Socket):
         if self._handshake is None:
             self._find_request(searched)
         elif len(self._early) > self._edge.limits.max_header_size:
-            # Before its handshake is answered a client has nothing to say.
+            # Before its handshake is answered a client has nothing to send.
             self._pause_reading()
 
     def check(self, now: float) -> None:
-        """Look whether the client has kept to its limits; called by the edge."""
+        """Check the client's limits and deadlines; called by the edge."""
         if self._state is not HANDSHAKE:
             super().check(now)
         elif self._handshake is None and now - self._since > self._edge.limits.header_timeout:
             self._turn_away(408, "The request took too long.")
 
     def shutdown(self) -> None:
-        """The server stops: tell the client to come back (1012), and wait but a moment.
+        """The server stops: tell the client to come back (1012), and wait only a moment.
 
         The application still gets what was received.
         """
@@ -145,7 +145,7 @@ class WebSocketProtocol(Socket):
         self._abort_after(min(LAST_CHANCE, self.limits.close_timeout))
 
     def _leave(self) -> None:
-        """Free the place that it has among the connections, if it has one."""
+        """Stop counting it among the connections, if it was counted."""
         if self._entered:
             self._entered = False
             self._edge.admission.leave(self._address)
@@ -153,10 +153,10 @@ class WebSocketProtocol(Socket):
     # The handshake
 
     def _find_request(self, searched: int) -> None:
-        """Look whether the request is here as a whole.
+        """Check whether the request is complete.
 
         Args:
-            searched: Bytes that were looked through before.
+            searched: Bytes that were searched before.
         """
         found = END_OF_HEAD.search(self._early, searched)
         size = len(self._early) if found is None else found.end()
@@ -166,7 +166,7 @@ class WebSocketProtocol(Socket):
             self._parse(self._early[:size], self._early[size:])
 
     def _parse(self, head: bytes, early: bytes) -> None:
-        """Take a request, and what came right behind it."""
+        """Parse a request; `early` is what came right behind it."""
         try:
             handshake = Handshake.parse(head, compression=self._edge.limits.compression)
         except InvalidRequest as error:
@@ -179,7 +179,7 @@ class WebSocketProtocol(Socket):
         self._respond(error.answer)
 
     def _begin(self, handshake: Handshake, early: bytes) -> None:
-        """Hand a request to the application."""
+        """Start the application for a request."""
         self._handshake, self._early = handshake, early
         if (refusal := self._edge.admission.enter(self._address)) is not None:
             self._refuse(*refusal)
@@ -208,7 +208,7 @@ class WebSocketProtocol(Socket):
         return scope
 
     async def _run(self, scope: Scope) -> None:
-        """Serve the application, to whatever end."""
+        """Run the application, and end the connection when it has ended."""
         try:
             result = await self.config.loaded_app(scope, self.receive, self.send)
         except ClientDisconnected:
@@ -233,7 +233,7 @@ class WebSocketProtocol(Socket):
             self.close(code)
 
     def _answer(self, event: Message) -> None:
-        """The application's answer to the handshake, or a part of it."""
+        """Take the application's response to the handshake, or a part of it."""
         handshake = self._handshake
         assert handshake is not None, "it is let go when it is answered"
         answer = handshake.answer(event, self._server_state.default_headers)
@@ -260,13 +260,13 @@ class WebSocketProtocol(Socket):
         self._open(incoming, early)
 
     def _turn_away(self, status: int, reason: str) -> None:
-        """Answer a request that isn't complete."""
+        """Refuse a request that isn't complete."""
         self._edge.counts.bad_requests += 1
         logger.info("%s - %d: %s", self._address, status, reason)
         self._respond(response(status, [], f"{reason}\n".encode()))
 
     def _refuse(self, status: int, reason: str) -> None:
-        """Answer the handshake without asking the application."""
+        """Refuse the handshake without asking the application."""
         logger.info('%s - "WebSocket" %d: %s', self._address, status, reason)
         self._respond(response(status, [], f"{reason}\n".encode()))
 
@@ -306,5 +306,5 @@ def _client_of(found: Any) -> tuple[str, int] | None:
 
 
 def _server_of(found: Any) -> Address:
-    """Where a client came to."""
+    """The address that a client connected to."""
     return (found, None) if isinstance(found, str) else _client_of(found)

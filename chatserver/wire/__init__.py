@@ -1,8 +1,8 @@
-"""The WebSocket protocol's bytes: a leaf without I/O, without an event loop and without threads.
+"""The bytes of the WebSocket protocol, without I/O, event loop or threads.
 
-frames      what goes out
-parser      what comes in
-deflate     compression, shared by all who get the same
+frames      outgoing frames
+parser      incoming frames
+deflate     compression, once for all clients that get the same message
 """
 
 from chatserver.wire.deflate import Inflater, deflate

@@ -1,7 +1,7 @@
-"""Compression of messages, as permessage-deflate (RFC 7692) asks for it, without context takeover.
+"""Compression of messages by permessage-deflate (RFC 7692), without context takeover.
 
-Since no message refers to one before it, what is compressed once is right for every client,
-and one compressor does for the process. No input, no output.
+No message refers to an earlier one, so a message is compressed once for all clients, and one
+compressor serves the whole process. There is no I/O.
 """
 
 import threading
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 __all__ = ["MIN_SIZE", "Inflater", "deflate"]
 
-#: Bytes under which a message isn't worth compressing.
+#: Messages with fewer bytes are not compressed.
 MIN_SIZE = 256
-#: What a flush leaves at the end; taken off, and put back before inflating (7.2.1, 7.2.2).
+#: The end of a flush: removed after compressing, and added before inflating (7.2.1, 7.2.2).
 TAIL = b"\x00\x00\xff\xff"
-#: Bytes that are inflated at once. Behind each last block the rest of them is copied, and
-#: a message may consist of such blocks, so in one go its time would grow by the square.
+#: Bytes that are inflated at once. After each last block zlib copies the rest of them, and a
+#: message may consist of such blocks: all at once would take time that grows by the square.
 STEP = 1024
 
-#: Blocks in one message that may say to be its last. No client needs more than one, but a message
-#: of nothing else would take a hundred times as long to inflate as another of its size.
+#: Blocks in one message that may be marked as the last. No client needs more than one, but a
+#: message of many would take a hundred times as long to inflate as another of its size.
 MAX_ENDS = 16
 
 _lock = threading.Lock()
@@ -37,13 +37,13 @@ def _compressor(window_bits: int) -> "_Compress":
 
 
 def deflate(payload: bytes, window_bits: int) -> bytes:
-    """Compress a message so that it can be inflated by itself (RFC 7692, section 7.2.1).
+    """Compress a message so that it can be inflated alone (RFC 7692, section 7.2.1).
 
     Args:
         payload: The message.
         window_bits: The client's window, 9 to 15.
     """
-    with _lock:  # the compressor is one for all threads
+    with _lock:  # all threads share the compressor
         compressor = _compressor(window_bits)
         data = compressor.compress(payload) + compressor.flush(zlib.Z_FULL_FLUSH)
     return data[: -len(TAIL)]
@@ -67,8 +67,8 @@ class Inflater:
         """Inflate the next piece (RFC 7692, section 7.2.2).
 
         Raises:
-            InvalidFrame: The message is larger than the limit (1009), or was not made by
-                the algorithm (1007).
+            InvalidFrame: The message is larger than the limit (1009), or can't be inflated
+                (1007).
         """
         pieces = []
         for start in range(0, len(data), STEP):
@@ -79,7 +79,7 @@ class Inflater:
         return b"".join(pieces)
 
     def end(self) -> bytes:
-        """Inflate the end of the message."""
+        """Inflate the end of the message; returns the last bytes."""
         return self.feed(TAIL)
 
     def _inflate_step(self, data: bytes) -> bytes:
@@ -93,7 +93,7 @@ class Inflater:
         return piece
 
     def _rest(self) -> bytes:
-        """What stands behind a block that said it was the last one (section 7.2.3.4)."""
+        """The bytes after a block that was marked as the last one (section 7.2.3.4)."""
         if not self._inflate.eof:
             return b""
         self._ends += 1

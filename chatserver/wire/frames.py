@@ -1,9 +1,9 @@
-"""WebSocket frames on their way out (RFC 6455, section 5), without I/O and without an event loop.
+"""Outgoing WebSocket frames (RFC 6455, section 5), without I/O and without an event loop.
 
     Frame("hi").wire()       a message as the bytes that every client gets
     close_frame(1000)        the control frames that a server sends
 
-What a client sends is taken apart by `parser`, which shares the constants of this module.
+`parser` reads the frames of clients, and shares the constants of this module.
 """
 
 from struct import Struct
@@ -24,18 +24,18 @@ __all__ = [
 FIN, RSV1 = 0x80, 0x40
 CONTINUATION, TEXT, BINARY = 0x0, 0x1, 0x2
 CLOSE_OPCODE, PING_OPCODE, PONG_OPCODE = 0x8, 0x9, 0xA
-# The second one is MASK and the length, or what says where the length is.
+# The second one is MASK and the length, or a value that says where the length is.
 TWO_BYTES, EIGHT_BYTES = 126, 127
 
 _SHORT, _MEDIUM, _LONG = Struct("!BB"), Struct("!BBH"), Struct("!BBQ")
 _CODE = Struct("!H")
 
-#: The ping that every client gets. One without payload is answered by a pong without.
+#: The ping for every client. A ping without payload is answered by a pong without payload.
 PING = b"\x89\x00"
 
 
 class Frame:
-    """One encoded message to clients, built once and shared by everybody who gets it.
+    """One encoded message to clients, made once and shared by all that get it.
 
     Args:
         data: Text or bytes.
@@ -52,7 +52,7 @@ class Frame:
     def __init__(self, data: str | bytes) -> None:
         self._data = data
         payload = data.encode() if isinstance(data, str) and not data.isascii() else data
-        self.size = len(payload)
+        self.size: int = len(payload)
         self._message: dict[str, Any] | None = None
         self._wires: dict[int, bytes] = {}
 
@@ -65,11 +65,11 @@ class Frame:
         return self._message
 
     def wire(self, window_bits: int = 0) -> bytes:
-        """The frame as it goes over the wire.
+        """The bytes of the frame.
 
         Args:
-            window_bits: The client's window for compressed messages, 9 to 15; 0 where no
-                compression was agreed on.
+            window_bits: The client's window for compressed messages, 9 to 15; 0 without
+                compression.
         """
         wire = self._wires.get(window_bits)
         if wire is None:
@@ -78,7 +78,7 @@ class Frame:
 
 
 def encode(data: str | bytes, window_bits: int = 0) -> bytes:
-    """A message as it goes over the wire; arguments and errors as for `Frame`."""
+    """The bytes of a message's frame; arguments and errors as for `Frame`."""
     opcode, payload = (TEXT, data.encode()) if isinstance(data, str) else (BINARY, data)
     if window_bits and len(payload) >= MIN_SIZE:
         deflated = deflate(payload, window_bits)

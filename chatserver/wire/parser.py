@@ -1,9 +1,9 @@
-"""What a client sends, taken apart (RFC 6455, section 5), without I/O and without an event loop.
+"""Incoming WebSocket frames (RFC 6455, section 5), without I/O and without an event loop.
 
     parser.feed(data); parser.next()     one message or control frame at a time
 
-The parser is strict and fails fast: what breaks a rule is an `InvalidFrame` as soon as its bytes
-are here, with the close code that the RFC asks for. It holds one unfinished message at most.
+The parser is strict and fails early: bytes that break a rule raise `InvalidFrame` as soon as they
+are here, with the close code that the RFC asks for. At most one unfinished message is held.
 """
 
 import codecs
@@ -34,10 +34,10 @@ __all__ = ["Close", "Event", "Parser", "Ping", "Pong"]
 # Section 5.2: the first byte is FIN, three reserved bits and the opcode.
 RSV, OPCODE = 0x70, 0x0F
 KNOWN = frozenset({CONTINUATION, TEXT, BINARY, CLOSE_OPCODE, PING_OPCODE, PONG_OPCODE})
-# The second one is MASK and the length, or what says where the length is.
+# The second one is MASK and the length, or a value that says where the length is.
 MASK, LENGTH = 0x80, 0x7F
 MAX_CONTROL = 125
-# RFC 3629, section 4: no character's UTF-8 begins with what stands between these.
+# RFC 3629, section 4: between these are bytes that no character's UTF-8 begins with.
 SURROGATES, AFTER_SURROGATES = b"\xed\xa0", b"\xee"
 
 _CODE = Struct("!H")
@@ -45,14 +45,14 @@ _decoder = codecs.getincrementaldecoder("utf-8")
 
 
 class Close(NamedTuple):
-    """The client closes. The code is 1005 when it gave none."""
+    """The client closes. The code is 1005 if it gave none."""
 
     code: int
     reason: str
 
 
 class Ping(NamedTuple):
-    """To be answered by a pong with the same payload."""
+    """A ping, to be answered by a pong with the same payload."""
 
     payload: bytes
 
@@ -68,7 +68,7 @@ Event: TypeAlias = str | bytes | Close | Ping | Pong
 
 
 class Parser:
-    """Takes the bytes of one client apart.
+    """Parses the bytes of one client.
 
     Args:
         max_size: Bytes in one message, inflated; beyond, an `InvalidFrame` with 1009.
@@ -95,18 +95,18 @@ class Parser:
         self._buffer = b""
         self._position = 0
         self._message: _Message | None = None
-        # Of a data frame that is not here as a whole: bytes to come, its mask, its FIN.
+        # Of an incomplete data frame: the bytes to come, its mask, its FIN.
         self._remaining = 0
         self._mask = b""
         self._final = False
 
     @property
     def unfinished(self) -> bool:
-        """Whether a message or frame has begun whose end is not here."""
+        """Whether a message or frame has begun and is not complete."""
         return self._message is not None or self._position < len(self._buffer)
 
     def feed(self, data: bytes) -> None:
-        """Append what came from the client."""
+        """Append bytes from the client."""
         if self._position < len(self._buffer):
             data = self._buffer[self._position :] + data
         self._buffer = data
@@ -116,7 +116,7 @@ class Parser:
         """The next message or control frame; None when more bytes are needed.
 
         Raises:
-            InvalidFrame: The client broke a rule. Nothing behind that can be read.
+            InvalidFrame: The client broke a rule. No more can be read after that.
         """
         while True:
             if self._remaining:
@@ -129,7 +129,7 @@ class Parser:
                 return message.end()
 
     def _next_frame(self) -> "Event | _Begun | None":
-        """A whole frame's event; `BEGUN` when a message's next frame has been begun instead."""
+        """The event of a whole frame; `BEGUN` if only a frame of a message has begun."""
         buffer, start = self._buffer, self._position
         available = len(buffer) - start
         if available < 2:
@@ -166,7 +166,7 @@ class Parser:
         return BEGUN
 
     def _check_header(self, first: int, second: int) -> None:
-        """Sections 5.1 to 5.5: what the first two bytes of a frame may be."""
+        """Check the first two bytes of a frame (sections 5.1 to 5.5)."""
         opcode = first & OPCODE
         if not second & MASK:
             raise InvalidFrame("a client's frames must be masked")
@@ -190,18 +190,18 @@ class Parser:
         return self._compressed and is_first and first & RSV == RSV1
 
     def _long_size(self, data: bytes) -> int:
-        """Section 5.2: the length in two or eight bytes, as few as will do."""
+        """Section 5.2: the length in two or eight bytes, as few as possible."""
         size = int.from_bytes(data)
         if size >> 63:
             raise InvalidFrame("the highest bit of a length must be 0")
         if size < (TWO_BYTES if len(data) == 2 else 1 << 16):
-            raise InvalidFrame("a length must be written in as few bytes as will do")
+            raise InvalidFrame("a length must be written in as few bytes as possible")
         return size
 
     def _check_size(self, first: int, size: int) -> None:
         message, limit = self._message, self._max_size
         if first & RSV1 if message is None else message.compressed:
-            # What can't be compressed grows, by an eighth where every byte takes nine bits.
+            # Compression may enlarge data: by an eighth if every byte takes nine bits.
             limit += limit // 8 + 1024
         if (0 if message is None else message.received) + size > limit:
             raise InvalidFrame(f"message exceeds the limit of {self._max_size} bytes", code=1009)
@@ -216,27 +216,27 @@ class Parser:
         self._remaining, self._mask, self._final = size, mask, bool(first & FIN)
 
     def _take_payload(self) -> bool:
-        """Give the message what is here of its frame; False when more is to come."""
+        """Append the bytes of its frame to the message; False if more are to come."""
         chunk = self._buffer[self._position : self._position + self._remaining]
         self._position += len(chunk)
         self._remaining -= len(chunk)
         if chunk and self._message is not None:
             self._message.append(apply_mask(chunk, self._mask))
-            # Where the mask goes on, should the frame end in the middle of it.
+            # The mask goes on where this part ended.
             turn = len(chunk) % 4
             self._mask = self._mask[turn:] + self._mask[:turn]
         return not self._remaining
 
 
 class _Begun:
-    """Says that a frame has begun which is not all of its message, or not here as a whole."""
+    """Says that a frame has begun which is only a part of its message, or isn't complete."""
 
 
 BEGUN = _Begun()
 
 
 class _Message:
-    """A message that comes in pieces, checked as they come."""
+    """A message in several parts, each checked when it comes."""
 
     __slots__ = ("_data", "_inflater", "_utf8", "fragments", "received")
 
@@ -268,14 +268,14 @@ class _Message:
         self._data += data
 
     def _check(self, data: bytes, final: bool = False) -> None:
-        """Section 8.1, as early as can be told."""
+        """Section 8.1, as early as possible."""
         if self._utf8 is None:
             return
         try:
             self._utf8.decode(data, final)
         except UnicodeDecodeError:
             raise _invalid_text() from None
-        # The decoder lets half a surrogate wait for its third byte.
+        # The decoder waits for the third byte of a surrogate, which is invalid at its second.
         if SURROGATES <= self._utf8.getstate()[0] < AFTER_SURROGATES:
             raise _invalid_text()
 
