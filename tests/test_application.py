@@ -99,22 +99,25 @@ def test_a_verifier_of_ones_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("server", "is_open"),
+    ("server", "client", "is_open"),
     [
-        (("127.0.0.1", 80), True),
-        (("::1", 80), True),
-        (("testserver", 80), True),
-        (("/run/chat.sock", None), True),
-        (None, True),
-        (("10.0.0.7", 80), False),
-        (("0.0.0.0", 80), False),
-        (("2001:db8::1", 80), False),
+        ("127.0.0.1", "127.0.0.1", True),
+        ("::1", "::1", True),
+        ("::ffff:127.0.0.1", "::ffff:127.0.0.1", True),
+        ("testserver", "testclient", True),
+        ("/run/chat.sock", None, True),
+        (None, None, True),
+        ("10.0.0.7", "10.0.0.7", False),
+        ("0.0.0.0", "127.0.0.1", False),
+        ("2001:db8::1", "2001:db8::2", False),
+        ("::ffff:10.0.0.7", "::ffff:10.0.0.8", False),
+        ("127.0.0.1", "203.0.113.9", False),  # a proxy on this machine has told whose client it is
     ],
 )
-def test_open_on_loopback(server: tuple[str, int | None] | None, is_open: bool) -> None:
+def test_open_on_loopback(server: str | None, client: str | None, is_open: bool) -> None:
     app = Starlette()
     app.state.verifier = OPEN_ON_LOOPBACK
-    scope = {"app": app, "server": server}
+    scope = {"app": app, "server": server and (server, 80), "client": client and (client, 1234)}
     if is_open:
         assert verifier_of(scope, "Whoami") is OPEN_ON_LOOPBACK
     else:

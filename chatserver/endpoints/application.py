@@ -47,7 +47,7 @@ or, where any token may pass,
     app.state.verifier = OPEN_MODE"""
 ONLY_LOOPBACK = """\
 {name} asks for a token, and the settings hold no key that verifies it. That is open mode, but only
-for clients of this machine; this one connected to {host}. Set
+for clients of this machine; here the {side} has the address {host}. Set
     CHATSERVER_TOKEN_SECRET=...
 or, where any token may pass,
     CHATSERVER_OPEN_TO_NETWORK=on"""
@@ -105,18 +105,23 @@ def verifier_of(scope: Scope, name: str) -> VerifiesTokens:
     strict = (verifier for verifier in found if not isinstance(verifier, OpenMode))
     verifier = next(strict, found[0])
     if isinstance(verifier, OpenMode) and verifier.loopback_only:
-        host, _port = scope.get("server") or ("", None)
-        if not _is_local(host):
-            raise VerifierMissing(ONLY_LOOPBACK.format(name=name, host=host))
+        # Behind a proxy on this machine the server's address is local. The client's isn't, if the
+        # proxy tells it (X-Forwarded-For) and the server believes that proxy.
+        for side in ("server", "client"):
+            host, _port = scope.get(side) or ("", None)
+            if not _is_local(host):
+                raise VerifierMissing(ONLY_LOOPBACK.format(name=name, side=side, host=host))
     return verifier
 
 
 def _is_local(host: str) -> bool:
-    """Whether the address that a client connected to is reachable from this machine only."""
+    """Whether an address belongs to this machine and can't be reached from another one."""
     try:
-        return ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(host)
     except ValueError:
         return True  # a Unix socket, or a test client
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
 
 
 def hub_in(scope: Scope) -> Hub:
