@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.routing import Mount, WebSocketRoute
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.responses import PlainTextResponse
+from starlette.routing import Host, Mount, WebSocketRoute
 from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -73,6 +76,19 @@ def test_outer_applications() -> None:
         with pytest.raises(WebSocketDisconnect), TestClient(outer).websocket_connect(path):
             pass
     assert seen == [(), (middle, outer)]
+
+
+def test_router_within() -> None:
+    inner, middleware = Starlette(), [Middleware(GZipMiddleware)]
+    assert internals.router_within(Mount("/a", inner)) is inner.router
+    assert internals.router_within(Mount("/a", inner, middleware=middleware)) is inner.router
+    assert internals.router_within(Host("a", inner)) is inner.router
+    routes = [WebSocketRoute("/b", inner)]
+    within = internals.router_within(Mount("/a", routes=routes, middleware=middleware))
+    assert within is not None
+    assert within.routes == routes
+    assert internals.router_within(Mount("/a", PlainTextResponse("x"))) is None
+    assert internals.router_within(routes[0]) is None
 
 
 def test_departures() -> None:

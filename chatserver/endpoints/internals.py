@@ -8,10 +8,17 @@ from types import FrameType
 
 from starlette._exception_handler import wrap_app_handling_exceptions
 from starlette.applications import Starlette
+from starlette.routing import BaseRoute, Host, Mount, Router
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketDisconnected
 
-__all__ = ["DEPARTURES", "answer_by_handlers", "has_handlers", "outer_applications"]
+__all__ = [
+    "DEPARTURES",
+    "answer_by_handlers",
+    "has_handlers",
+    "outer_applications",
+    "router_within",
+]
 
 #: The key under which an application puts its exception handlers into the scope.
 HANDLERS = "starlette.exception_handlers"
@@ -67,3 +74,12 @@ def outer_applications(scope: Scope) -> tuple[Starlette, ...]:
                 found.append(called["self"])
         frame = frame.f_back
     return tuple(found)
+
+
+def router_within(route: BaseRoute) -> Router | None:
+    """The router of what is mounted at a route, without the middleware around it, if it has one."""
+    if not isinstance(route, Mount | Host):
+        return None
+    app = route._base_app if isinstance(route, Mount) else route.app
+    router = app if isinstance(app, Router) else getattr(app, "router", None)
+    return router if isinstance(router, Router) else None

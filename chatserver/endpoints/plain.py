@@ -5,8 +5,10 @@ Without this it is a 404, because a router looks only at its HTTP routes.
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.routing import BaseRoute, Host, Match, Mount, Router
+from starlette.routing import Match, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from chatserver.endpoints.internals import router_within
 
 __all__ = ["answer_plain_requests"]
 
@@ -28,17 +30,8 @@ def _prepare(router: Router) -> None:
     if not isinstance(router.default, _UpgradeRequired):
         router.default = _UpgradeRequired(router, router.default)
     for route in router.routes:
-        if inner := _router_of(route):
+        if inner := router_within(route):
             _prepare(inner)
-
-
-def _router_of(route: BaseRoute) -> Router | None:
-    if not isinstance(route, Mount | Host):
-        return None
-    # The application itself, without the middleware around it.
-    app = route._base_app if isinstance(route, Mount) else route.app
-    router = app if isinstance(app, Router) else getattr(app, "router", None)
-    return router if isinstance(router, Router) else None
 
 
 class _UpgradeRequired:
