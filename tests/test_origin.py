@@ -46,6 +46,13 @@ def test_same_origin(origin: str, host: str, scheme: str) -> None:
     assert passes(origin, host=host, scheme=scheme)
 
 
+def test_a_server_may_leave_the_scheme_out() -> None:
+    headers = [(b"origin", b"http://h:8000"), (b"host", b"h:8000")]
+    check_origin({"type": "websocket", "headers": headers}, ())
+    with pytest.raises(InvalidHandshake):
+        check_origin({"type": "websocket", "headers": [*headers[:1], (b"host", b"h")]}, ())
+
+
 def test_no_browser() -> None:
     assert passes()
     assert passes(host=None)

@@ -369,6 +369,23 @@ def test_server_dies_and_comes_back(own_server: Server, visit: Visit) -> None:
     )
 
 
+def test_a_proxy_that_knows_no_such_path_while_the_server_restarts(
+    own_server: Server, visit: Visit
+) -> None:
+    page = visit(own_server.url)
+    echo = connected(page, "echo")
+    page.route("**/ws", lambda route: route.fulfill(status=404))
+    own_server.kill()
+    for _ in range(3):
+        page.wait_for_event("request", lambda request: request.url.endswith("/ws"))
+    expect(echo.locator(".detail")).to_have_text(
+        "The server is there, but did not take the connection."
+    )
+    expect(echo.locator(".pill")).to_have_text(re.compile(r"^Retry in \d+ s$"))
+    own_server.start()
+    expect(echo.locator(".pill")).to_have_text("Connected", timeout=20_000)
+
+
 def test_reconnect_now(own_server: Server, visit: Visit) -> None:
     page = visit(own_server.url)
     page.clock.install()

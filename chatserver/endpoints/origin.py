@@ -70,7 +70,9 @@ def _matches(origin: str, scope: Scope, allowed: Collection[str]) -> bool:
     if parsed is None:
         return False
     hosts = _header(scope, b"host")
-    own = f"{_PAGE_SCHEME.get(scope['scheme'])}://{hosts[0]}" if len(hosts) == 1 else ""
+    # The ASGI specification lets a server leave the scheme out.
+    scheme = _PAGE_SCHEME.get(scope.get("scheme", "ws"))
+    own = f"{scheme}://{hosts[0]}" if len(hosts) == 1 else ""
     return parsed == _parse(own) or any(parsed == _parse(other) for other in allowed)
 
 

@@ -14,6 +14,7 @@ const FIRST_DELAY = 500; // ms, doubled at each attempt, jittered by half
 const LONGEST_DELAY = 15_000; // ms
 const STABLE_AFTER = 5_000; // ms connected until the back-off begins anew
 const OPEN_WITHIN = 10_000; // ms for a handshake
+const UPGRADE_REQUIRED = 426; // what plain HTTP is answered where a WebSocket is
 
 /** How long to wait before attempt number `attempt` (from 0), in milliseconds. */
 export function backoff(attempt, random = Math.random) {
@@ -138,8 +139,9 @@ export class Connection {
     if (status === null) {
       this.#doubted = false;
       this.#wait({ problem: "The server can't be reached." });
-    } else if (this.#attempt > 0 && !this.#doubted) {
-      this.#doubted = true; // it may have started between the attempt and the question
+    } else if (this.#attempt > 0 && !(this.#doubted && status === UPGRADE_REQUIRED)) {
+      // It may have started between the attempt and the question, or only the proxy is there yet.
+      this.#doubted = status === UPGRADE_REQUIRED;
       this.#wait({ problem: "The server is there, but did not take the connection." });
     } else {
       this.#close({ refused: true, status, problem: "The server refused this connection." });
