@@ -490,6 +490,7 @@ def test_a_message_whose_connection_ends_was_not_delivered(server: Server, visit
     expect(delivery(echo)).to_have_text(["not delivered"])
     expect(echo.get_by_role("button", name="Send again")).to_be_visible()
     expect(echo.locator("textarea")).to_have_value("")
+    expect(marks(echo)).to_have_text(["Connection closed."])
 
 
 @pytest.mark.parametrize("again", ["while it is frozen", "once it is back"])

@@ -186,8 +186,9 @@ export class Panel {
       this.#openedPath = this.#path;
       this.outbox.connected();
     } else {
-      if (state.name !== "connecting") {
-        this.log.mark(state.code === 1000 ? "Disconnected." : "Connection lost.");
+      if (state.name === "waiting") this.log.mark("Connection lost.");
+      if (state.name === "closed") {
+        this.log.mark(state.code === 1000 ? "Disconnected." : "Connection closed.");
       }
       this.outbox.disconnected();
     }
@@ -260,7 +261,8 @@ export class Panel {
     this.log.setDelivery(message, state, () => {
       message.remove();
       this.#post(text);
-      this.listElement.focus({ preventScroll: true }); // the button is gone; the box would call the keyboard up
+      // The button that had the focus is gone; the box would call a soft keyboard up.
+      this.listElement.focus({ preventScroll: true });
     });
     if (state === "failed" && !this.root.hidden) this.page.announce("A message was not delivered.");
   }
