@@ -608,7 +608,7 @@ def test_accessibility(server: Server, visit: Visit, options: dict[str, Any]) ->
 
 
 def talk(socket: WebSocketRoute) -> None:
-    """Everything that a chat can show: six names, an own message, and one who left."""
+    """Everything that a chat can show: six names, an own message, and a client that left."""
     for number in range(6):
         socket.send(f"Client #{number} says: Hello")
     socket.send("You wrote: Hello")
