@@ -1,7 +1,7 @@
 """The command line of the benchmark: `python -m benchmarks --help`.
 
-Exit status: 0 done, also if some servers could not be had; 1 nothing could be measured; 2 a flag
-won't do; 130 Ctrl-C.
+Exit status: 0 done, even if some servers could not be installed; 1 nothing could be measured; 2 a
+flag can't be used; 130 Ctrl-C.
 """
 
 import argparse
@@ -28,9 +28,9 @@ SPARE_FILES = 200  # descriptors that a server needs besides its clients'
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do what the arguments say (those of the process if None), and return the exit status."""
+    """Run the command that the arguments name (those of the process if None); return the status."""
     arguments = _parser().parse_args(argv)
-    # So that what was started is ended too; a shell's background job would not hear of Ctrl-C.
+    # So that child processes are ended, too; a shell's background job ignores Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
@@ -162,7 +162,7 @@ def _regimes(text: str) -> list[regimes.Regime]:
 
 
 def _files() -> int:
-    """Raise the number of files that a process may open, and say what it is."""
+    """Raise the number of files that a process may open, and return it."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return sys.maxsize if hard == resource.RLIM_INFINITY else hard
@@ -174,7 +174,7 @@ def _warn() -> None:
 
 
 def _fitting(chosen: list[regimes.Regime]) -> list[regimes.Regime]:
-    """Those for whose clients a process may open enough files here."""
+    """The regimes for whose clients a process may open enough files here."""
     files = _files()
     found = [regime for regime in chosen if regime.clients + SPARE_FILES <= files]
     for regime in chosen:
@@ -221,7 +221,7 @@ def _table(arguments: argparse.Namespace) -> int:
 
 
 def _plot(arguments: argparse.Namespace) -> int:
-    from benchmarks import plots  # matplotlib takes its time
+    from benchmarks import plots  # importing matplotlib takes a while
 
     for path in plots.throughput(Results.load(arguments.file), arguments.folder):
         print(path)

@@ -43,14 +43,14 @@ QUIET = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"}
 
 
 class Unavailable(Exception):
-    """This server can't be had here; the message is one sentence that says why."""
+    """This server can't be installed here; the message is one sentence that says why."""
 
 
 def prepare(server: Server) -> None:
-    """Make what the server needs, unless it is there.
+    """Install what the server needs, unless that is done.
 
     Raises:
-        Unavailable: It can't be made here.
+        Unavailable: It can't be installed here.
     """
     if server.kind == "ours":
         if not ours_python(server).exists():
@@ -66,7 +66,7 @@ def prepare(server: Server) -> None:
 
 
 def command(server: Server, port: int, *, compression: bool, folder: Path) -> list[str]:
-    """The command that starts the server, which has been prepared; `folder` is for its files."""
+    """The command that starts a prepared server; `folder` is for its files."""
     if server.kind == "ours":
         return _ours(server, port, compression)
     if server.kind == "uvicorn":
@@ -84,7 +84,7 @@ def command(server: Server, port: int, *, compression: bool, folder: Path) -> li
 
 
 def usual_command(server: Server, port: int, flags: Sequence[str]) -> list[str]:
-    """The command as a user gives it: with the limits and the log that the server has by itself.
+    """The command as a user gives it: with the server's default limits and log.
 
     For ours, and for those that run under uvicorn.
     """
@@ -119,7 +119,7 @@ def compiled(source: Path) -> Path:
 
 
 def version(server: Server) -> str:
-    """What was measured, with the versions of what it is made of."""
+    """The name of what was measured, with its version and those of its packages."""
     if server.kind == "ours":
         names = ["chatserver", "starlette", "uvicorn", "websockets", "uvloop"]
         return _python_versions(ours_python(server), *names)
@@ -140,7 +140,7 @@ def version(server: Server) -> str:
 
 
 def _run(arguments: list[str], cwd: Path | None = None) -> str:
-    """Run to the end, and return what it printed.
+    """Run a command to its end, and return what it printed.
 
     Raises:
         Unavailable: It failed, or took too long.
@@ -251,9 +251,9 @@ def _uvicorn(application: str, port: int) -> list[str]:
 
 def _ours(server: Server, port: int, compression: bool) -> list[str]:
     python = str(ours_python(server))
-    if server.program:  # an application of one's own, under uvicorn
+    if server.program:  # an application of its own, under uvicorn
         return [python, *_uvicorn(server.program, port), *TERSE, *OUR_PROTOCOLS]
-    # One client publishes for all of them.
+    # Because one client publishes for all of them.
     flags = ["--port", str(port), "--log-level", "warning", "--max-message-rate", "0"]
     if compression:
         flags += ["--compression", "on"]

@@ -1,4 +1,4 @@
-"""The goals: how many times a peer's value ours is to be, and what ours is to be in itself."""
+"""The goals for our server: multiples of another server's value, and absolute values."""
 
 from typing import NamedTuple
 
@@ -9,9 +9,9 @@ __all__ = ["GOALS", "Goal", "Verdict", "compared", "verdicts"]
 
 
 class Goal(NamedTuple):
-    """A bound for ours, as a multiple of a peer's value; absolute where `peer` is empty.
+    """A bound for our server, as a multiple of a peer's value; absolute if `peer` is empty.
 
-    `beside` is the regime in which the peer is measured, if that is another one.
+    `beside` is the regime in which the peer is measured, if it is another one.
     """
 
     regime: str
@@ -26,7 +26,7 @@ def _row(regime: str, **peers: float) -> list[Goal]:
     return [Goal(regime, name.replace("_", "-"), bound) for name, bound in peers.items()]
 
 
-# Not slower than before, but for what one run differs from the next.
+# Not slower than before, except for the variation between runs.
 AS_BEFORE = 0.95
 
 GOALS = (

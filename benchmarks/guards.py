@@ -1,7 +1,7 @@
-"""The guards: each attack on FastAPI's tutorial as people start it, and on ours.
+"""The guards: each attack on FastAPI's tutorial as users start it, and on our server.
 
-`GUARDS` is the table of them, by their rows in the project's table of what must hold. An attack
-finds figures; a figure that has a goal gets a verdict.
+`GUARDS` is the table of attacks, by their rows in the project's reliability table. An attack
+returns figures; a figure with a goal gets a verdict.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ CODES = ("code", "status")  # figures that are names rather than numbers
 class Figure:
     """One number of an attack, and the goal for it, if there is one.
 
-    Where the attack found None, that is `none` in the table, and the goal is missed.
+    If the attack returns None, the table shows `none`, and the goal is missed.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Figure:
 
     @property
     def goal(self) -> str:
-        """In words; empty if there is none."""
+        """The goal in words; empty if there is none."""
         unit = f" {self.unit}" if self.unit else ""
         if self.unit == "yes":
             return "" if self.least is None else "yes"
@@ -73,7 +73,7 @@ class Figure:
 
 
 def met(figure: Figure, value: float | None) -> bool | None:
-    """Whether the goal is reached; None where there is none."""
+    """Whether the goal is reached; None if there is none."""
     if not figure.goal:
         return None
     return (
@@ -86,7 +86,7 @@ def met(figure: Figure, value: float | None) -> bool | None:
 
 @dataclass(frozen=True)
 class Guard:
-    """One attack: who it is made on, with what flags beside the defaults, and what is looked at."""
+    """One attack: the servers that it is made on, flags besides the defaults, and its figures."""
 
     row: int
     name: str
@@ -95,8 +95,8 @@ class Guard:
     figures: tuple[Figure, ...]
     ours: Sequence[str] = ()
     theirs: Sequence[str] = ()
-    program: str = ""  # peers/<server>_<program>.py instead of what is served otherwise
-    paths: Sequence[str] = PATHS  # warmed up before
+    program: str = ""  # peers/<server>_<program>.py instead of the server's usual application
+    paths: Sequence[str] = PATHS  # used by some clients before the attack
 
 
 PINGS = ("ping-interval", "ping-timeout")
@@ -128,8 +128,8 @@ GUARDS = (
         (
             Figure("idle", "idle ones reaped after", "s", most=REAPED, none=NEVER),
             Figure("full", "ones with a full socket reaped after", "s", most=REAPED, none=NEVER),
-            # No ping tells of these, as their answer would not be read: the time to take
-            # something ends them. The goal is that for the pings' defaults.
+            # No ping ends these, because its answer would not be read: the send timeout does.
+            # The goal is that for the default pings.
             Figure("unread", "… that are not read either", "s", most=42, none=NEVER),
         ),
         *(OUR_PINGS, UVICORN_PINGS),
@@ -250,7 +250,7 @@ def run(
     progress: Progress,
     saved: Callable[[Results], None] = lambda results: None,
 ) -> Results:
-    """Attack each server in turn, in a fresh process each time. `saved` gets what there is."""
+    """Attack each server in turn, in a fresh process each time. `saved` gets all results so far."""
     results = Results(about={k: v for k, v in about(FORM).items() if k != "seconds_each"})
     there = prepare_all(servers, results, progress)
     progress.begin(len(there) * len(guards))
@@ -288,7 +288,7 @@ async def _attack(guard: Guard, server: Server, folder: Path) -> Measurement:
 
 
 def tables(results: Results) -> list[Table]:
-    """One: for each guard its title, and a row for each figure."""
+    """One table: for each guard its title, and a row for each figure."""
     servers = [BY_NAME[name] for name in results.servers([server.name for server in SERVERS])]
     head = ["", "goal", *(server.label for server in servers), ""]
     table = Table("Attacks, and what they come to", head)

@@ -1,4 +1,4 @@
-"""The load generator: starts `load.c`, says what to do, and reads what it measured."""
+"""The load generator: starts `load.c`, gives it commands, and reads what it measured."""
 
 import json
 import os
@@ -15,11 +15,11 @@ from benchmarks.servers import Server
 
 __all__ = ["Connected", "Drive", "Echo", "GeneratorFailed", "Herd", "Load", "Outcome", "parse"]
 
-MARGIN = 30  # seconds that an answer may take beyond what was asked for
+MARGIN = 30  # seconds that an answer may take longer than the command asks for
 
 
 class GeneratorFailed(Exception):
-    """The generator ended or did not answer; nothing that it says can be used any more."""
+    """The generator ended or did not answer; its values can't be used any more."""
 
 
 @dataclass(frozen=True)
@@ -31,23 +31,23 @@ class Connected:
     seconds: float
     cpu: float
     extension: str  # what the server answered about compression
-    failure: str  # the first one; empty if there is none
+    failure: str  # the first failure; empty if there is none
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of all that was published, from the start until nobody waited any longer."""
+    """The result for everything that was published, up to the last message that was awaited."""
 
     cpu: float  # share of a core that the generator used while it was measured
     sent: int
     received: int
-    owed: int  # deliveries that everything sent comes to
+    owed: int  # deliveries that should follow from all messages sent
     unsent: int
     complete: bool  # every member got as many messages as were sent in its group
-    stalled: bool  # nothing came for `patience` seconds, though something was due
+    stalled: bool  # nothing came for `patience` seconds, though something was expected
     lost: int  # connections
-    odd: int  # frames of a kind that is not expected
-    recorded: bool  # what the probes got is there in full
+    odd: int  # frames of an unexpected kind
+    recorded: bool  # everything that the probes got is recorded
     bytes: int
     failure: str
 
@@ -57,17 +57,17 @@ class Drive(Outcome):
     """The answer to `drive`."""
 
     seconds: float  # measured, after the warm-up
-    deliveries: int  # that came in that time
-    offered: int  # messages that were due at the rate asked for, sent or not
-    quiet: bool  # nothing was on its way any more when it began
-    # Nanoseconds of the monotonic clock between which it was measured.
+    deliveries: int  # in the measured time
+    offered: int  # messages that were due at the given rate, sent or not
+    quiet: bool  # nothing was in flight any more when it began
+    # The measured time: from and to nanoseconds of the monotonic clock.
     begin: int
     end: int
 
 
 @dataclass(frozen=True)
 class Herd(Outcome):
-    """The answer to `herd`: milliseconds of each wait; None is one that had no end."""
+    """The answer to `herd`: milliseconds of each wait; None for one that did not end."""
 
     waits: list[float | None]
 
@@ -87,10 +87,10 @@ class Echo:
 
 
 def parse(line: bytes) -> dict[str, Any]:
-    """One answer.
+    """Parse one answer.
 
     Raises:
-        GeneratorFailed: It is no JSON object.
+        GeneratorFailed: It is not a JSON object.
     """
     try:
         answer = json.loads(line)
@@ -132,7 +132,7 @@ class Load:
         self._process.__exit__(kind, error, traceback)
 
     def words(self) -> str:
-        """The words that messages are filled with, from `number * 37` on, modulo their length."""
+        """The words that fill messages, from `number * 37` on, modulo their length."""
         return str(self._ask("words", MARGIN)["words"])
 
     def connect(
@@ -147,8 +147,8 @@ class Load:
     ) -> Connected:
         """Open members; they stay until `close`.
 
-        Whoever is to publish in a `drive` with as many `publishers` offers no compression: it has
-        to know its own messages.
+        A client that publishes in a `drive` with as many `publishers` offers no compression,
+        because it must recognise its own messages.
         """
         options = {
             "n": clients,
@@ -172,7 +172,7 @@ class Load:
         drain: float = 5,
         patience: float = 5,
     ) -> Drive:
-        """Publish and count. `size` is that of the delivered text, the server's prefix included."""
+        """Publish and count. `size` is that of the delivered text, with the server's prefix."""
         options = {
             "seconds": seconds,
             "warmup": warmup,
@@ -190,7 +190,7 @@ class Load:
     def herd(
         self, server: Server, port: int, *, times: int, size: int, drain: float, patience: float
     ) -> Herd:
-        """All members publish at once, and another client sends an echo; that many times."""
+        """All members publish at once, and another client sends an echo; `times` times."""
         options = {
             "port": port,
             "path": "/ws",
@@ -223,7 +223,7 @@ class Load:
         self._ask("close", MARGIN)
 
     def _ask(self, verb: str, deadline: float, **options: Any) -> dict[str, Any]:
-        """Options that are empty are left out: the generator's defaults are the same."""
+        """Send a command. Empty options are left out: the generator has the same defaults."""
         words = [f"{key}={value}" for key, value in options.items() if value != ""]
         stdin, stdout = self._process.popen.stdin, self._process.popen.stdout
         assert stdin is not None

@@ -1,7 +1,7 @@
 """The plot that the README shows, as PNG and SVG.
 
-It has a background of its own, so that it can be read on a light and on a dark page. Our bar is
-also the one with the bold label, for those who don't tell the colours apart.
+It has its own background, so that it is legible on a light and on a dark page. Our bar also has a
+bold label, for readers that can't tell the colours apart.
 """
 
 # mypy: disable-error-code="import-not-found, import-untyped"
@@ -23,7 +23,7 @@ __all__ = ["throughput"]
 
 BLUE, GREY, PALE = "#0072B2", "#7F8C96", "#B9C2C9"
 INK, PAPER, LINES = "#1B2733", "#FFFFFF", "#E3E8EC"
-YARDSTICKS = ("c-single", "c-batched")  # what a machine allows, and no server for anybody
+YARDSTICKS = ("c-single", "c-batched")  # what the machine allows; they can't be used as servers
 UNITS = {
     "deliveries/s": "deliveries a second",
     "echoes/s": "echoes a second",
@@ -47,7 +47,7 @@ STYLE: dict[str, Any] = {
     "figure.facecolor": PAPER,
     "axes.facecolor": PAPER,
     "svg.fonttype": "none",
-    "svg.hashsalt": "chatserver",  # the same data, the same file
+    "svg.hashsalt": "chatserver",  # so that the same data make the same file
 }
 mpl.use("Agg")
 
@@ -104,7 +104,7 @@ def _colour(server: str) -> str:
 
 
 def _scale(axis: Any, values: Sequence[float], *, linear: bool) -> None:
-    """With room for the numbers at the right; logarithmic ones begin below the least value."""
+    """Leave room for the numbers at the right; a logarithmic scale begins below the least value."""
     if linear:
         axis.set_xlim(0, max(values) * 1.15)
     else:

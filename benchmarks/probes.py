@@ -1,8 +1,7 @@
-"""What the checked clients got: is it whole, in order, and how old was it?
+"""Checks what the checked clients got: is it complete, in order, and how old was it?
 
 The generator records the frames of a few members, the probes, with the time of arrival. Here they
-are inflated where they were compressed, taken apart and compared with what was published. No input
-or output but bytes.
+are parsed, inflated if they were compressed, and compared with what was published. There is no I/O.
 """
 
 import struct
@@ -15,9 +14,9 @@ from typing import NamedTuple
 __all__ = ["Arrival", "Checker", "Checks", "percentile", "records", "text_of"]
 
 HEADER = struct.Struct("=QIII")
-MARK = 0xFFFFFFFF  # a "connection" that marks where a drive begins
+MARK = 0xFFFFFFFF  # a "connection" that marks the beginning of a drive
 COMPRESSED = 0x40  # RSV1 of the frame's first byte
-TAIL = b"\x00\x00\xff\xff"  # cut off by the sender, RFC 7692, section 7.2.1
+TAIL = b"\x00\x00\xff\xff"  # the sender removes it: RFC 7692, section 7.2.1
 
 
 class Record(NamedTuple):
@@ -43,13 +42,13 @@ class Checks:
 
     messages: int = 0
     latencies: list[float] = field(default_factory=list)  # milliseconds, sorted
-    missing: int = 0  # numbers left out before the last one that came
+    missing: int = 0  # numbers missing before the last one that came
     repeated: int = 0
-    damaged: int = 0  # texts that are not what was published
-    one_order: bool = True  # all probes of a group saw the same order, and that of the publisher
+    damaged: int = 0  # texts that differ from what was published
+    one_order: bool = True  # all probes of a group saw one order, and each publisher's own order
 
     def problems(self) -> list[str]:
-        """What is wrong, in words. Another order is told apart: not everybody promises one."""
+        """Mistakes, in words. A different order is separate: not all servers promise one."""
         found = {
             "missing at a probe": self.missing,
             "repeated at a probe": self.repeated,
@@ -59,7 +58,7 @@ class Checks:
 
 
 def records(data: bytes) -> Iterator[Record]:
-    """Take the generator's record apart. A last record that is cut short is left out."""
+    """Parse the generator's record. A last record that is cut short is left out."""
     at = 0
     while at + HEADER.size <= len(data):
         arrived, connection, first, size = HEADER.unpack_from(data, at)
@@ -71,7 +70,7 @@ def records(data: bytes) -> Iterator[Record]:
 
 
 def text_of(number: int, publisher: int, due: int, size: int, words: str) -> str:
-    """The text that the generator publishes; `compose` in `load.c` is the same."""
+    """The text that the generator publishes; `compose` in `load.c` makes the same."""
     head = f"~{number:08x}{publisher:04x}{due:016x}"
     start = number * 37 % len(words)
     filler = words[start:] + words * (size // len(words) + 1)
@@ -79,14 +78,14 @@ def text_of(number: int, publisher: int, due: int, size: int, words: str) -> str
 
 
 def percentile(values: list[float], share: float) -> float | None:
-    """The value below which that share of the sorted values lies."""
+    """The value below which this share of the sorted values is."""
     return values[min(int(len(values) * share), len(values) - 1)] if values else None
 
 
 class Checker:
-    """Reads the records of one set of connections, drive after drive.
+    """Reads the records of one set of connections, one drive after the other.
 
-    It lives as long as the connections do, for a compressed message may refer to all before it.
+    It lives as long as the connections, because a compressed message may refer to all before it.
     """
 
     def __init__(self, words: str, extension: str = "") -> None:
@@ -102,9 +101,9 @@ class Checker:
         Args:
             data: What was recorded since the drive before.
             size: Length of the published texts.
-            reply: First letter of answers to the publisher alone, which are left out.
+            reply: First letter of answers to the publisher alone, which are ignored.
             groups: How many rooms there are; a connection's is its number modulo this.
-            window: Latencies are those of the texts that were due between these nanoseconds.
+            window: Latencies are of texts that were due between these nanoseconds.
         """
         checks = Checks()
         seen: dict[int, list[int]] = defaultdict(list)
@@ -130,7 +129,7 @@ class Checker:
             payload = self._plain(record)
             if started and not (reply and payload.startswith(reply.encode())):
                 at = payload.find(b"~")
-                if at >= 0:  # else it is the protocol's own, such as a ping of Engine.IO
+                if at >= 0:  # else it belongs to the protocol, such as a ping of Engine.IO
                     yield record.connection, self._arrival(record, payload[at : at + size], size)
 
     def _plain(self, record: Record) -> bytes:

@@ -1,6 +1,6 @@
-"""A process on one core: started, watched, and ended with all that it has started.
+"""A process on one core: started, watched, and ended with all processes that it has started.
 
-It reads `/proc`, so it is for Linux, as the whole benchmark is.
+It reads `/proc`, so it needs Linux, as the whole benchmark does.
 """
 
 import os
@@ -21,18 +21,18 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class NotServing(Exception):
-    """A server did not come up, or went away; the message has what it said last."""
+    """A server did not start, or ended; the message has the last line of its log."""
 
 
 def cores() -> tuple[int, int]:
-    """Which core is the server's and which the generator's; the same one if there is only one."""
+    """The server's core and the generator's; the same one if there is only one."""
     usable = sorted(os.sched_getaffinity(0))
     return usable[0], usable[-1]
 
 
 @contextmanager
 def pinned(core: int) -> Iterator[None]:
-    """What is started in here runs on that core only; this thread itself is put back."""
+    """Child processes started in this context run on that core only; this thread is put back."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core})
     try:
@@ -50,7 +50,7 @@ def free_port() -> int:
 class Process:
     """A context: the process runs in it, in a session of its own, and is killed at its end.
 
-    It is killed outright: a graceful end with thousands of connections is not what is measured.
+    It is killed at once: a graceful end with thousands of connections is not what is measured.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Process:
                 stream.close()
 
     def wait_for_port(self, port: int, seconds: float = 30) -> None:
-        """Return when something accepts connections there.
+        """Return when a connection there is accepted.
 
         Raises:
             NotServing: It did not within the time, or the process has ended.
@@ -120,28 +120,28 @@ class Process:
         return lines[-1][-300:] if lines else "it said nothing"
 
     def memory(self) -> int:
-        """Resident bytes, of the process and all in its session."""
+        """Resident bytes of the process and all others in its session."""
         total = 0
         for pid in self._pids():
             try:
                 total += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
-            except (OSError, IndexError):  # it has just ended
+            except (OSError, IndexError):  # the process has just ended
                 continue
         return total
 
     def reset_peak(self) -> int:
-        """Forget the most memory so far; returns what is resident now, of this process alone."""
+        """Reset the peak; returns the bytes that are resident now, of this process alone."""
         Path(f"/proc/{self.popen.pid}/clear_refs").write_text("5")
         return self.peak()
 
     def peak(self) -> int:
-        """The most bytes that were resident since `reset_peak`, of this process alone."""
+        """The most resident bytes since `reset_peak`, of this process alone."""
         status = Path(f"/proc/{self.popen.pid}/status").read_text()
         (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) * 1024
 
     def cpu(self) -> float:
-        """Seconds of processor time that they have used."""
+        """Seconds of processor time used by all processes of the session."""
         return sum(sum(map(int, fields[11:13])) for fields in self._stats()) / TICKS
 
     def _pids(self) -> list[int]:

@@ -1,4 +1,4 @@
-"""The progress bar, by `rich`; and one that says nothing, where there is no terminal."""
+"""Progress: a bar by `rich` on a terminal, lines for a log file, or nothing."""
 
 # mypy: disable-error-code="import-not-found"
 
@@ -10,7 +10,7 @@ __all__ = ["Bar", "Lines", "Silent", "progress"]
 
 
 class Silent:
-    """Tells nothing."""
+    """Shows nothing."""
 
     def __enter__(self) -> Self:
         return self
@@ -34,7 +34,7 @@ class Silent:
 
 
 class Lines(Silent):
-    """One line for each thing that is done: for a log file."""
+    """One line for each step: for a log file."""
 
     def __init__(self) -> None:
         self.done = self.total = 0
@@ -50,7 +50,7 @@ class Lines(Silent):
 
 
 class Bar(Silent):
-    """A bar with the time that is left. Drawn twice a second, it costs the generator little."""
+    """A bar with the time left. It is drawn twice a second, which costs the generator little."""
 
     def __init__(self) -> None:
         from rich import progress as rich

@@ -1,4 +1,4 @@
-"""What is measured: the regimes, and how long each of the two forms takes for them."""
+"""The regimes that are measured, and how long the two forms of the benchmark measure them."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ class Regime:
     """One way of using a server.
 
     `kind` is what the generator does: `drive` publishes, `herd` has all members publish at once,
-    `echo` echoes, `idle` and `accept` are read off while the members connect.
+    `echo` echoes; `idle` and `accept` are measured while the members connect.
     """
 
     name: str
@@ -19,14 +19,14 @@ class Regime:
     kind: str
     unit: str = "deliveries/s"
     publishers: int = 1
-    each: int = 1  # messages that each publisher has on their way
+    each: int = 1  # messages that each publisher has in flight
     rate: float = 0  # messages a second; 0: as many as `publishers` and `each` allow
     size: int = 64  # bytes of the delivered text
     clients: int = 1000
     groups: int = 1  # rooms, each client in one of them
     compression: bool = False
-    crowded: bool = False  # not for servers that take minutes for it
-    one_order: bool = True  # does everybody get everything in one order?
+    crowded: bool = False  # left out for servers that take minutes for it
+    one_order: bool = True  # does every client get all messages in one order?
     program: str = ""  # in `peers/`, instead of the server's own: for ours only
     path: str = ""
 
@@ -85,7 +85,7 @@ REGIMES = (
     Regime(
         *("fifty", "1,000 clients in 50 rooms each, one publisher in each room", "drive"),
         publishers=50,
-        one_order=False,  # it is promised for each room
+        one_order=False,  # promised for each room only
         program="ours_rooms",
         path="/fifty/{id}",
     ),
@@ -95,14 +95,14 @@ BY_NAME = {regime.name: regime for regime in REGIMES}
 
 @dataclass(frozen=True)
 class Form:
-    """How much of it, and for how long."""
+    """The size of a benchmark: how much is measured, and for how long."""
 
     name: str
     rounds: int
     seconds: float  # of measuring, for each regime
     warmup: float
-    drain: float = 10  # at most, for what is on its way at the end
-    patience: float = 10  # until nothing at all is taken for a standstill
+    drain: float = 10  # at most, for what is in flight at the end
+    patience: float = 10  # seconds without a message after which a drive counts as stalled
     herds: int = 5
     share: float = 1  # of the regimes' clients
 

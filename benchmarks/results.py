@@ -1,4 +1,4 @@
-"""Measurements, how they are kept, and the statistics over the rounds."""
+"""Measurements, their file, and the statistics over the rounds."""
 
 import json
 import statistics
@@ -14,8 +14,8 @@ __all__ = ["Measurement", "Results", "Spread", "spread"]
 class Measurement:
     """One server in one regime in one round.
 
-    `value` is in the regime's unit, and None where nothing could be measured; `problems` says why,
-    or what else is to be known about it.
+    `value` is in the regime's unit, and None if nothing could be measured; `problems` says why,
+    or what else there is to know about it.
     """
 
     server: str
@@ -39,22 +39,22 @@ class Spread(NamedTuple):
 
 
 def spread(values: Iterable[float]) -> Spread | None:
-    """None if there are no values."""
+    """The spread of these values; None if there are none."""
     found = sorted(values)
     return Spread(statistics.median(found), found[0], found[-1]) if found else None
 
 
 @dataclass
 class Results:
-    """Everything that one run has found."""
+    """All results of one run."""
 
     about: dict[str, Any] = field(default_factory=dict)  # machine, form, date
-    versions: dict[str, str] = field(default_factory=dict)  # of each server that was measured
-    skipped: dict[str, str] = field(default_factory=dict)  # servers that were not, and why
+    versions: dict[str, str] = field(default_factory=dict)  # of each measured server
+    skipped: dict[str, str] = field(default_factory=dict)  # servers left out, and why
     measurements: list[Measurement] = field(default_factory=list)
 
     def of(self, server: str, regime: str) -> list[Measurement]:
-        """In the order of the rounds."""
+        """Measurements in the order of the rounds."""
         found = [m for m in self.measurements if (m.server, m.regime) == (server, regime)]
         return sorted(found, key=lambda measurement: measurement.round)
 
@@ -66,9 +66,9 @@ class Results:
     def ratio(
         self, ours: tuple[str, str], peers: tuple[str, str], name: str = "value"
     ) -> Spread | None:
-        """How many times the one's value the other's is, by rounds in which both have one.
+        """The value of `ours` divided by that of `peers`, for rounds in which both have one.
 
-        Both are a server and a regime.
+        Each of the two is a server and a regime.
         """
         theirs = {m.round: getattr(m, name) for m in self.of(*peers)}
         return spread(
@@ -78,11 +78,11 @@ class Results:
         )
 
     def problems(self, server: str, regime: str) -> list[str]:
-        """Each once, in the order in which they came up."""
+        """The problems in their order, each once."""
         return list(dict.fromkeys(p for m in self.of(server, regime) for p in m.problems))
 
     def servers(self, among: Sequence[str]) -> list[str]:
-        """Those that have a measurement."""
+        """The servers that have a measurement."""
         have = {measurement.server for measurement in self.measurements}
         return [name for name in among if name in have]
 

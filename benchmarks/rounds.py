@@ -1,7 +1,8 @@
-"""A whole run: rounds, in each of them every regime, and in each of those every server in turn.
+"""A whole run: rounds; in each round every regime; in each regime every server in turn.
 
-Measured one after the other in one regime, two servers meet the same machine; a ratio is made of
-the two values of one round. Every other round goes backwards, so that none always comes first.
+Servers that are measured one after the other in one regime find the machine in the same state; a
+ratio is made from two values of one round. Every other round is in reverse order, so that no server
+always comes first.
 """
 
 import os
@@ -25,22 +26,22 @@ __all__ = ["Progress", "about", "asked", "prepare_all", "run"]
 
 
 class Progress(Protocol):
-    """What is told while it goes on."""
+    """Gets the progress of a run."""
 
     def begin(self, total: int) -> None:
-        """So many steps are to come."""
+        """A run with so many steps begins."""
 
     def tell(self, text: str) -> None:
-        """This is done now."""
+        """The step that begins now."""
 
     def step(self) -> None:
         """One step is done."""
 
 
 def asked(server: Server, regime: Regime, form: Form) -> bool:
-    """Whether the server has anything to say to this, and the form has time for it.
+    """Whether the form measures the server in this regime.
 
-    The quick form measures ours, and of the others what a goal is about.
+    The quick form measures ours, and of the others only what a goal needs.
     """
     return (
         (server.compression or not regime.compression)
@@ -52,7 +53,7 @@ def asked(server: Server, regime: Regime, form: Form) -> bool:
 
 
 def prepare_all(servers: Sequence[Server], results: Results, progress: Progress) -> list[Server]:
-    """Make what they need; what can't be had here is noted as skipped. Returns the others."""
+    """Install what they need, and return them; servers that can't be had are noted as skipped."""
     there = []
     for server in servers:
         progress.tell(f"installing {server.label}")
@@ -72,10 +73,10 @@ def run(
     progress: Progress,
     saved: Callable[[Results], None] = lambda results: None,
 ) -> Results:
-    """Measure them all. `saved` gets what there is after each round, should the next one fail.
+    """Measure them all. `saved` gets all results so far after each round, in case the next fails.
 
     Raises:
-        Unavailable: The generator can't be made.
+        Unavailable: The generator can't be compiled.
     """
     results = Results(about=about(form))
     there = prepare_all(servers, results, progress)
@@ -99,7 +100,7 @@ def run(
 
 
 def about(form: Form) -> dict[str, Any]:
-    """The machine, the code, and what was asked for."""
+    """The machine, the code, and the form of the run."""
     server, generator = cores()
     return {
         "form": form.name,
@@ -124,7 +125,7 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    """Which state of the code was measured; empty outside of a checkout."""
+    """The commit that was measured; empty outside a checkout."""
     arguments = ["git", "describe", "--always", "--dirty"]
     try:
         return subprocess.run(

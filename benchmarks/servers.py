@@ -1,4 +1,4 @@
-"""The servers that are measured, each by the idiom that its own documentation shows."""
+"""The servers that are measured, each written as its own documentation shows."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +11,9 @@ SAYS = len("Client #1000000 says: ")
 
 @dataclass(frozen=True)
 class Server:
-    """One server: what it needs, how it is started, and what it says on the wire.
+    """One server: what it needs, how it is started, and what its protocol adds to a text.
 
-    The program is a file in `peers/`, but for ours, which is the package itself.
+    The program is a file in `peers/`, except for ours, which is the package itself.
     """
 
     name: str
@@ -25,14 +25,14 @@ class Server:
     path: str = "/ws/{id}"
     prefix: int = 0  # bytes that the server puts before a text
     reply: str = ""  # first letter of an answer that only the publisher gets
-    before: str = ""  # what the protocol has around a text
+    before: str = ""  # what the protocol puts around a text
     after: str = ""
-    hello: str = ""  # what a client says after the handshake
+    hello: str = ""  # what a client sends after the handshake
     greetings: int = 0  # messages that it gets before it is a member
     compression: bool = True  # can it compress?
     echo: bool = False  # does /ws echo?
-    crowds: bool = False  # is it asked what only fast servers do in time?
-    checkout: Path | None = None  # where ours stands, if not here
+    crowds: bool = False  # does it take part in regimes that only fast servers finish in time?
+    checkout: Path | None = None  # where our code is, if not here
 
 
 SERVERS = (

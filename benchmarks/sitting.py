@@ -19,12 +19,12 @@ __all__ = ["Table", "measure", "measure_drive"]
 
 PAUSE = 0.2  # seconds for a server to finish what it does after a connection comes or goes
 WARM = 20  # connections that come and go before memory is measured for the first time
-BUSY = 0.9  # share of its core from which the generator may be what was measured
+BUSY = 0.9  # share of its core from which the generator may be the limit
 
 
 @dataclass
 class Table:
-    """A server that runs, members that are connected, and what watches them."""
+    """A server that runs, members that are connected, and their probes."""
 
     server: Server
     process: Process
@@ -40,7 +40,7 @@ class Table:
         """Connect members.
 
         Raises:
-            NotServing: Not all of them got in.
+            NotServing: Not all of them were accepted.
         """
         done = self.load.connect(
             *(self.server, self.port, clients),
@@ -57,10 +57,10 @@ class Table:
         return done
 
     def check(self, size: int, window: tuple[int, int] = (0, 0)) -> Checks:
-        """What the probes say of the drive that has just ended. None may be left out.
+        """Check what the probes got in the drive that has just ended. Call it after each drive.
 
-        A compressed message may refer to all that came before it on its connection. Latencies are
-        those of what was due in the window, in nanoseconds.
+        A compressed message may refer to all earlier ones on its connection. Latencies are of
+        messages that were due in the window, in nanoseconds.
         """
         return self.checker.check(
             self.load.record.read_bytes(),
@@ -76,7 +76,7 @@ def _serving(server: Server, load: Load, folder: Path, *, compression: bool) -> 
     """Start the server on its core; it is killed at the end, and all members are dropped.
 
     Raises:
-        NotServing: It does not come up.
+        NotServing: It does not start.
     """
     port = free_port()
     arguments = command(server, port, compression=compression, folder=folder)
@@ -89,7 +89,7 @@ def _serving(server: Server, load: Load, folder: Path, *, compression: bool) -> 
 
 
 def measure(server: Server, regime: Regime, form: Form, folder: Path) -> Measurement:
-    """Measure the server in the regime. Who calls numbers the rounds."""
+    """Measure the server in the regime. The caller numbers the rounds."""
     if regime.program:
         server = replace(server, program=regime.program, path=regime.path)
     try:
@@ -119,7 +119,7 @@ def _clients(regime: Regime, form: Form) -> int:
 
 
 def _warm_up(table: Table, regime: Regime) -> None:
-    """What a server sets up for its first clients is no memory of the later ones."""
+    """Let some clients come and go: what a server sets up for its first ones must not count."""
     table.connect(WARM, compression=regime.compression)
     table.load.drive(table.server, seconds=0.02, warmup=0, size=64)
     table.load.close()
@@ -152,7 +152,7 @@ def _accept(table: Table, regime: Regime, form: Form) -> Measurement:
 
 
 def _idle(table: Table, regime: Regime, form: Form) -> Measurement:
-    """Memory right after connecting, and again when each has got some messages; that one counts."""
+    """Memory after connecting, and again after each client has got some messages; that counts."""
     _warm_up(table, regime)
     before = table.process.memory()
     _join(table, regime, form)
@@ -208,7 +208,7 @@ def measure_drive(table: Table, regime: Regime, form: Form) -> Measurement:
 
 
 def _herd(table: Table, regime: Regime, form: Form) -> Measurement:
-    """The middle one of the waits; `p99` is the longest."""
+    """The value is the median of the waits; `p99` is the longest."""
     _warm_up(table, regime)
     _join(table, regime, form)
     done = table.load.herd(
@@ -236,7 +236,7 @@ KINDS: dict[str, Callable[[Table, Regime, Form], Measurement]] = {
 
 
 def _judge(measurement: Measurement, regime: Regime, done: Outcome, checks: Checks) -> None:
-    """A value that does not mean what the others mean is none."""
+    """Remove a value that can't be compared with the others, and say why."""
     measurement.generator_cpu = done.cpu
     measurement.detail = {
         "messages": done.sent,

@@ -17,7 +17,7 @@ USUAL = {
     "server_cpu": "server CPU",
     "generator_cpu": "generator CPU",
 }
-# Beside the value and the ratio, by the kind of the regime.
+# Columns besides value and ratio, by the kind of the regime.
 COLUMNS = {
     "drive": USUAL,
     "echo": USUAL,
@@ -25,7 +25,7 @@ COLUMNS = {
     "accept": {"generator_cpu": "generator CPU"},
     "herd": {"p99": "longest", "generator_cpu": "generator CPU"},
 }
-# The columns of the table in brief: a regime each, and in what its values are shown.
+# The columns of the summary: a regime each, and the unit of its values.
 BRIEF = {
     "one": ("one in flight", 1000.0),
     "eight": ("8 in flight", 1000.0),
@@ -44,7 +44,7 @@ BRIEF = {
 
 @dataclass
 class Table:
-    """Rows of text below a head; the first column is to the left, the others to the right."""
+    """Rows of text below a head; the first column is aligned left, the others right."""
 
     title: str
     head: Sequence[str]
@@ -53,7 +53,7 @@ class Table:
 
 
 def number(value: float | None) -> str:
-    """Three digits that count; a dash for None."""
+    """A number with three significant digits; a dash for None."""
     if value is None:
         return NONE
     if value == 0 or abs(value) >= 100:
@@ -62,7 +62,7 @@ def number(value: float | None) -> str:
 
 
 def plain(table: Table) -> str:
-    """For the terminal."""
+    """The table as text, for the terminal."""
     lines = [table.head, *table.rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(table.head))]
 
@@ -76,7 +76,7 @@ def plain(table: Table) -> str:
 
 
 def markdown(table: Table) -> str:
-    """For a page."""
+    """The table as Markdown."""
     rule = ["---"] + ["---:"] * (len(table.head) - 1)
     body = ["| " + " | ".join(line) + " |" for line in [table.head, rule, *table.rows]]
     notes = [f"\n{note}" for note in table.notes]
@@ -84,7 +84,7 @@ def markdown(table: Table) -> str:
 
 
 def tables(results: Results) -> list[Table]:
-    """All in brief, the goals, then one table for each regime, then what was left out."""
+    """The summary, the goals, one table for each regime, and the servers that were left out."""
     found = [summary(results), _goals(results)]
     for regime in regimes.REGIMES:
         table = _regime(results, regime)
@@ -96,7 +96,7 @@ def tables(results: Results) -> list[Table]:
 
 
 def summary(results: Results) -> Table:
-    """All servers and regimes in one, by their medians: what the README shows."""
+    """All servers and regimes in one table, by their medians: the README shows it."""
     shown = [name for name in BRIEF if any(m.regime == name for m in results.measurements)]
     table = Table("In brief", ["thousands a second", *(BRIEF[name][0] for name in shown)])
     for server in servers.SERVERS:

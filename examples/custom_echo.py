@@ -1,4 +1,4 @@
-"""An echo of your own: JSON comes in, and goes back turned around.
+"""An echo of your own: it sends JSON back with each text reversed.
 
     uvicorn examples.custom_echo:app
 
@@ -8,7 +8,7 @@ and in a second terminal:
     > {"say": "desserts", "times": 2}
     < {"say":"stressed","times":2}
 
-What is no JSON at all closes the connection with 1007; no code of yours sees it.
+A message that is not JSON closes the connection with 1007; your code is not called for it.
 """
 
 from typing import TypeAlias
@@ -23,7 +23,7 @@ JSON: TypeAlias = "str | float | bool | list[JSON] | dict[str, JSON] | None"
 
 
 class Mirror(Endpoint):
-    """Reverses every text in whatever JSON it is sent."""
+    """Reverses every text in the JSON that it gets."""
 
     encoding = "json"
 

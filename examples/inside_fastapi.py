@@ -1,9 +1,9 @@
-"""An auction in FastAPI: routes and an endpoint share an application and their pydantic models.
+"""An auction in FastAPI: routes and an endpoint share an application and pydantic models.
 
     pip install fastapi
     uvicorn examples.inside_fastapi:app
 
-Follow the bids in a second terminal, and bid there or by HTTP:
+Follow the bids in a second terminal, and bid there, or by HTTP in a third:
 
     python -m websockets ws://127.0.0.1:8000/auctions/vase/live
     > {"type": "bid", "bidder": "ann", "cents": 1200}

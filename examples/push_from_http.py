@@ -1,4 +1,4 @@
-"""Publish from HTTP: whoever follows an item over WebSocket is told what is posted to it.
+"""Publish from HTTP: clients that follow an item over WebSocket get what is posted to it.
 
     uvicorn examples.push_from_http:app
 
@@ -8,7 +8,7 @@ Follow an item in a second terminal, and change it from a third:
     curl -d '{"colour": "red"}' http://127.0.0.1:8000/items/lamp
     curl -X DELETE http://127.0.0.1:8000/items/lamp
 
-The answer to the post is the publication's position: its number in the item's stream.
+The answer to the post is the publication's position: its offset and epoch in the item's stream.
 """
 
 from json import JSONDecodeError
@@ -23,7 +23,7 @@ from chatserver import Endpoint, FromPath, lifespan
 
 
 class Follow(Endpoint):
-    """Only listens: what is published to `item:{item_id}`, from anywhere, is sent as JSON."""
+    """Sends everything that is published to `item:{item_id}` to the client, as JSON."""
 
     encoding = "json"
     item_id: FromPath[str]
@@ -42,7 +42,7 @@ async def change(request: Request) -> Response:
 
 
 def remove(request: Request) -> Response:
-    """A plain function, which Starlette runs in a thread, publishes without."""
+    """A plain function, which Starlette runs in a thread, uses `publish_from_thread`."""
     channel = f"item:{request.path_params['item_id']}"
     request.app.state.hub.publish_from_thread(channel, {"removed": True})
     return Response(status_code=204)

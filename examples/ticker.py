@@ -1,4 +1,4 @@
-"""A task per connection: each client has a clock of its own, which it may set faster or slower.
+"""A task per connection: each client gets ticks, and may change how often they come.
 
     uvicorn examples.ticker:app
 
@@ -9,7 +9,7 @@ and in a second terminal:
     < {"type":"tick","n":2}
     > {"type": "pace", "every": 3}
 
-The task is cancelled with its connection, so nothing ticks on when a client has left.
+The task is cancelled with its connection, so the ticks stop when the client leaves.
 """
 
 import asyncio

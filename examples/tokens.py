@@ -1,4 +1,4 @@
-"""Tokens: everyone has a private channel, which only their own token opens.
+"""Tokens: each user has a private channel, which only the user's own token opens.
 
     export CHATSERVER_TOKEN_SECRET=$(python -c "import secrets; print(secrets.token_urlsafe(32))")
     uvicorn examples.tokens:app
@@ -9,7 +9,7 @@ and in a second terminal, with the same variable:
     python -m websockets "ws://127.0.0.1:8000/users/ann?token=$TOKEN"
 
 Write to ann from a third: `curl -d hello http://127.0.0.1:8000/users/ann`. Without a token the
-handshake is refused with HTTP 401, and ann's opens nobody else's channel: that is a 403.
+handshake is refused with HTTP 401; for another user's channel, ann's token gets a 403.
 """
 
 import secrets
@@ -38,7 +38,7 @@ class Inbox(Endpoint):
 
 
 async def write(request: Request) -> Response:
-    """Anyone may write; only who has the token may read."""
+    """Anyone may write; only a client with the token can read."""
     text = (await request.body()).decode(errors="replace")
     await request.app.state.hub.publish(f"user:{request.path_params['name']}", text)
     return Response(status_code=202)
@@ -51,6 +51,6 @@ app = Starlette(
     ],
     lifespan=lifespan,
 )
-# Without a secret in the environment there is one that nobody knows: no token passes then.
+# Without a secret in the environment a random one is used, so that no token passes.
 secret = Settings.from_env().token_secret or secrets.token_urlsafe(32)
 app.state.verifier = Verifier(secret=secret)

@@ -1,4 +1,4 @@
-"""Rooms with typed messages: say something, ask who is here, hear who comes and goes.
+"""Rooms with typed messages: say something, ask who is here, learn who comes and goes.
 
     uvicorn examples.typed_room:app
 
@@ -10,7 +10,7 @@ and in two more terminals, as two people:
     > {"type": "who"}
     < {"type":"here","names":["ann","bob"]}
 
-A message of another shape is answered with what was expected, and the connection lives.
+A message that doesn't fit its type is answered with an error, and the connection stays open.
 """
 
 from typing import Annotated
@@ -57,7 +57,7 @@ class Room(Endpoint):
     sends = (Said, Came, Went)
 
     async def authenticate(self, websocket: WebSocket) -> Identity:
-        return Identity(user=self.name)  # everyone is believed; see examples/tokens.py
+        return Identity(user=self.name)  # any name is accepted; see examples/tokens.py
 
     async def on_accept(self, websocket: WebSocket) -> None:
         await self.publish(Came(name=self.name))

@@ -96,7 +96,7 @@ class Server:
         self.port = port
 
     def kill(self) -> None:
-        """End it without a goodbye."""
+        """Kill it, so that it sends no close."""
         os.kill(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self.reader.join()

@@ -35,7 +35,7 @@ def live(out: Fanout, member: Member, position: Position = START) -> None:
 
 
 def members(out: Fanout, count: int, channel: str = "a") -> list[MemoryConnection]:
-    """So many connections that take bytes, live in a channel."""
+    """Make `count` connections that take bytes and are live in a channel."""
     connections = [MemoryConnection() for _ in range(count)]
     for connection in connections:
         join(out, connection, channel)

@@ -1,4 +1,4 @@
-"""A client of bare bytes, which does only what it is told: no pong, no close, no reading ahead."""
+"""A client of bare bytes. By itself it sends no pong and no close, and doesn't read ahead."""
 
 import os
 import socket
@@ -60,7 +60,7 @@ class Peer:
         path: Where the handshake goes; with None there is none.
         headers: More of them for the handshake, each with its end of line.
         source: The address it comes from: any of 127.0.0.0/8.
-        buffer: Bytes that the kernel may hold for it unread; 0 leaves that to the kernel.
+        buffer: Unread bytes that the kernel may hold for it; with 0 the kernel decides.
 
     Attributes:
         socket: The socket.
@@ -121,11 +121,11 @@ class Peer:
         self.socket.close()
 
     def drop(self) -> None:
-        """End the connection without a word."""
+        """End the connection without a close frame."""
         self.socket.close()
 
     def reset(self) -> None:
-        """End it by a reset, as a machine does that was switched off and on."""
+        """End it by a reset, as a machine that was switched off and on does."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.socket.close()
 

@@ -1,4 +1,4 @@
-"""Who is let in: connections counted by server, address and user."""
+"""Admission: connections counted by server, address and user."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -30,7 +30,7 @@ def test_an_address_has_so_many_connections() -> None:
     assert admission.enter("a") is None
 
 
-def test_who_has_no_address_is_counted_for_the_server_only() -> None:
+def test_a_client_without_an_address_is_counted_for_the_server_only() -> None:
     admission = Admission(Limits(max_connections=3, max_address_connections=1))
     assert [admission.enter("") for _ in range(3)] == [None] * 3
     assert admission.enter("") is not None

@@ -27,7 +27,7 @@ APPLICATIONS: list[Callable[..., Starlette]] = [Starlette, FastAPI]
 
 
 class Whoami(Endpoint):
-    """Lets in whose token is good, and says who that is."""
+    """Accepts clients with a valid token, and tells them their user."""
 
     async def authenticate(self, websocket: WebSocket) -> object:
         return await self.identify(websocket)
@@ -64,7 +64,7 @@ def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 @pytest.mark.parametrize("make", APPLICATIONS)
-def test_an_application_that_says_nothing_of_tokens_is_closed(
+def test_without_a_verifier_the_handshake_is_refused(
     make: Callable[..., Starlette], caplog: pytest.LogCaptureFixture
 ) -> None:
     app = make(routes=ROUTES)
@@ -76,12 +76,12 @@ def test_an_application_that_says_nothing_of_tokens_is_closed(
 
 
 def test_the_items_are_closed_too_and_say_503(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CHATSERVER_TOKEN_SECRET", SECRET)  # nobody has asked to read it
+    monkeypatch.setenv("CHATSERVER_TOKEN_SECRET", SECRET)  # not read without `configure`
     app = Starlette(routes=[WebSocketRoute("/items/{item_id}", ItemEndpoint)])
     assert answer(app, "/items/foo") == 503
 
 
-def test_open_mode_is_said_in_so_many_words() -> None:
+def test_open_mode_is_explicit() -> None:
     app = Starlette(routes=ROUTES)
     app.state.verifier = OPEN_MODE
     assert answer(app, token="x") == "anonymous"
@@ -202,7 +202,7 @@ def test_hub_limits_and_origins_are_its_parents_too() -> None:
         assert session.receive_json() == [id(inner.state.hub), 64 * 1024]
 
 
-def test_a_hub_that_nobody_has_is_the_outermost_ones() -> None:
+def test_without_any_hub_the_outermost_application_gets_one() -> None:
     inner = Starlette(routes=[WebSocketRoute("/seen", Seen)])
     app = Starlette(routes=[Mount("/m", inner)], lifespan=lifespan)
     with TestClient(app) as client, client.websocket_connect("/m/seen") as session:

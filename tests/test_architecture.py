@@ -48,7 +48,7 @@ MAY_IMPORT = {
     "__main__": {"cli"},
 }
 
-# These turn values and bytes into values and bytes; who calls them does the input and output.
+# These turn values and bytes into values and bytes; their callers do the input and output.
 WITHOUT_IO = (
     "chatserver.centrifuge",
     "chatserver.wire",

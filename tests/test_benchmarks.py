@@ -292,7 +292,9 @@ def test_a_server_is_asked_only_for_what_it_can() -> None:
     assert asked("nchan", regimes.QUICK) == ["eight", "eight-1k"]
 
 
-def test_what_cannot_be_had_is_skipped_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_cannot_be_installed_is_skipped_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def no_nginx(server: Server) -> None:
         if server.kind == "nginx":
             raise Unavailable("install it first")
@@ -307,7 +309,7 @@ def test_what_cannot_be_had_is_skipped_with_its_reason(monkeypatch: pytest.Monke
 
 
 class Quiet:
-    """Progress that nobody looks at."""
+    """Progress that shows nothing."""
 
     def begin(self, total: int) -> None: ...
     def tell(self, text: str) -> None: ...

@@ -63,7 +63,7 @@ def far_away(clock: Clock, size: int = SIZE) -> Broker:
     return Unreliable(memory(clock, size))
 
 
-#: Makes a broker with room for so many publications per channel.
+#: Makes a broker that keeps a number of publications per channel.
 Make = Callable[..., Broker]
 
 
@@ -416,7 +416,7 @@ async def test_to_enter_again_replaces_and_to_leave_unknown_is_ignored(
     assert await broker.present(channel) == {}
 
 
-async def test_who_asked_who_is_present_has_a_list_of_its_own(broker: Broker, channel: str) -> None:
+async def test_each_call_of_present_returns_a_dict_of_its_own(broker: Broker, channel: str) -> None:
     await broker.enter(channel, ClientInfo("1"))
     (await broker.present(channel)).clear()
     assert await broker.present(channel) == {"1": ClientInfo("1")}
@@ -480,7 +480,7 @@ def plain(payload: str | bytes | Raw) -> str | bytes:
 
 
 def in_threads(work: Callable[[int], Coroutine[Any, Any, None]], count: int) -> None:
-    """Run `work(number)` in so many threads, each with an event loop of its own, all at once."""
+    """Run `work(number)` in a number of threads at once, each with an event loop of its own."""
     start = threading.Barrier(count)
     failures: list[BaseException] = []
 
@@ -527,14 +527,14 @@ async def test_to_subscribe_answers_with_the_top_of_the_stream(
 
 
 @pytest.mark.parametrize("control", [Disconnect(user="ann"), Unsubscribe("a", client="c")])
-async def test_what_is_told_reaches_this_process_too(broker: Broker, control: Control) -> None:
+async def test_a_control_message_reaches_this_process_too(broker: Broker, control: Control) -> None:
     told: list[Control] = []
     broker.control = told.append
     await broker.tell(control)
     assert told == [control]
 
 
-def test_a_broker_belongs_to_whom_it_was_attached_to() -> None:
+def test_a_broker_belongs_to_the_hub_that_it_was_attached_to() -> None:
     broker = MemoryBroker()
     broker.attach(print, print, print)
     with pytest.raises(ValueError, match="this MemoryBroker belongs to another Hub"):
@@ -572,7 +572,7 @@ async def test_a_last_will_comes_once_however_many_notice(
     assert data(tuple(delivered)) == ["one is gone"]
 
 
-async def test_who_leaves_has_no_last_will(
+async def test_a_client_that_leaves_has_no_last_will(
     broker: Broker, delivered: Delivered, channel: str
 ) -> None:
     await broker.subscribe(channel)

@@ -233,7 +233,7 @@ LIFETIMES = (
         ("token --sub=", ALONE, "No token made: expected a user"),
     ],
 )
-def test_what_will_not_do_is_one_sentence(
+def test_a_setting_that_cannot_be_used_is_one_sentence(
     command: str, settings: dict[str, str], sentence: str
 ) -> None:
     refused_with(sentence, *command.split(), **settings)
@@ -366,7 +366,7 @@ def test_unknown_host_is_one_sentence() -> None:
     assert done.stderr.startswith("chatserver: error: Can't listen on nowhere.invalid, port 8000: ")
 
 
-def test_open_to_network_in_so_many_words(tmp_path: Path) -> None:
+def test_open_to_network_is_explicit(tmp_path: Path) -> None:
     with serving(tmp_path, "--host", "0.0.0.0", "--open-to-network") as server:
         assert server.url.startswith("http://127.0.0.1:")  # an address that a browser can open
         assert get(server.url)[0] == 200

@@ -131,7 +131,7 @@ async def test_a_cancelled_push_holds_up_nobody(queued: bool) -> None:
     await turns()
     server.unblock()
     await until(lambda: server.texts[-1:] == ["3"])
-    # A push that nobody waits for any more goes out as little as one that never began.
+    # A push that was cancelled is not sent, just as one that never began.
     assert server.texts == (["1", "3"] if queued else ["2", "3"])
     await asyncio.gather(first, second, return_exceptions=True)
     await ended(connection)
@@ -516,7 +516,7 @@ async def test_a_disconnect_is_noticed_while_nobody_receives() -> None:
     await connection.finish()
 
 
-async def test_a_disconnect_releases_who_waits() -> None:
+async def test_a_disconnect_releases_waiting_tasks() -> None:
     server, connection = await accepted()
     server.block()
     server.transport.buffered = 0
@@ -532,7 +532,7 @@ async def test_a_disconnect_releases_who_waits() -> None:
     await connection.finish()
 
 
-async def test_who_has_left_with_data_in_the_socket_is_aborted_in_time() -> None:
+async def test_a_client_that_left_with_data_in_the_socket_is_aborted_in_time() -> None:
     server, connection = await accepted(Limits(close_timeout=SHORT))
     server.block()
     server.transport.buffered = 1000
@@ -781,7 +781,7 @@ async def test_finish_leaves_no_task(
     state: Callable[[MemoryServer, Connection], Any], cancelled: int | None
 ) -> None:
     before = asyncio.all_tasks()
-    # Who waits is helped by the time-outs; who is cancelled must not need them.
+    # A task that waits ends by the time-outs; a cancelled one must not need them.
     patience = SHORT if cancelled is None else LONG
     limits = Limits(max_unhandled=2, max_buffer=5000, send_timeout=patience, close_timeout=patience)
     server, connection = await accepted(limits)

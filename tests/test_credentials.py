@@ -1,4 +1,4 @@
-"""Where a token may stand in a handshake."""
+"""The credentials of a handshake."""
 
 import base64
 import time

@@ -1,4 +1,4 @@
-"""The fan-out of one event loop: rows and turns, its inbox, and who is let through."""
+"""The fan-out of one event loop: rows and turns, its inbox, and publishers that wait."""
 
 import asyncio
 import logging
@@ -105,7 +105,7 @@ async def test_until_a_member_is_live_nothing_is_written(out: Fanout) -> None:
     assert said(connection) == ["2", "3"]
 
 
-async def test_who_is_ahead_of_the_channel_waits_for_it(out: Fanout) -> None:
+async def test_a_member_ahead_of_the_channel_waits_for_it(out: Fanout) -> None:
     """What it read from history was published, but is still to be delivered here."""
     connection = MemoryConnection()
     out.add(connection)
@@ -125,7 +125,7 @@ async def test_who_is_ahead_of_the_channel_waits_for_it(out: Fanout) -> None:
     assert member.row is not None
 
 
-async def test_who_is_ahead_of_the_channel_hears_who_comes(out: Fanout) -> None:
+async def test_a_member_ahead_of_the_channel_gets_joins(out: Fanout) -> None:
     def names(delivery: Delivery) -> Frame:
         return Frame("joined" if isinstance(delivery, Joined) else "published")
 
@@ -255,7 +255,7 @@ async def test_members_with_another_format_get_their_own_bytes(out: Fanout) -> N
     assert [said(connection) for connection in connections] == [[LONG]] * 3
 
 
-async def test_what_an_encoder_has_nothing_for_is_written_to_nobody(out: Fanout) -> None:
+async def test_a_delivery_without_a_frame_is_not_written(out: Fanout) -> None:
     connection = MemoryConnection()
     join(out, connection, encoder=lambda delivery: None)
     publish(out, 1, 2)
@@ -287,7 +287,7 @@ async def test_a_failing_encoder_ends_its_own_members_only(
     assert caplog.records[0].exc_info
     for connection in connections[2:]:
         assert isinstance(connection, MemoryConnection)
-        # What came before the one that can't be made is written, and nothing behind it.
+        # What came before the frame that can't be made is written, and nothing after it.
         expected = ["1"] if connection.close_code else ["1", "2", "3"]
         assert said(connection) == expected
     await until(lambda: pairs[1][0].texts == ["1", "2", "3"])
@@ -384,7 +384,7 @@ async def test_in_one_turn_a_member_is_written_to_once_and_not_too_much(out: Fan
 
 
 async def test_small_rooms_share_a_turn(out: Fanout) -> None:
-    """Each gets a row in the turn in which something came for it."""
+    """Each room gets a row in the turn in which something came for it."""
     rooms = [members(out, 2, f"room{number}") for number in range(TURN_WRITES)]
     for number in range(TURN_WRITES):
         publish(out, 1, channel=f"room{number}")
@@ -461,7 +461,7 @@ async def test_a_large_room_takes_several_turns_and_nobody_misses_or_repeats(out
     assert all(said(each) == list("12345") for each in others)
 
 
-async def test_who_leaves_between_two_turns_gets_nothing_more(
+async def test_a_member_that_leaves_between_two_turns_gets_nothing_more(
     out: Fanout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fanout_module, "TURN_WRITES", 1)
@@ -478,7 +478,7 @@ async def test_who_leaves_between_two_turns_gets_nothing_more(
     assert said(last) == ["1"]
 
 
-async def test_who_stands_in_the_middle_of_a_row_leaves_no_hole(out: Fanout) -> None:
+async def test_a_member_that_leaves_the_middle_of_a_row_leaves_no_hole(out: Fanout) -> None:
     room = members(out, 5)
     publish(out, 1)
     await turn()
@@ -511,7 +511,7 @@ async def test_a_full_member_is_written_to_by_its_queue_and_comes_back(out: Fano
     assert full.queued == 2
 
 
-async def test_a_transport_that_fails_is_nobody_elses_business(out: Fanout) -> None:
+async def test_a_transport_that_fails_affects_no_other(out: Fanout) -> None:
     room = members(out, 5)
     publish(out, 1)
     await turn()
@@ -521,7 +521,7 @@ async def test_a_transport_that_fails_is_nobody_elses_business(out: Fanout) -> N
     assert [len(said(connection)) for connection in room] == [2, 2, 1, 2, 2]
 
 
-async def test_a_transport_that_fails_while_joining_is_nobody_elses_business(out: Fanout) -> None:
+async def test_a_transport_that_fails_while_joining_affects_no_other(out: Fanout) -> None:
     broken, other = MemoryConnection(), MemoryConnection()
     broken.failure = RuntimeError("the handler is closed")
     out.add(broken)
@@ -541,7 +541,7 @@ async def test_a_transport_that_fails_while_joining_is_nobody_elses_business(out
 
 
 async def test_a_connection_that_ends_in_the_middle_of_a_row_harms_nobody(out: Fanout) -> None:
-    """Its end asks for what came before, and finds what others deliver meanwhile."""
+    """Its end calls `catch_up`, while other threads deliver to the inbox."""
     room = members(out, 6)
     lost: list[Position] = []
     for connection in room:
@@ -569,7 +569,7 @@ async def test_a_connection_that_ends_in_the_middle_of_a_row_harms_nobody(out: F
 # What is sent to one
 
 
-async def test_what_is_sent_to_one_comes_behind_what_was_published_before(out: Fanout) -> None:
+async def test_a_push_comes_after_earlier_publications(out: Fanout) -> None:
     mine, other = members(out, 2)
     publish(out, 1)
     await turn()
@@ -635,7 +635,7 @@ async def test_a_close_comes_behind_what_was_published_before(out: Fanout) -> No
     assert said(connection) == ["1"]
 
 
-async def test_one_in_two_channels_sees_each_in_its_order(out: Fanout) -> None:
+async def test_a_client_in_two_channels_gets_each_in_its_order(out: Fanout) -> None:
     both, only = MemoryConnection(), MemoryConnection()
     for connection, channel in ((both, "a"), (both, "b"), (only, "a")):
         join(out, connection, channel)
@@ -685,7 +685,7 @@ async def test_a_member_is_told_of_a_loss_behind_what_came_before(out: Fanout) -
     assert said(rich) == ["1", "newer"]
 
 
-async def test_who_waits_for_its_accept_is_told_of_a_loss_and_not_written_to(out: Fanout) -> None:
+async def test_a_member_before_its_accept_is_told_of_a_loss_and_not_written_to(out: Fanout) -> None:
     told: list[Position] = []
     connection = MemoryConnection()
     out.add(connection)
@@ -706,7 +706,7 @@ async def test_who_waits_for_its_accept_is_told_of_a_loss_and_not_written_to(out
     out.leave(member)
 
 
-async def test_one_that_fails_when_it_is_told_is_nobody_elses_business(
+async def test_a_member_that_fails_when_it_is_told_of_a_loss_affects_no_other(
     out: Fanout, caplog: pytest.LogCaptureFixture
 ) -> None:
     told: list[Position] = []
@@ -746,7 +746,7 @@ async def test_a_publisher_waits_when_its_own_channel_has_enough_to_do(
     assert out.behind("a") is None
     publish(out, count, size=size)
     waiting = asyncio.ensure_future(reached(out))
-    # Who gives up waiting keeps nobody else from it.
+    # A cancelled waiter doesn't keep another from waiting.
     given_up = asyncio.ensure_future(reached(out))
     await asyncio.sleep(0)
     given_up.cancel()
@@ -839,7 +839,7 @@ async def test_many_empty_messages_are_bounded_too(out: Fanout) -> None:
 
 
 async def test_a_publisher_on_another_loop_waits_for_a_full_inbox_only(out: Fanout) -> None:
-    """It goes on when there is room, whatever comes behind it."""
+    """The publisher goes on when there is room, whatever is delivered after it."""
     publish(out, *range(1, INBOX_SIZE + 1))
     await asyncio.wait_for(asyncio.to_thread(asyncio.run, out.reach()), PATIENCE)
     publish(out, *range(1, INBOX_SIZE + 2))
@@ -859,7 +859,7 @@ async def test_a_publisher_on_another_loop_waits_for_a_full_inbox_only(out: Fano
 
 
 @pytest.mark.parametrize("scheduled", [True, False])
-async def test_a_closed_loop_is_nobody(scheduled: bool) -> None:
+async def test_publishers_do_not_wait_for_a_closed_loop(scheduled: bool) -> None:
     loop = asyncio.new_event_loop()
     out = Fanout(loop)
     if scheduled:

@@ -102,7 +102,7 @@ class Client:
 
     Attributes:
         expected: Labels that it must get, each channel's and its own in this order.
-        allowed: Those that it may get besides, for it left before their turn.
+        allowed: Labels that it may get besides, because it left before their turn.
     """
 
     def __init__(self, out: Fanout, server: MemoryServer | None, connection: Connection) -> None:
@@ -218,7 +218,7 @@ class Model:
         client.places[name] = Place(member, since)
 
     def on_lost(self, client: Client) -> Callable[[str, Position], None]:
-        """As a rich client is told: in its turn, behind what came before."""
+        """Tell it in its turn, after what came before, as a rich client is told."""
 
         def tell(name: str, position: Position) -> None:
             connection = client.connection

@@ -41,7 +41,7 @@ class Slow(MemoryBroker):
 
 
 class Site:
-    """A following, and who wants what."""
+    """A `Following`, and the channels that are wanted."""
 
     def __init__(self) -> None:
         self.broker = Slow()

@@ -287,7 +287,7 @@ def test_a_slow_client_that_reads_again_is_told_why(log: Log) -> None:
 
 @onoff
 def test_a_full_socket_that_takes_nothing(on: bool, log: Log) -> None:
-    """Also when there is little to send; the client is alive, for it sends."""
+    """It is closed even if there is little to send, and though the client is alive and sends."""
     limits: dict[str, Any] = {"send_timeout": 0.4 if on else NEVER, "close_timeout": 0.3}
     pings = {"ws_ping_interval": 0.2, "ws_ping_timeout": 0.2}
     with site_of(pings, **limits) as site, site.peer("/busy" + QUERY, buffer=4096) as deaf:
@@ -313,7 +313,7 @@ def test_dead_peers_are_reaped_and_live_ones_never(loop: str, on: bool, log: Log
         # Answers nothing and takes nothing, and its socket is full.
         frozen = stack.enter_context(site.peer("/busy" + QUERY, buffer=4096))
         frozen.text("go on")
-        # Their library answers pings, and otherwise says nothing.
+        # Their library answers pings, and sends nothing else.
         url = f"ws://127.0.0.1:{site.port}"
         listener = stack.enter_context(connect(url + "/room"))
         served = stack.enter_context(connect(url + "/sender"))
@@ -655,7 +655,7 @@ def test_fragments_without_end(on: bool, log: Log) -> None:
             assert log.says("127.0.0.1 - closed with 1008: message in more than 64 frames", 2)
 
 
-# --- 16: pings whose pongs nobody reads -----------------------------------------------------------
+# --- 16: pings whose pongs are not read -----------------------------------------------------------
 
 
 @loops
@@ -799,7 +799,7 @@ def test_many_bytes_at_once_are_read_no_faster_than_allowed(on: bool) -> None:
             other.text("hi")
             assert other.message() == "hi"
         lasted = time.monotonic() - begun
-        # The burst may be had twice: what was earned meanwhile is counted when it is spent.
+        # The burst may be used twice: bytes earned meanwhile count when they are spent.
         least = (size * (count - 1) - 2 * 65_536) / 500_000
         assert not on or lasted >= least
         peer.send(frame(FIN | CLOSE, b"\x03\xe8"))
@@ -1006,7 +1006,7 @@ def test_those_refused_can_come_again(log: Log) -> None:
         assert log.says("503", 10)
 
 
-def test_who_is_not_let_in_keeps_no_place() -> None:
+def test_a_refused_client_is_not_counted() -> None:
     """Though it reads no answer, and keeps its socket open."""
     with site_of(max_connections=1, close_timeout=60) as site, site.peer("/forbidden") as peer:
         assert peer.status == 403

@@ -267,7 +267,7 @@ def test_no_header_can_bring_another_one(name: bytes, value: bytes) -> None:
         response(403, [(name, value)], b"")
 
 
-def test_an_answer_says_what_it_says_by_itself() -> None:
+def test_a_response_keeps_its_own_headers() -> None:
     answer = response(403, [(b"content-type", b"application/json"), (b"Date", b"now")], b"{}")
     assert answer == (
         b"HTTP/1.1 403 Forbidden\r\ncontent-type: application/json\r\nDate: now\r\n"

@@ -1,4 +1,4 @@
-"""The hub: who is where, and what reaches them, over event loops, threads and failures."""
+"""The hub: its members and what they get, over event loops, threads and failures."""
 
 import asyncio
 import socket
@@ -166,7 +166,7 @@ class GatedBroker(MemoryBroker):
         return await super().history(channel, **options)
 
     def is_clean(self) -> bool:
-        """Whether nobody is left in it."""
+        """Whether it has no connections and channels left."""
         return not self._subscribed and not self._presence
 
 
@@ -363,7 +363,7 @@ def test_publish_from_a_thread_without_any_subscriber() -> None:
     assert Hub().publish_from_thread("a", "hi").offset == 1
 
 
-async def test_a_loop_closed_with_members_behind_holds_nobody_back() -> None:
+async def test_a_loop_closed_with_members_that_are_behind_delays_no_publisher() -> None:
     hub = Hub()
     server, connection = await client(hub, "a")
     with loops(1) as (other,):
@@ -470,7 +470,7 @@ async def test_publishing_in_a_tight_loop_makes_no_healthy_client_slow() -> None
 
 
 class Burst(Endpoint):
-    """Publishes as fast as it can to all who are there, at anybody's word."""
+    """Publishes to all members as fast as it can, when a client sends a message."""
 
     channels = ("burst",)
     # More than `max_buffer`, and less than that and what the sockets take in: so a reader that
@@ -855,7 +855,7 @@ async def test_the_broker_is_told_of_the_first_and_of_the_last_subscriber() -> N
     await gone(hub, *connections)
 
 
-async def test_who_comes_while_the_first_is_subscribing_waits_with_it() -> None:
+async def test_a_subscriber_that_comes_while_the_first_one_subscribes_waits_with_it() -> None:
     broker = GatedBroker()
     hub = Hub(broker)
     clients = [await client(hub) for _ in range(3)]
@@ -893,7 +893,7 @@ async def test_when_the_first_gives_up_the_next_one_subscribes() -> None:
     assert broker.is_clean()
 
 
-async def test_who_comes_while_the_last_is_leaving_is_subscribed_for_good() -> None:
+async def test_a_subscriber_that_comes_while_the_last_one_leaves_stays_subscribed() -> None:
     broker = GatedBroker(history_size=0)
     hub = Hub(broker)
     _, one = await client(hub, "a")
@@ -1179,7 +1179,7 @@ async def publish_many(hub: Hub, channel: str, count: int) -> Position:
     return position
 
 
-async def test_who_comes_back_at_once_is_present() -> None:
+async def test_a_client_that_comes_back_at_once_is_present() -> None:
     """Though the broker is still being told that it left, which it was cancelled at."""
     hub = Hub()
     _, connection = await accepted()

@@ -482,7 +482,7 @@ def test_what_came_before_the_leave_is_handled(
 def test_a_leave_is_noticed_at_once_and_the_rest_is_handled(
     server: LiveServer, run: str, log: Log
 ) -> None:
-    """A handler that sends to nobody ends by that; what the client said then is handled too."""
+    """Sending to a client that is gone ends a handler; its later messages are handled, too."""
     with connect(address(server, SlowUntilTheEnd, run)) as client:
         for text in "abc":
             client.send(text)
@@ -728,7 +728,7 @@ def raw_client(url: str, *, read: bool = True) -> socket.socket:
 
 
 def assert_dropped(peer: socket.socket, *, within: float) -> None:
-    """Check that the server resets the connection, by writing to it as nobody else does."""
+    """Check that the server resets the connection, by writing to it, as no other code does."""
     deadline = time.monotonic() + within
     while time.monotonic() < deadline:
         try:

@@ -64,13 +64,13 @@ def test_what_all_have_is_dropped() -> None:
     ("place", "most", "until"),
     [(0, 1000, 4), (0, 20, 4), (0, 19, 3), (0, 10, 2), (0, 1, 1), (3, 1, 4), (1, 14, 3), (4, 9, 4)],
 )
-def test_one_goes_so_many_bytes_further_and_one_publication_at_least(
+def test_until_is_so_many_bytes_further_and_one_publication_at_least(
     place: int, most: int, until: int
 ) -> None:
     assert filled("abc", "abc", "abc", "abc").until(place, most) == until
 
 
-def test_how_far_one_may_go_is_the_same_after_a_trim() -> None:
+def test_until_is_the_same_after_a_trim() -> None:
     log = filled("abc", "abc", "abc", "abc")
     log.trim(1)
     assert log.until(1, 10) == 3

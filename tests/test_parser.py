@@ -169,7 +169,7 @@ VALID = {
 @pytest.mark.parametrize(("wire", "events"), VALID.values(), ids=VALID.keys())
 def test_what_a_client_may_send(wire: str, events: list[Event]) -> None:
     check(bytes.fromhex(wire), [*events])
-    # And once more behind itself, unless a close has ended it.
+    # And the same bytes twice, unless they end with a close.
     if not isinstance(events[-1], Close):
         check(bytes.fromhex(wire) * 2, [*events, *events])
 
@@ -193,8 +193,8 @@ def test_5_3_a_mask_goes_on_wherever_a_chunk_ends(first: int) -> None:
         assert outcome(pieces(data, size)) == ["0123456789abcdef" * 4]
 
 
-# What no client may send: up to the byte that breaks the rule there is nothing wrong, from
-# that byte on there is. The bar stands in front of it; for a header it is the header's end.
+# What no client may send. The bar marks the byte that breaks the rule, or the end of a header that
+# does: before it nothing is wrong.
 
 INVALID = {
     "5.1 text without a mask": ("81 | 05", 1002),

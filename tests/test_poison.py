@@ -1,4 +1,4 @@
-"""What hostile clients send harms only themselves: nobody in the room notices, no traceback."""
+"""What hostile clients send harms only themselves: no effect on the room, no traceback."""
 
 import logging
 import secrets
@@ -21,7 +21,7 @@ def frame(first: int, payload: bytes) -> bytes:
     return bytes((first, 0x80 | len(payload))) + MASK + payload
 
 
-#: Frames as they stand on the wire, and the close codes with which they may be answered.
+#: The bytes of frames, and the close codes with which they may be answered.
 FRAMES = {
     "binary": (frame(0x82, b"\x00\xff"), {1003}),
     "empty binary": (frame(0x82, b""), {1003}),
@@ -110,7 +110,7 @@ def test_frames(server: LiveServer, honest: ClientConnection, name: str) -> None
         assert end.value.rcvd is not None
         assert end.value.rcvd.code in codes
     while honest.recv(timeout=5) != f"Client #{number} left the chat":
-        pass  # who left before is still spoken of
+        pass  # messages about clients that left before
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path[:24])

@@ -106,7 +106,7 @@ async def test_a_step_that_the_table_lacks_is_an_error_of_ours() -> None:
 
 
 @in_loop
-async def test_the_end_is_told_once() -> None:
+async def test_the_end_is_reported_once() -> None:
     socket, transport = opened()
     codes: list[int] = []
     socket.on_gone = codes.append
@@ -120,7 +120,7 @@ async def test_the_end_is_told_once() -> None:
 
 
 @in_loop
-async def test_an_end_before_anybody_asked_is_told_at_the_start() -> None:
+async def test_an_end_before_the_start_is_reported_at_the_start() -> None:
     socket, _ = opened()
     socket.connection_lost(None)
     codes: list[int] = []
@@ -158,7 +158,7 @@ async def test_the_applications_own_close_discards_what_it_has_not_received() ->
     socket.close()
     assert socket.unhandled == 0
     assert (await socket.receive())["type"] == "websocket.disconnect"
-    # What comes behind it is of no interest.
+    # What comes after it is ignored.
     socket.data_received(HELLO)
     assert socket.unhandled == 0
 

@@ -68,7 +68,7 @@ def test_what_comes_before_the_broker_has_answered_is_held() -> None:
 
 
 def test_before_the_answer_a_stream_may_be_begun_anew() -> None:
-    """The answer is older than what was delivered; nobody was told of the old stream."""
+    """The answer is older than what was delivered; no member was told of the old stream."""
     continuity = Continuity(MUCH)
     for publication in (pub(8), pub(1, "new"), pub(2, "new")):
         assert continuity.take(publication) is HELD
@@ -318,10 +318,10 @@ class Engine:
 
 
 class Member:
-    """Who follows the channel.
+    """A member of the channel.
 
     Attributes:
-        since: Where it stood before.
+        since: Its position before.
         steps: Its answer's position, or the one recovered from, and what it was written.
         losses: The positions behind which it was told to go on.
     """
@@ -335,7 +335,7 @@ class Member:
 
 
 def play(seed: int) -> None:
-    """Whatever happens, a member gets each publication behind its answer once and in order.
+    """Whatever happens, a member gets each publication after its answer once and in order.
 
     A hole must have a loss before it, which its member was told of.
     """
@@ -428,7 +428,7 @@ def check(member: Member, seed: int) -> None:
 
 
 @pytest.mark.parametrize("block", range(4))
-def test_whatever_an_engine_does_nothing_is_missing_or_twice_without_a_word(block: int) -> None:
+def test_whatever_an_engine_does_a_loss_is_told_and_nothing_comes_twice(block: int) -> None:
     for seed in range(block * 500, block * 500 + 500):
         play(seed)
 

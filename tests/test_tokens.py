@@ -1,4 +1,4 @@
-"""Whom a token stands for, and the many tokens that will not do."""
+"""Tokens: the identity that each stands for, and the many that are refused."""
 
 import base64
 import hmac
@@ -95,7 +95,7 @@ def verify(verifier: Verifier, token: str) -> Identity:
     return anyio.run(verifier.verify, token)
 
 
-# --- tokens that will do -------------------------------------------------------------------------
+# --- valid tokens -------------------------------------------------------------------------------
 
 
 def test_minted_token_is_verified() -> None:

@@ -63,7 +63,7 @@ async def gone(hub: Hub, *connections: QueuedConnection) -> None:
 
 
 def check(texts: list[str], since: int | None, recent: int = 0) -> None:
-    """An answer, then every publication behind its position, once and in order."""
+    """An answer, then every publication after its position, once and in order."""
     recovered, missed, position = texts[0].split(":")
     offsets = [int(each) for each in missed.split(",") if each]
     if since is not None and recovered == "True":

@@ -171,7 +171,7 @@ class Client:
         self.socket.sendall(data)
 
     def ask(self, path: str, headers: bytes = b"", behind: bytes = b"") -> None:
-        """Send the request, and in the same packet what stands behind it."""
+        """Send the request, and more bytes in the same packet."""
         self.send(REQUEST % (path.encode(), headers) + behind)
 
     def head(self) -> bytes:
@@ -405,7 +405,7 @@ def test_1_4_nothing_is_read_behind_a_close(site: Site) -> None:
 
 
 def test_two_tasks_may_wait_for_what_comes(site: Site) -> None:
-    """ASGI doesn't say so, but nobody must wait for ever."""
+    """ASGI doesn't mention it, but no task must wait for ever."""
 
     async def two(receive: Receive, send: Send) -> None:
         await receive()

@@ -1,4 +1,4 @@
-"""An attacker's end: a connection that does only what it is told.
+"""An attacker's client: a connection that does only what it is told.
 
 It neither reads ahead nor answers pings, which a library would do by itself. Frames are those of
 the tests' client, `tests/raw.py`.
@@ -18,7 +18,7 @@ __all__ = ["MOST_STUFFED", "Frame", "Peer", "split"]
 
 READ = 1 << 18  # bytes
 FULL = 0.3  # seconds without progress from which a socket counts as full
-MOST_STUFFED = 1000  # messages after which a server that still takes them is let be
+MOST_STUFFED = 1000  # messages after which a server that still takes them gets no more
 
 
 class Frame(NamedTuple):
@@ -29,12 +29,12 @@ class Frame(NamedTuple):
 
     @property
     def code(self) -> int:
-        """That of a close frame; 1005 if it has none."""
+        """The code of a close frame; 1005 if it has none."""
         return int.from_bytes(self.payload[:2]) if self.payload else 1005
 
 
 def split(data: bytearray) -> list[Frame]:
-    """Take the whole frames off the front; what is left is the beginning of the next one."""
+    """Remove the whole frames from the front; the beginning of the next one may be left."""
     found, at = [], 0
     while len(data) >= at + 2:
         size, start = data[at + 1] & 0x7F, at + 2
@@ -50,14 +50,14 @@ def split(data: bytearray) -> list[Frame]:
 
 
 class Peer:
-    """A TCP connection to a server on this machine; a context that ends with it.
+    """A TCP connection to a server on this machine; a context that closes it at its end.
 
     Args:
-        buffer: Bytes that the kernel may hold for it unread; 0 leaves that to the kernel.
-        source: The address it comes from: any of 127.0.0.0/8.
+        buffer: Unread bytes that the kernel may hold for it; with 0 the kernel decides.
+        source: The address of the client: any of 127.0.0.0/8.
 
     Attributes:
-        head: Status line and headers of the answer to its request.
+        head: Status line and headers of the response to its request.
     """
 
     def __init__(self, *, buffer: int = 0, source: str = "127.0.0.1") -> None:
@@ -86,13 +86,13 @@ class Peer:
         await asyncio.get_running_loop().sock_connect(self._socket, ("127.0.0.1", port))
 
     async def join(self, port: int, path: str, headers: str = "") -> int:
-        """Connect, shake hands, and return the status of the answer."""
+        """Connect, send the handshake, and return the status of the response."""
         await self.connect(port)
         await self.send(REQUEST.format(path=path, headers=headers).encode())
         return await self.answer()
 
     async def answer(self) -> int:
-        """The status of the answer to a request, of which `head` has the rest."""
+        """The status of the response to a request; `head` has the rest."""
         while b"\r\n\r\n" not in self._data:
             await self._receive()
         head, _, rest = bytes(self._data).partition(b"\r\n\r\n")
@@ -107,7 +107,7 @@ class Peer:
         await self.send(frame(FIN | TEXT, text.encode()))
 
     async def stuff(self) -> None:
-        """Send messages until the server takes no more, as nothing of its answers is read."""
+        """Send messages, without reading, until the server takes no more."""
         message = frame(FIN | TEXT, b"x" * 60_000)
         with suppress(TimeoutError):
             for _ in range(MOST_STUFFED):
@@ -115,17 +115,17 @@ class Peer:
                     await self.send(message)
 
     async def frames(self) -> list[Frame]:
-        """What has come, at least one frame.
+        """The frames that have come, at least one.
 
         Raises:
-            EOFError: The server has ended the connection; an `OSError`, so too.
+            EOFError: The server has ended the connection; an `OSError` means the same.
         """
         while not (found := split(self._data)):
             await self._receive()
         return found
 
     async def obey(self) -> list[Frame]:
-        """The same, as a client should: pings and a close are answered.
+        """The same for a correct client: it answers pings and a close.
 
         Raises:
             EOFError: As above.
@@ -162,14 +162,14 @@ class Peer:
         return 1006
 
     async def gone(self) -> None:
-        """Return when the server has ended the connection; whatever comes is passed over."""
+        """Return when the server has ended the connection; ignore what it sends before."""
         with suppress(EOFError, OSError):
             while True:
                 await self._receive()
                 self._data.clear()
 
     async def leave(self) -> None:
-        """Close as one should."""
+        """Close correctly."""
         with suppress(OSError):
             await self.send(frame(FIN | CLOSE, b"\x03\xe8"))
         await self.end()
@@ -179,13 +179,13 @@ class Peer:
         self._socket.close()
 
     def reset(self) -> None:
-        """End it as a machine does that was switched off and on."""
+        """Reset the connection, as a machine that was switched off and on does."""
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close()
 
     @asynccontextmanager
     async def dripping(self, data: bytes, every: float = 1.0) -> AsyncIterator[None]:
-        """Meanwhile this is sent again and again; nothing if it is empty."""
+        """While the context is open, send this again and again; nothing if it is empty."""
 
         async def drip() -> None:
             with suppress(OSError):

@@ -19,7 +19,7 @@ TOLD = (1001, 1012)
 
 
 async def sigterm(target: Target) -> Figures:
-    """Seconds until the process is gone; what the readers were told; what the log was."""
+    """Seconds until the process has ended; the close codes of readers; unusual lines of the log."""
     codes: Counter[int] = Counter()
     async with AsyncExitStack() as stack:
         readers = [
@@ -49,7 +49,7 @@ async def sigterm(target: Target) -> Figures:
 
 
 async def _read(peer: Peer, codes: Counter[int]) -> None:
-    """As a good client: the close is answered, then the connection ended."""
+    """Read as a correct client: answer the close, then wait for the end of the connection."""
     try:
         while True:
             for each in await peer.obey():

@@ -15,15 +15,15 @@ __all__ = ["ADDRESS_LIMIT", "LIMIT", "SECRET", "USER_LIMIT", "connections", "end
 
 HALF_OPEN = 2000
 IN_TIME, WATCHED = 10.0, 12.0  # seconds
-OFTEN = 0.03  # seconds between two honest clients
+OFTEN = 0.03  # seconds between two normal clients
 APART = 0.001  # seconds from one half-open handshake to the next
-DRIPPING = b"GET /ws HTTP/1.1\r\nHost: x\r\nX: "  # this one goes on, a byte a second
+DRIPPING = b"GET /ws HTTP/1.1\r\nHost: x\r\nX: "  # followed by a byte a second
 BEGINNINGS = (b"", b"GET /ws HT", DRIPPING)
 
 MOST_HEADERS = 64_000_000
 HEADER_SECONDS = 8.0
 HEADER = b"X-%d: " + b"y" * 1000 + b"\r\n"
-# Headers sent at once: few while one looks closely, then more.
+# Headers sent at once: FEW up to CLOSELY bytes, then MANY.
 FEW, MANY, CLOSELY = 4, 64, 1_000_000
 
 LIMIT, ADDRESS_LIMIT, USER_LIMIT = 50, 10, 2
@@ -32,7 +32,7 @@ SECRET = "benchmarks-" * 3  # signs the tokens of one user
 
 
 async def half_open(target: Target) -> Figures:
-    """2,000 of them, a third each silent, cut off, and dripping; an honest client meanwhile."""
+    """2,000 connections, a third each silent, cut off, and dripping; a normal client meanwhile."""
     hanging = []
     honest: list[float] = []
     meanwhile = asyncio.create_task(_connect_again_and_again(target, honest))
@@ -50,7 +50,7 @@ async def half_open(target: Target) -> Figures:
 
 
 async def _hang(port: int, beginning: bytes) -> float | None:
-    """Seconds until the server ends it."""
+    """Seconds until the server ends the connection."""
     begun = time.monotonic()
     with Peer() as peer, suppress(TimeoutError):
         async with asyncio.timeout(WATCHED):
@@ -74,7 +74,7 @@ async def _connect_again_and_again(target: Target, took: list[float]) -> None:
 
 
 async def endless(target: Target) -> Figures:
-    """Headers without end: how much of them is taken before an answer comes."""
+    """Headers without end: how many bytes are taken before a response comes."""
     before = target.process.reset_peak()
     sent, status = 0, None
     with Peer() as peer:
@@ -93,7 +93,7 @@ async def endless(target: Target) -> Figures:
 
 
 async def _headers() -> AsyncIterator[bytes]:
-    """Slowly enough for an answer to be seen in between."""
+    """Headers, slow enough that a response is seen in between."""
     yield b"GET /ws HTTP/1.1\r\nHost: x\r\n"
     number, most = 0, MOST_HEADERS // len(HEADER)
     while number < most:
@@ -104,7 +104,7 @@ async def _headers() -> AsyncIterator[bytes]:
 
 
 async def connections(target: Target) -> Figures:
-    """The answer to one more than allowed: of a user, of an address, and of the server."""
+    """The response to one connection more than allowed: of a user, an address, and the server."""
     ours = target.server.kind == "ours"
     path = f"/items/1/ws?token={_token()}" if ours else "/ws/1"
     with ExitStack() as stack:
@@ -118,7 +118,7 @@ async def connections(target: Target) -> Figures:
         async def one_more(path: str, host: int) -> int:
             with Peer(source=f"127.0.0.{host}") as peer:
                 status = await _answer(peer, target.port, path)
-            await asyncio.sleep(PAUSE)  # for its place to be free
+            await asyncio.sleep(PAUSE)  # until the server counts it no more
             return status
 
         await fill(path, 2, USER_LIMIT)

@@ -1,4 +1,4 @@
-"""What the kernel knows of connections, which neither side could tell by itself; for Linux."""
+"""What the kernel knows of connections, and neither side can tell by itself; for Linux."""
 
 import os
 from contextlib import suppress
@@ -11,7 +11,7 @@ __all__ = ["Connection", "connections", "now", "sockets"]
 class Connection(NamedTuple):
     """What the kernel knows of one connection to a server."""
 
-    inode: int  # of the server's socket; 0 once the server has let it go
+    inode: int  # of the server's socket; 0 once the server has closed it
     queued: int  # bytes that the server wrote and the client has not read
 
 
@@ -31,7 +31,7 @@ def connections(table: str, port: int) -> dict[int, Connection]:
 
 
 def now(port: int) -> dict[int, Connection]:
-    """The same, as it is now. It may take 30 ms, as it goes through all that the kernel has."""
+    """The same, as it is now. It may take 30 ms, because it reads all connections of the kernel."""
     return connections(Path("/proc/net/tcp").read_text(), port)
 
 

@@ -14,7 +14,7 @@ __all__ = ["bomb", "flood", "fragments", "large", "pings"]
 
 # 14
 SIZES = (65_536, 65_537, 1 << 20, 1 << 24, (1 << 24) + 1)  # bytes
-UNFINISHED = {  # what begins it, and what comes every second
+UNFINISHED = {  # the beginning, and what follows every second
     "half a header": (b"\x81", b""),
     "dripping bytes": (frame(FIN | TEXT, size=60_000), b"x"),
     "fragments": (frame(TEXT, b"x"), frame(CONTINUATION, b"x")),
@@ -23,7 +23,7 @@ UNFINISHED_WATCHED = 32.0  # seconds
 
 # 15
 MOST_FRAGMENTS = 2_000_000
-FRAGMENTS_AT_ONCE = 256  # at first; more when as many as that are no problem
+FRAGMENTS_AT_ONCE = 256  # at first; more after all of these were taken
 FRAGMENTS_SECONDS = 12.0
 
 # 16 and 17
@@ -35,7 +35,7 @@ BOMB = 100_000_000  # bytes, inflated
 
 
 async def large(target: Target) -> Figures:
-    """The largest message that is taken; and seconds until unfinished ones are closed."""
+    """The largest message that is taken; and seconds until unfinished messages are closed."""
     taken = 0
     before = target.process.reset_peak()
     for size in SIZES:
@@ -55,7 +55,7 @@ async def large(target: Target) -> Figures:
 
 
 async def _unfinished(target: Target, kind: str) -> float | None:
-    """Seconds until it is closed."""
+    """Seconds until the connection is closed."""
     beginning, more = UNFINISHED[kind]
     async with target.client() as peer, peer.dripping(more):
         await peer.send(beginning)
@@ -67,7 +67,7 @@ async def _unfinished(target: Target, kind: str) -> float | None:
 
 
 async def fragments(target: Target) -> Figures:
-    """One message in ever more pieces of a byte; a ping tells how many were taken."""
+    """One message in more and more fragments of a byte; a ping shows how many were taken."""
     taken, code, size = 0, None, FRAGMENTS_AT_ONCE
     before = target.process.reset_peak()
     deadline = time.monotonic() + FRAGMENTS_SECONDS
@@ -85,7 +85,7 @@ async def fragments(target: Target) -> Figures:
 
 
 async def _sent(peer: Peer, data: bytes) -> int | None:
-    """Send what ends with a ping: None when its pong has come, or the code of the close."""
+    """Send data that ends with a ping: None when its pong has come, or the code of the close."""
     with suppress(EOFError, OSError):
         await peer.send(data)
         while True:
@@ -103,7 +103,7 @@ async def pings(target: Target) -> Figures:
     sent = [0]
     async with target.client(buffer=4096) as peer:
         pouring = asyncio.create_task(_pour(peer, frame(FIN | PING, b"x" * 125) * 100, sent))
-        # At first: what a server has closed it may throw away at any rate.
+        # The rate at the beginning: once the server has closed, it may discard pings quickly.
         await asyncio.sleep(AT_FIRST)
         rate = 100 * sent[0] / AT_FIRST
         gone = (await target.let_go([peer], FLOOD_SECONDS - AT_FIRST))[peer]
@@ -137,7 +137,7 @@ async def flood(target: Target) -> Figures:
 
 
 async def _pour(peer: Peer, some: bytes, sent: list[int]) -> None:
-    """Send it again and again, until the connection ends; `sent` counts."""
+    """Send the same bytes again and again, until the connection ends; `sent` counts."""
     with suppress(OSError):
         while True:
             await peer.send(some)
@@ -145,7 +145,7 @@ async def _pour(peer: Peer, some: bytes, sent: list[int]) -> None:
 
 
 async def _echo(peer: Peer, took: list[float]) -> None:
-    """Milliseconds of one echo after the other; of the one on its way at the end, up to there."""
+    """Milliseconds of one echo after the other; the last one, if unanswered, counts up to now."""
     while True:
         begun = time.monotonic()
         try:

@@ -1,4 +1,4 @@
-"""How one client may harm the others: it reads nothing, falls silent, breaks off, sends poison."""
+"""Clients that harm others: they don't read, fall silent, disconnect, or send poison."""
 
 import asyncio
 import time
@@ -27,8 +27,8 @@ PACED = Regime("paced", "", "drive", rate=100, size=8192)
 WITHOUT = replace(SMOKE, seconds=3, warmup=0.5, drain=2, patience=2)
 WITH = replace(WITHOUT, seconds=7)
 ROUNDS = 3
-BUFFER = 1 << 20  # bytes; what the goal counts from
-AFTERWARDS = 4.0  # seconds for which a deaf client is watched after the drive
+BUFFER = 1 << 20  # bytes that wait for a client from which the time of the goal counts
+AFTERWARDS = 4.0  # seconds for which a client that doesn't read is watched after the drive
 
 # 9 and 27
 SILENCE = 2.0  # seconds; ping interval and time-out
@@ -50,7 +50,7 @@ BROKEN = frozenset({1002})
 TOO_BIG = frozenset({1009})
 UNREADABLE = frozenset({1007})
 FINE = frozenset({1000})
-#: What is sent, and the codes with which it may be closed. The last ones are texts like any other.
+#: What is sent, and the allowed close codes. The last ones are texts like any other.
 POISON: dict[str, tuple[bytes, frozenset[int]]] = {
     "binary for text": (frame(FIN | 2, b"\x00\xff"), frozenset({1003})),
     "not UTF-8": (frame(FIN | TEXT, b"\xff"), UNREADABLE),
@@ -82,14 +82,14 @@ async def slow_reader(target: Target) -> Figures:
         await asyncio.to_thread(table.connect, READERS)
         for _ in range(ROUNDS):
             async with target.client() as other:
-                # Watched as the deaf one is: watching takes its time, too.
+                # Watched as the one that doesn't read is, because watching takes time, too.
                 measurement, _ = await _drive(target, table, WITHOUT, other)
                 without.append(measurement)
             resident = target.process.reset_peak()
             async with target.client("/ws/1000000", buffer=4096) as deaf:
                 measurement, gone = await _drive(target, table, WITH, deaf)
                 with_it.append(measurement)
-                # What it was sent has filled first the kernel's buffers, then the server's.
+                # What it was sent has filled the kernel's buffers first, then the server's.
                 filled = (now(target.port)[deaf.port].queued + BUFFER) / (PACED.rate * PACED.size)
                 ends.append(None if gone is None else gone - filled)
                 memory.append(target.grown(resident))
@@ -116,7 +116,7 @@ async def slow_reader(target: Target) -> Figures:
 async def _drive(
     target: Target, table: Table, form: Form, watched: Peer
 ) -> tuple[Measurement, float | None]:
-    """What the room got, and seconds until the server let the socket of one client go."""
+    """What the room got, and seconds until the server closed the socket of one client."""
     seconds = form.warmup + form.seconds + (AFTERWARDS if form is WITH else 0)
     watching = asyncio.create_task(target.let_go([watched], seconds, poll=0.2))
     measurement = await asyncio.to_thread(measure_drive, table, PACED, form)
@@ -153,7 +153,7 @@ async def silence(target: Target) -> Figures:
 
 
 async def _fill(target: Target, deaf: list[Peer]) -> None:
-    """Speak in their room until more waits for each of them than the kernel holds."""
+    """Send messages in their room until more wait for each client than the kernel holds."""
     told = 0
     async with target.client("/ws/0") as speaker:
         with suppress(TimeoutError):
@@ -168,7 +168,7 @@ async def _fill(target: Target, deaf: list[Peer]) -> None:
 
 
 async def sender_only(target: Target) -> Figures:
-    """A client that answers pings, and speaks to an endpoint that only sends."""
+    """A client that answers pings and sends messages to an endpoint that only sends."""
     begun = time.monotonic()
     heard = 0
     async with target.client() as peer, peer.dripping(frame(FIN | TEXT, b"still here")):
@@ -182,7 +182,7 @@ async def sender_only(target: Target) -> Figures:
 
 
 async def resets(target: Target) -> Figures:
-    """Of 40 clients 20 reset their connections, each in the middle of what others say."""
+    """Of 40 clients 20 reset their connections, each while other clients send messages."""
     heard: dict[Peer, set[bytes]] = {}
     sent = 0
     async with AsyncExitStack() as stack:
@@ -199,7 +199,7 @@ async def resets(target: Target) -> Figures:
         for victim in victims:
             texts = [f"{sent} {number}".ljust(500, "x") for number in range(AT_A_TIME)]
             message = b"".join(frame(FIN | TEXT, text.encode()) for text in texts)
-            # While the first ones are told, the reset waits, and behind it there are more.
+            # While the first members are written to, the reset waits with more messages behind it.
             for speaker in [*speakers[: SPEAKERS // 2], victim, *speakers[SPEAKERS // 2 :]]:
                 with suppress(OSError):
                     if speaker is victim:
@@ -224,7 +224,7 @@ async def resets(target: Target) -> Figures:
 
 
 async def _listen(peer: Peer, heard: dict[Peer, set[bytes]]) -> None:
-    """Keep what is said in the room, until the connection ends."""
+    """Collect what is sent in the room, until the connection ends."""
     said = heard.setdefault(peer, set())
     with suppress(EOFError, OSError):
         while True:
@@ -275,7 +275,7 @@ async def _poison(target: Target, todo: Iterator[str], codes: Counter[tuple[str,
 
 
 async def _offend(peer: Peer, data: bytes, allowed: frozenset[int]) -> int:
-    """The code with which it is closed: 1000 where it was taken as fine, and the client left."""
+    """The code of its close: 1000 if the server accepted the data, and the client closed."""
     await peer.send(data)
     if allowed is not FINE:
         with suppress(TimeoutError):

@@ -1,4 +1,4 @@
-"""The server under attack, and what one asks it."""
+"""The server under attack, and questions to it."""
 
 import asyncio
 import re
@@ -15,21 +15,21 @@ from benchmarks.servers import Server
 
 __all__ = ["Figures", "Refused", "Target", "tracebacks", "unusual", "worst"]
 
-WARM = 20  # clients that come and go before memory is looked at
+WARM = 20  # clients that come and go before memory is measured
 PATIENCE = 5.0  # seconds in which an answer must come
-#: What is logged of each connection, whatever it does; uvicorn's and ours.
+#: Log lines that every connection causes, whatever it does; uvicorn's and ours.
 USUAL = re.compile(r"\[accepted\]|connection (open|closed)$")
 
-#: What an attack found, by name; None where it never came.
+#: The figures of an attack, by name; None for what did not happen.
 Figures = dict[str, float | None]
 
 
 class Refused(Exception):
-    """The server did not take a client that it should; the message has its answer."""
+    """The server did not accept a client that it should; the message has its response."""
 
 
 def unusual(log: str) -> int:
-    """How many lines are not what is logged of each connection."""
+    """How many lines are not caused by every connection."""
     return sum(not USUAL.search(line) for line in log.splitlines())
 
 
@@ -38,7 +38,7 @@ def tracebacks(log: str) -> int:
 
 
 def worst(values: Iterable[float | None]) -> float | None:
-    """The largest; None, which stands for never, is larger than all."""
+    """The largest value; None means never, and is larger than all."""
     found = list(values)
     numbers = [value for value in found if value is not None]
     return max(numbers) if found and len(numbers) == len(found) else None
@@ -46,7 +46,7 @@ def worst(values: Iterable[float | None]) -> float | None:
 
 @dataclass
 class Target:
-    """A server that runs.
+    """A running server.
 
     Attributes:
         folder: For files of the attack.
@@ -61,10 +61,10 @@ class Target:
     async def client(
         self, path: str = "/ws", *, buffer: int = 0, headers: str = ""
     ) -> AsyncIterator[Peer]:
-        """A client that has shaken hands.
+        """A client after its handshake.
 
         Raises:
-            Refused: It was not let in.
+            Refused: It was not accepted.
         """
         with Peer(buffer=buffer) as peer:
             async with asyncio.timeout(PATIENCE):
@@ -74,7 +74,7 @@ class Target:
             yield peer
 
     async def warm_up(self, paths: Iterable[str]) -> None:
-        """What is set up for the first clients is no memory of the attack."""
+        """Let some clients come and go: what is set up for the first ones must not count."""
         for path in paths:
             for _ in range(WARM):
                 async with self.client(path) as peer, asyncio.timeout(PATIENCE):
@@ -83,7 +83,7 @@ class Target:
                     await peer.leave()
 
     async def lives(self) -> float:
-        """Whether two newcomers to the room hear one of them: 1 if so, else 0."""
+        """Whether two new clients in the room get a message of one of them: 1 if so, else 0."""
         with suppress(TimeoutError, EOFError, OSError, Refused):
             async with (
                 asyncio.timeout(PATIENCE),
@@ -99,10 +99,10 @@ class Target:
     async def let_go(
         self, peers: Iterable[Peer], seconds: float, poll: float = 0.05
     ) -> dict[Peer, float | None]:
-        """Watch whose sockets the server's process lets go.
+        """Watch which sockets the server's process closes.
 
-        The clients do nothing meanwhile. They could not tell: a server that drops a connection
-        which is full leaves it to the kernel to send the rest.
+        The clients do nothing meanwhile. They can't tell: if a server drops a full connection,
+        the kernel still sends the rest.
 
         Args:
             peers: Clients that are connected.
@@ -110,7 +110,7 @@ class Target:
             poll: Seconds between two looks.
 
         Returns:
-            Seconds until each was let go; None if it was not.
+            Seconds until each was closed; None if it was not.
         """
         begun = time.monotonic()
         found = now(self.port)
@@ -125,9 +125,9 @@ class Target:
         return gone
 
     def log(self) -> str:
-        """All that it has said."""
+        """The whole log."""
         return self.process.log.read_text("utf-8", "replace")
 
     def grown(self, before: int) -> float:
-        """Megabytes by which its memory was above this at most, since `reset_peak`."""
+        """Megabytes by which its memory exceeded `before` at most, since `reset_peak`."""
         return max(self.process.peak() - before, 0) / 1e6
