@@ -341,8 +341,6 @@ class Hub:
             on_lost: Called when the client has missed something, on the connection's loop. Then
                 the client stays in the channel, but nothing more is written to it until it has
                 left and subscribed again. Without it, the client goes on after the gap.
-                client is in the channel then, but is written nothing more until it has left
-                and subscribed anew. Without it the client goes on behind the gap.
 
         Raises:
             ValueError: The connection is in the channel already, or is not registered (any
