@@ -2,7 +2,6 @@
 
     ChatServerError
     ├── PeerError               the client's fault: a close code or HTTP status, one log line
-    ├── PeerError               the client's fault: a close code or HTTP status, one log line
     │   ├── InvalidHandshake    a handshake value or origin that is not valid
     │   ├── InvalidFrame        a frame that breaks the WebSocket protocol
     │   ├── InvalidMessage      a message that can't be decoded

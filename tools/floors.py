@@ -1,6 +1,6 @@
 """Prints the lowest versions that setup.cfg allows, as constraints for pip.
 
-`make test-floors` installs exactly these. What is pinned otherwise, as ruff is, has no floor.
+`make test-floors` installs exactly these. A requirement pinned otherwise, as ruff is, has none.
 """
 
 import configparser

@@ -1,7 +1,7 @@
 """Take the pictures of the page for the README: docs/page.png, page-dark.png, page-phone.png.
 
 A real server on a free port, three browser tabs that chat, and a fourth that leaves. The clock
-stands still, and numbers and words are fixed, so that only a change of the page changes them.
+is stopped, and numbers and texts are fixed, so that only a change of the page changes the pictures.
 """
 
 import argparse
@@ -29,7 +29,7 @@ PHONE = {
     "has_touch": True,
 }
 NOON = "2026-01-01T12:00:00Z"
-PORT_SHOWN = "8000"  # the real one is another at each run
+PORT_SHOWN = "8000"  # the real port is a different one in each run
 
 # Reduces a picture to a palette: the 256 most frequent colours, every other to its nearest.
 # Runs in the browser, which can decode a picture quickly.
@@ -94,7 +94,7 @@ def say(writer: Page, everyone: list[Page], text: str) -> None:
 
 
 def chat(browser: Browser, url: str) -> list[Page]:
-    """What the pictures show: three who talk, and one who leaves."""
+    """What the pictures show: three clients that chat, and one that leaves."""
     desk, night, phone = pages = [
         visit(browser, url, 4821, DESK),
         visit(browser, url, 17, NIGHT),

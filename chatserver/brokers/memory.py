@@ -267,7 +267,7 @@ class MemoryBroker(Broker):
         while self._ids and next(iter(self._ids.values()))[1] <= now - ID_TTL:
             self._forget_oldest_id()
         # If rules differ, a channel that is kept for longer may stand before others. Their old
-        # publications are never read nevertheless, but count until then.
+        # publications are never read, but they count until they are dropped.
         while self._ageing:
             channel, newest = next(iter(self._ageing.items()))
             if newest > now - self._rules(channel).history_ttl:

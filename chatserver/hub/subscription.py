@@ -1,4 +1,4 @@
-"""Decides about publications of a subscription without I/O: held, old, or behind a gap.
+"""Decides about publications of a subscription without I/O: held, old, or after a gap.
 
 Two state machines, without I/O, threads or an event loop:
 
@@ -55,8 +55,8 @@ class Verdict(IntEnum):
 class Continuity:
     """The state of the deliveries of one followed channel.
 
-    A broker delivers in the order of offsets, but its engine may fail: publications from that time
-    are missing, delivered again, or belong to a stream that was begun anew.
+    A broker delivers in the order of offsets. But after a failure of its engine, publications may
+    be missing, come again, or belong to a stream that was begun anew.
 
     Args:
         most: Bytes that are held at most while a position or missed publications are read.
@@ -103,7 +103,7 @@ class Continuity:
         return Verdict.NEXT
 
     def fill(self, history: History | None) -> list[Step]:
-        """Go on after a gap, with what history has since `top`; None if it can't be read.
+        """Go on after a gap, with what history has since `top`, or None if it can't be read.
 
         If history doesn't begin right after `top`, it goes on with the first publication after
         the gap that is known, from history or held.
