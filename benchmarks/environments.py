@@ -121,8 +121,11 @@ def compiled(source: Path) -> Path:
 def version(server: Server) -> str:
     """The name of what was measured, with its version and those of its packages."""
     if server.kind == "ours":
-        names = ["chatserver", "starlette", "uvicorn", "websockets", "uvloop"]
-        return _python_versions(ours_python(server), *names)
+        python = ours_python(server)
+        # By the package: the distribution's name has changed, and "before" may have the old one.
+        program = "import chatserver; print(chatserver.__version__)"
+        below = _python_versions(python, "starlette", "uvicorn", "websockets", "uvloop")
+        return f"chatserver {_line([str(python), '-P', '-c', program])}, {below}"
     if server.kind in ("uvicorn", "python"):
         names = [re.sub(r"\[.*", "", name) for name in server.packages]
         below = ("websockets", "uvloop") if server.kind == "uvicorn" else ()
