@@ -124,8 +124,8 @@ def version(server: Server) -> str:
         python = ours_python(server)
         # By the package: the distribution's name has changed, and "before" may have the old one.
         program = "import chatserver; print(chatserver.__version__)"
-        below = _python_versions(python, "starlette", "uvicorn", "websockets", "uvloop")
-        return f"chatserver {_line([str(python), '-P', '-c', program])}, {below}"
+        others = _python_versions(python, "starlette", "uvicorn", "websockets", "uvloop")
+        return f"chatserver {_line([str(python), '-P', '-c', program])}, {others}"
     if server.kind in ("uvicorn", "python"):
         names = [re.sub(r"\[.*", "", name) for name in server.packages]
         below = ("websockets", "uvloop") if server.kind == "uvicorn" else ()
