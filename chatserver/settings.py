@@ -178,10 +178,10 @@ class Settings(Limits):
         False, "listen beyond loopback though no token is verified", true_or_false, switch=True
     )
     ping_interval: float = setting(
-        20.0, "silence after which a client is asked for a sign of life", TIME, unit="seconds"
+        20.0, "silence after which a client is pinged", TIME, unit="seconds"
     )
     ping_timeout: float = setting(
-        20.0, "how long that sign may take before the client is dead", TIME, unit="seconds"
+        20.0, "how long its pong may take before the client is disconnected", TIME, unit="seconds"
     )
     history_size: int = setting(
         100, "newest publications kept of a channel", between(0, 10**6), unit="publications"
