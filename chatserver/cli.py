@@ -113,8 +113,12 @@ def _add_flag(parser: argparse.ArgumentParser, row: Row) -> None:
     unit = f" {row.unit}" if row.unit else ""
     text = f"{row.help} (default: {row.default}{unit}; {row.env})".replace("%", "%%")
     action: Any = argparse.BooleanOptionalAction if row.is_switch else "store"
-    shape: dict[str, Any] = {} if row.is_switch else {"metavar": row.unit.upper() or "VALUE"}
+    shape: dict[str, Any] = {} if row.is_switch else {"metavar": _metavar(row.unit)}
     parser.add_argument(row.flag, action=action, default=argparse.SUPPRESS, help=text, **shape)
+
+
+def _metavar(unit: str) -> str:
+    return {"": "VALUE", "a second": "NUMBER"}.get(unit, unit.upper())
 
 
 def _token(*, sub: str, item: list[str], channel: list[str], ttl: str, **overrides: Any) -> int:

@@ -158,6 +158,7 @@ CLOSE_CODES: dict[int, CloseCode] = {
         ),
         CloseCode(4401, "The token is missing, wrong or expired.", False, "server"),
         CloseCode(4403, "This origin or token may not do that.", False, "server"),
+        CloseCode(4408, "The handshake took too long.", True, "server"),
         CloseCode(4422, "A value of the address can't be used.", False, "server"),
         CloseCode(
             4429,
@@ -165,6 +166,7 @@ CLOSE_CODES: dict[int, CloseCode] = {
             True,
             "server",
         ),
+        CloseCode(4503, "The server can't let anybody in now: try again.", True, "server"),
     )
 }
 

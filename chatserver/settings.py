@@ -261,7 +261,7 @@ class Settings(Limits):
         """As for `Limits`, with flag and variable; the value of a secret is not shown."""
         env, flag = PREFIX + spec.name.upper(), "--" + spec.name.replace("_", "-")
         secret = spec.metadata["secret"]
-        came = f"a value of {len(value)} characters" if secret else repr(value)
+        came = f"a value of length {len(value)}" if secret else repr(value)
         return InvalidSetting(f"{env} ({flag}): expected {expected}, but got {came}.")
 
 

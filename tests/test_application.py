@@ -7,12 +7,24 @@ import pytest
 from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.routing import BaseRoute, Host, Mount, WebSocketRoute
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Host, Mount, Route, WebSocketRoute
 from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from chatserver import OPEN_MODE, Endpoint, Hub, ItemEndpoint, Limits, Verifier, lifespan
+from chatserver import (
+    OPEN_MODE,
+    Endpoint,
+    FromPath,
+    FromQuery,
+    Hub,
+    ItemEndpoint,
+    Limits,
+    Verifier,
+    lifespan,
+)
 from chatserver.app import create_app
 from chatserver.auth import OPEN_ON_LOOPBACK, mint
 from chatserver.endpoints import lifecycle
@@ -20,6 +32,7 @@ from chatserver.endpoints.application import verifier_of
 from chatserver.endpoints.outcome import OutageLog
 from chatserver.errors import VerifierMissing
 from chatserver.settings import Settings
+from chatserver.testing import receive
 
 SECRET = "correct-horse-battery-staple-0123456789"
 TOKEN = mint(SECRET, user="ann", ttl_seconds=600)
@@ -207,7 +220,7 @@ def test_without_any_hub_the_outermost_application_gets_one() -> None:
     app = Starlette(routes=[Mount("/m", inner)], lifespan=lifespan)
     with TestClient(app) as client, client.websocket_connect("/m/seen") as session:
         assert session.receive_json()[0] == id(app.state.hub)
-    assert not hasattr(inner.state, "hub")
+    assert inner.state.hub is app.state.hub
 
 
 class Seen(Endpoint):
@@ -215,6 +228,86 @@ class Seen(Endpoint):
 
     async def on_accept(self, websocket: WebSocket) -> None:
         await self.push([id(self.hub), self.hub.limits.max_message_size])
+
+
+def test_the_http_routes_of_a_mounted_application_have_the_hub_too() -> None:
+    async def post(request: Request) -> Response:
+        await request.app.state.hub.publish("news", "posted")
+        return Response(status_code=202)
+
+    own = Starlette(routes=[Route("/post", post, methods=["POST"])])
+    own.state.hub = its_own = Hub()
+    inner = FastAPI(routes=[WebSocketRoute("/news", News), Route("/post", post, methods=["POST"])])
+    inner.mount("/own", own)
+    app = Starlette(routes=[Mount("/m", inner)], lifespan=lifespan)
+    with TestClient(app) as client, client.websocket_connect("/m/news") as session:
+        assert client.post("/m/post").status_code == 202
+        assert session.receive_text() == "posted"
+        assert client.post("/m/own/post").status_code == 202
+        assert inner.state.hub is app.state.hub
+        assert own.state.hub is its_own
+
+
+class News(Endpoint):
+    encoding = "text"
+    channels = ("news",)
+
+
+def test_a_verifier_that_can_not_verify() -> None:
+    app = Starlette(routes=ROUTES)
+    app.state.verifier = "my secret"
+    with pytest.raises(TypeError, match=r"app.state.verifier must be a Verifier, .* not a str"):
+        answer(app)
+
+
+class Careless(Endpoint):
+    """Returns something else than what it has found out."""
+
+    channels = ("mine:{room}",)
+    room: FromPath[str]
+    what: FromQuery[str] = ""
+
+    async def authenticate(self, websocket: WebSocket) -> object:
+        if self.what == "coroutine":
+            return self.identify(websocket)
+        identity = await self.identify(websocket)
+        return {"login": identity.user} if self.what == "dict" else None
+
+    async def on_accept(self, websocket: WebSocket) -> None:
+        await self.push(repr(self.user))
+
+
+@pytest.mark.parametrize(("what", "user"), [("dict", "{'login': 'ann'}"), ("", "None")])
+def test_the_token_counts_whatever_authenticate_returns(what: str, user: str) -> None:
+    app = Starlette(routes=[WebSocketRoute("/{room}", Careless)])
+    app.state.verifier = Verifier(secret=SECRET, leeway=0)
+    app.state.hub = Hub(limits=Limits(max_user_connections=1))
+    token = mint(SECRET, user="ann", ttl_seconds=600, channels=["mine:a"])
+    assert answer(app, "/b", f"{token}&what={what}") == 403
+    with TestClient(app).websocket_connect(f"/a?token={token}&what={what}") as session:
+        assert session.receive_text() == user
+        assert answer(app, "/a", f"{token}&what={what}") == 429
+    brief = mint(SECRET, user="ann", ttl_seconds=0.5, channels=["mine:a"])
+    with TestClient(app).websocket_connect(f"/a?token={brief}&what={what}") as session:
+        assert session.receive_text() == user
+        assert receive(session, timeout=5)["code"] == 4401
+
+
+def test_an_await_that_was_forgotten_lets_nobody_in() -> None:
+    app = closed(Starlette(routes=[WebSocketRoute("/{room}", Careless)]))
+    with pytest.raises(TypeError, match=r"authenticate\(\) returned an awaitable: 'await' is"):
+        answer(app, "/a", f"{TOKEN}&what=coroutine")
+
+
+def test_a_verifier_must_name_an_identity() -> None:
+    class Lazy:
+        async def verify(self, token: str) -> str:
+            return "ann"
+
+    app = Starlette(routes=ROUTES)
+    app.state.verifier = Lazy()
+    with pytest.raises(TypeError, match=r"Lazy.verify\(\) must return an Identity, got 'ann'"):
+        answer(app)
 
 
 # Refusals

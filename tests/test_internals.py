@@ -211,7 +211,9 @@ async def test_host_of_server(options: dict[str, Any], host: str | None) -> None
         seen.append(uvicorn_.host_of_server())
         yield
 
-    lifespan_of_uvicorn = LifespanOn(Config(Starlette(lifespan=lifespan), **options))
+    lifespan_of_uvicorn = LifespanOn(
+        Config(Starlette(lifespan=lifespan), log_config=None, **options)
+    )
     await lifespan_of_uvicorn.startup()
     await lifespan_of_uvicorn.shutdown()
     assert seen == [host]

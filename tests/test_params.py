@@ -14,7 +14,7 @@ from starlette.routing import Host, Mount, Router, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from chatserver import Endpoint, FromCookie, FromHeader, FromPath, FromQuery, lifespan
+from chatserver import EchoEndpoint, Endpoint, FromCookie, FromHeader, FromPath, FromQuery, lifespan
 from chatserver.endpoints.params import check_routes
 from chatserver.errors import InvalidHandshake
 
@@ -225,3 +225,17 @@ def test_routes_with_the_parameter_in_a_mount() -> None:
     check_routes([Mount("/{item_id}", routes=[WebSocketRoute("/ws", Many)])])
     with pytest.raises(TypeError):
         check_routes([Mount("/{other}", routes=[WebSocketRoute("/ws", Many)])])
+
+
+@pytest.mark.parametrize("way", ["decorator", "method", "router"])
+def test_a_class_under_fastapis_own_websocket_is_an_error_at_the_start(way: str) -> None:
+    app = FastAPI(lifespan=lifespan)
+    if way == "decorator":
+        app.websocket("/live")(EchoEndpoint)
+    elif way == "method":
+        app.add_api_websocket_route("/live", EchoEndpoint)
+    else:
+        app.router.websocket("/live")(EchoEndpoint)
+    words = r"EchoEndpoint is a class, .* write routes=\[WebSocketRoute\('/live', EchoEndpoint\)\]"
+    with pytest.raises(TypeError, match=words), TestClient(app):
+        pass

@@ -150,7 +150,7 @@ def test_short_secret_is_refused_but_never_shown(short: str) -> None:
     with pytest.raises(InvalidSetting, match="at least 32 bytes") as caught:
         Settings.from_env({"CHATSERVER_TOKEN_SECRET": short})
     assert len(short) < 4 or short not in str(caught.value)
-    assert f"a value of {len(short)} characters" in str(caught.value)
+    assert f"a value of length {len(short)}" in str(caught.value)
 
 
 def test_repr_shows_no_key() -> None:

@@ -3,6 +3,8 @@
 Those that make an `app` are served, and talked to. The tests in those that have some are called.
 """
 
+import asyncio
+import inspect
 import re
 import sys
 import time
@@ -345,7 +347,7 @@ def sub_applications(client: TestClient, snippet: ModuleType) -> None:
     with client.websocket_connect("/teams/red/feed") as session:
         snippet.app.state.hub.publish_from_thread("team:red", [1])
         assert session.receive_json() == [1]
-    assert not hasattr(snippet.feeds.state, "hub")
+    assert snippet.feeds.state.hub is snippet.app.state.hub
 
 
 @talks("docs/guide/fastapi.md: The ready application")
@@ -375,7 +377,9 @@ def without_app() -> list[str]:
 
 
 def with_tests() -> list[str]:
-    return [name for name, text in SNIPPETS.items() if re.search(r"^def test_", text, re.M)]
+    return [
+        name for name, text in SNIPPETS.items() if re.search(r"^(async )?def test_", text, re.M)
+    ]
 
 
 def test_every_snippet_is_conversed_with() -> None:
@@ -395,7 +399,10 @@ def test_tests_in_a_snippet(name: str, run: Run) -> None:
     tests = {name: test for name, test in vars(run(name)).items() if name.startswith("test_")}
     assert tests
     for test in tests.values():
-        test()
+        if inspect.iscoroutinefunction(test):
+            asyncio.run(test())
+        else:
+            test()
 
 
 @pytest.mark.parametrize("name", without_app())

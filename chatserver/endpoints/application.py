@@ -20,7 +20,7 @@ from starlette.datastructures import State
 from starlette.types import Scope
 
 from chatserver.auth import OpenMode, VerifiesTokens
-from chatserver.endpoints.internals import outer_applications
+from chatserver.endpoints.internals import applications_within, outer_applications
 from chatserver.endpoints.origin import check_allowed_origins
 from chatserver.endpoints.params import check_routes
 from chatserver.endpoints.plain import answer_plain_requests
@@ -102,6 +102,12 @@ def verifier_of(scope: Scope, name: str) -> VerifiesTokens:
     ]
     if not found:
         raise VerifierMissing(HOW_TO_VERIFY.format(name=name))
+    for each in found:
+        if not hasattr(each, "verify"):
+            kind = type(each).__name__
+            raise TypeError(
+                f"app.state.verifier must be a Verifier, OPEN_MODE or have a verify(), not a {kind}"
+            )
     strict = (verifier for verifier in found if not isinstance(verifier, OpenMode))
     verifier = next(strict, found[0])
     if isinstance(verifier, OpenMode) and verifier.loopback_only:
@@ -157,6 +163,8 @@ async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
     is none, and starts the hub's broker; at the end it stops the broker. A plain HTTP request for
     an endpoint's path is answered with 426. The state that it yields carries the hub's limits to
     the server; a lifespan of your own passes it on:
+    `async with lifespan(app) as state: yield state`. A mounted application that has no hub gets
+    this one's, for its own HTTP routes.
 
     Raises:
         TypeError: A `FromPath` is not in its route, or `app.state.allowed_origins` is a str.
@@ -166,6 +174,9 @@ async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
     answer_plain_requests(app)
     check_allowed_origins(getattr(app.state, "allowed_origins", ()), "app.state.allowed_origins")
     hub = hub_of(app)
+    for inner in applications_within(app.routes):
+        if getattr(inner.state, "hub", None) is None:
+            inner.state.hub = hub  # for its HTTP routes
     await hub.start()
     try:
         yield {ADMISSION: hub.admission}

@@ -71,6 +71,8 @@ class Endpoint(WebSocketEndpoint):
 
     Attributes:
         user: What `authenticate` returned.
+        identity: Whom the client's token stands for, once `identify` has found out. The channels
+            are checked with it, whatever `authenticate` returns.
         credential: The token that `identify` accepted, as the client sent it; empty before.
         hub: The application's hub.
         connection: This connection; see `chatserver.connection`.
@@ -93,6 +95,7 @@ class Endpoint(WebSocketEndpoint):
     handlers: ClassVar[Mapping[str, Handler]] = {}
 
     user: Any = None
+    identity: Identity | None = None
     credential: str = ""
     hub: Hub
     connection: Connection
@@ -130,7 +133,7 @@ class Endpoint(WebSocketEndpoint):
         then it is cancelled, and the handshake is refused with 408, or closed with 4408.
 
         Returns:
-            The value for `self.user`. With an `Identity` (`await self.identify(websocket)`)
+            The value for `self.user`. If `identify` was called, or an `Identity` is returned,
             its channels are checked, and the connection is closed when the token expires.
 
         Raises:
@@ -219,7 +222,10 @@ class Endpoint(WebSocketEndpoint):
             except (InvalidToken, KeysUnavailable) as error:
                 failures.append((each, error))
             else:
-                self.credential = each.value
+                if not isinstance(identity, Identity):
+                    kind = type(verifier).__name__
+                    raise TypeError(f"{kind}.verify() must return an Identity, got {identity!r}")
+                self.credential, self.identity = each.value, identity
                 return identity
         raise min(failures, key=_relevance)[1]
 
@@ -303,7 +309,8 @@ class Endpoint(WebSocketEndpoint):
         """
         if len(self._channels) != 1:
             raise ValueError(
-                f"{type(self).__name__} has {len(self._channels)} channels; say which one is meant"
+                f"{type(self).__name__} has {len(self._channels)} channels; "
+                "say which one is meant with channel=..."
             )
         return self._channels[0]
 
@@ -343,7 +350,7 @@ class Endpoint(WebSocketEndpoint):
         return message["bytes"] if text is None else text
 
     def _info(self) -> ClientInfo:
-        user = self.user.user if isinstance(self.user, Identity) else ""
+        user = "" if self.identity is None else self.identity.user
         return ClientInfo(client=self.connection.id, user=user)
 
 

@@ -26,10 +26,15 @@ HOOKS = {
     "on_invalid": ("websocket", "error"),
     "on_disconnect": ("websocket", "close_code"),
 }
+#: Hooks whose result is used at once.
+PLAIN_HOOKS = ("last_will", "welcome")
+#: What other libraries call these hooks.
+ELSEWHERE = {"on_message": "on_receive", "on_open": "on_accept", "on_close": "on_disconnect"}
+REJECT_AS = ("http", "close", "policy")
 #: Class attributes whose names are easily misspelt.
 ATTRIBUTES = (
     *("encoding", "channels", "presence", "subprotocols", "allowed_origins", "reject_as"),
-    *("linger", "disconnect_timeout"),
+    *("linger", "history", "disconnect_timeout"),
 )
 
 
@@ -103,6 +108,14 @@ def check_class(cls: Any, taken: Collection[str]) -> None:
         if isinstance(value := getattr(cls, name), str | bytes):
             kind = type(value).__name__
             raise TypeError(f"{cls.__name__}.{name} must be a sequence of names, not a {kind}")
+    if cls.reject_as not in REJECT_AS:
+        raise TypeError(
+            f"{cls.__name__}.reject_as must be 'http', 'close' or 'policy', got {cls.reject_as!r}"
+        )
+    if type(cls.history) is not int or cls.history < 0:
+        raise TypeError(
+            f"{cls.__name__}.history must be a number of publications, got {cls.history!r}"
+        )
     check_allowed_origins(cls.allowed_origins or (), f"{cls.__name__}.allowed_origins")
     if cls.handlers and "on_receive" in vars(cls):
         raise TypeError(
@@ -113,6 +126,9 @@ def check_class(cls: Any, taken: Collection[str]) -> None:
         _check_channel(cls, channel)
     for hook, arguments in HOOKS.items():
         _check_hook(cls, hook, arguments)
+    for hook in PLAIN_HOOKS:
+        if inspect.iscoroutinefunction(inspect.unwrap(getattr(cls, hook))):
+            raise TypeError(f"{cls.__name__}.{hook} must be a plain 'def', it is not awaited")
     for handler in cls.handlers.values():
         _check_async(cls, handler.name)
         if handler.name in taken and handler.name not in HOOKS:
@@ -156,6 +172,8 @@ def _check_name(cls: type, name: str, taken: Collection[str]) -> None:
         return
     if not isinstance(value, FunctionType):
         close = get_close_matches(name, ATTRIBUTES, n=1, cutoff=0.9)
+    elif name in ELSEWHERE:
+        close = [ELSEWHERE[name]]
     elif name.lower().startswith("on"):
         close = get_close_matches(name, HOOKS, n=1, cutoff=0.8)
     elif not name.startswith("authenticate"):  # `authenticated` may be a method of its own

@@ -4,6 +4,7 @@
 """
 
 import sys
+from collections.abc import Iterable, Iterator
 from types import FrameType
 
 from starlette._exception_handler import wrap_app_handling_exceptions
@@ -15,6 +16,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketDiscon
 __all__ = [
     "DEPARTURES",
     "answer_by_handlers",
+    "applications_within",
     "has_handlers",
     "outer_applications",
     "router_within",
@@ -76,10 +78,24 @@ def outer_applications(scope: Scope) -> tuple[Starlette, ...]:
     return tuple(found)
 
 
+def _mounted(route: BaseRoute) -> object:
+    """What is mounted at a route, without the middleware around it; None where it is no mount."""
+    if isinstance(route, Mount):
+        return route._base_app
+    return route.app if isinstance(route, Host) else None
+
+
 def router_within(route: BaseRoute) -> Router | None:
-    """The router of what is mounted at a route, without the middleware around it, if it has one."""
-    if not isinstance(route, Mount | Host):
-        return None
-    app = route._base_app if isinstance(route, Mount) else route.app
+    """The router of what is mounted at a route, if it has one."""
+    app = _mounted(route)
     router = app if isinstance(app, Router) else getattr(app, "router", None)
     return router if isinstance(router, Router) else None
+
+
+def applications_within(routes: Iterable[BaseRoute]) -> Iterator[Starlette]:
+    """The applications mounted at these routes, and those mounted in them."""
+    for route in routes:
+        if isinstance(app := _mounted(route), Starlette):
+            yield app
+        if router := router_within(route):
+            yield from applications_within(router.routes)

@@ -17,6 +17,7 @@ The rules of this file:
 """
 
 import asyncio
+import inspect
 import logging
 import time
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
@@ -88,6 +89,7 @@ class Served(Protocol):
     receive: Receive
     send: Send
     user: Any
+    identity: Identity | None
     hub: Hub
     connection: Connection
     _channels: tuple[str, ...]
@@ -330,17 +332,25 @@ class Lifecycle:
 
     def _admit(self, user: Any) -> None:
         """Check that the user may join the channels, and count the connection as the user's."""
+        endpoint = self._endpoint
+        if inspect.isawaitable(user):
+            if inspect.iscoroutine(user):
+                user.close()  # so that Python doesn't warn of it, too
+            name = type(endpoint).__name__
+            raise TypeError(f"{name}.authenticate() returned an awaitable: 'await' is missing")
+        if isinstance(user, Identity):
+            endpoint.identity = user
         # In open mode all users are anonymous, so their connections are not one user's.
-        if not isinstance(user, Identity) or user is ANONYMOUS:
+        if endpoint.identity is None or endpoint.identity is ANONYMOUS:
             return
-        for channel in self._endpoint._channels:
+        for channel in endpoint._channels:
             self._check_may(channel)
-        self._endpoint.hub.admission.enter_user(user.user)
-        self._connection.user = self._counted_user = user.user
+        endpoint.hub.admission.enter_user(endpoint.identity.user)
+        self._connection.user = self._counted_user = endpoint.identity.user
 
     def _check_may(self, channel: str) -> None:
-        user = self._endpoint.user
-        if isinstance(user, Identity) and not user.may(channel):
+        identity = self._endpoint.identity
+        if identity is not None and not identity.may(channel):
             reason = f"the token doesn't open the channel {channel!r}"
             raise InvalidToken(reason, code=4403, status=403)
 
@@ -392,8 +402,8 @@ class Lifecycle:
         if endpoint._channels:
             for channel in endpoint._channels:
                 await self.join(channel)
-        if isinstance(endpoint.user, Identity) and endpoint.user.expires is not None:
-            left = endpoint.user.expires - time.time()
+        if endpoint.identity is not None and endpoint.identity.expires is not None:
+            left = endpoint.identity.expires - time.time()
             expired = InvalidToken("the token has expired")
             self._expiry = asyncio.get_running_loop().call_later(left, self.fail, expired)
 

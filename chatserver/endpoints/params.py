@@ -260,6 +260,12 @@ def _check_route(route: WebSocketRoute, inherited: frozenset[str]) -> bool:
     parameters: dict[str, Parameter] | None = getattr(route.endpoint, "parameters", None)
     if not isinstance(parameters, dict):
         return False
+    if hasattr(route, "dependant"):
+        name = route.endpoint.__name__
+        raise TypeError(
+            f"{name} is a class, and FastAPI's own route {route.path!r} takes it for a function; "
+            f"write routes=[WebSocketRoute({route.path!r}, {name})]"
+        )
     names = inherited | set(route.param_convertors)
     for parameter in parameters.values():
         if parameter.source.name == "path parameter" and parameter.name not in names:
