@@ -1,5 +1,6 @@
 """What endpoints find in their application, and in those around it."""
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterator
 
@@ -20,6 +21,7 @@ from chatserver import (
     FromPath,
     FromQuery,
     Hub,
+    Identity,
     ItemEndpoint,
     Limits,
     Verifier,
@@ -28,9 +30,7 @@ from chatserver import (
 from chatserver.app import create_app
 from chatserver.auth import OPEN_ON_LOOPBACK, mint
 from chatserver.endpoints import lifecycle
-from chatserver.endpoints.application import verifier_of
 from chatserver.endpoints.outcome import OutageLog
-from chatserver.errors import VerifierMissing
 from chatserver.settings import Settings
 from chatserver.testing import receive
 
@@ -108,39 +108,6 @@ def test_a_verifier_of_ones_own() -> None:
     assert answer(app, token="x") == 401
 
 
-# Open to this machine only
-
-
-@pytest.mark.parametrize(
-    ("server", "client", "is_open"),
-    [
-        ("127.0.0.1", "127.0.0.1", True),
-        ("::1", "::1", True),
-        ("::ffff:127.0.0.1", "::ffff:127.0.0.1", True),
-        ("testserver", "testclient", True),
-        ("/run/chat.sock", None, True),
-        (None, None, True),
-        ("10.0.0.7", "10.0.0.7", False),
-        ("0.0.0.0", "127.0.0.1", False),
-        ("2001:db8::1", "2001:db8::2", False),
-        ("::ffff:10.0.0.7", "::ffff:10.0.0.8", False),
-        ("127.0.0.1", "203.0.113.9", False),  # a proxy on this machine has told whose client it is
-    ],
-)
-def test_open_on_loopback(server: str | None, client: str | None, is_open: bool) -> None:
-    app = Starlette()
-    app.state.verifier = OPEN_ON_LOOPBACK
-    scope = {"app": app, "server": server and (server, 80), "client": client and (client, 1234)}
-    if is_open:
-        assert verifier_of(scope, "Whoami") is OPEN_ON_LOOPBACK
-    else:
-        with pytest.raises(VerifierMissing, match="CHATSERVER_OPEN_TO_NETWORK=on"):
-            verifier_of(scope, "Whoami")
-
-
-# Mounted
-
-
 class CopyScope:
     """A middleware that hands on another scope than it was given."""
 
@@ -154,6 +121,50 @@ class CopyScope:
 def closed(app: Starlette) -> Starlette:
     app.state.verifier = Verifier(secret=SECRET)
     return app
+
+
+# Mounted
+
+
+class Rewrite(CopyScope):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [*scope.get("headers", ()), (b"x-request-id", b"1")]
+        await self.app({**scope, "headers": headers}, receive, send)
+
+
+class InATask(CopyScope):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.create_task(self._serve(scope, receive, send))
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app(scope, receive, send)
+
+
+@pytest.mark.parametrize("where", ["outer", "mount"])
+@pytest.mark.parametrize("between", [Rewrite, InATask])
+def test_no_middleware_between_them_opens_it(
+    between: type[CopyScope], where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    inner = Starlette(routes=ROUTES)
+    inner.state.verifier = OPEN_MODE
+    layer = [Middleware(between)]
+    mount = Mount("/m", inner, middleware=layer if where == "mount" else ())
+    app = closed(
+        Starlette(routes=[mount], middleware=layer if where == "outer" else (), lifespan=lifespan)
+    )
+    found = between is Rewrite
+    assert answer(app, "/m/who", "x") == (401 if found else 503)
+    if not found:
+        assert "lifespan=lifespan" in logged(caplog)[0]
+    with TestClient(app) as client:  # its lifespan tells of it
+        with client.websocket_connect(f"/m/who?token={TOKEN}") as session:
+            assert session.receive_text() == "ann"
+        with (
+            pytest.raises(WebSocketDenialResponse) as refusal,
+            client.websocket_connect("/m/who?token=x"),
+        ):
+            pass
+        assert refusal.value.status_code == 401
 
 
 def mounted(inner: Starlette) -> Iterator[Starlette]:
@@ -297,6 +308,16 @@ def test_an_await_that_was_forgotten_lets_nobody_in() -> None:
     app = closed(Starlette(routes=[WebSocketRoute("/{room}", Careless)]))
     with pytest.raises(TypeError, match=r"authenticate\(\) returned an awaitable: 'await' is"):
         answer(app, "/a", f"{TOKEN}&what=coroutine")
+
+
+def test_a_verifier_that_knows_nobody_refuses() -> None:
+    class Table:
+        async def verify(self, token: str) -> Identity | None:
+            return {"a": Identity("ann")}.get(token)
+
+    app = Starlette(routes=ROUTES)
+    app.state.verifier = Table()
+    assert (answer(app, token="a"), answer(app, token="b")) == ("ann", 401)
 
 
 def test_a_verifier_must_name_an_identity() -> None:

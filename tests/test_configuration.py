@@ -25,7 +25,9 @@ async def test_an_application_takes_all_from_the_environment(
     settings = configure(app)
     assert settings.history_size == 2
     verifier: VerifiesTokens = app.state.verifier
-    assert (await verifier.verify(mint(SECRET, user="ann", ttl_seconds=60))).user == "ann"
+    identity = await verifier.verify(mint(SECRET, user="ann", ttl_seconds=60))
+    assert identity is not None
+    assert identity.user == "ann"
     assert app.state.allowed_origins == ("https://a.example", "https://b.example")
     hub: Hub = app.state.hub
     assert hub.limits.max_message_size == 1234

@@ -40,7 +40,13 @@ async def takes_two(self: Endpoint, websocket: WebSocket, more: object) -> None:
 async def handler(self: Endpoint, websocket: WebSocket, message: Said) -> None: ...
 
 
-def sync(self: Endpoint, websocket: WebSocket, message: Said) -> None: ...
+def say(self: Endpoint, websocket: WebSocket, message: Said) -> None: ...
+
+
+def on_receive(self: Endpoint, websocket: WebSocket, data: object) -> None: ...
+
+
+def authenticate(self: Endpoint, websocket: WebSocket) -> None: ...
 
 
 @pytest.mark.parametrize(
@@ -88,12 +94,15 @@ def sync(self: Endpoint, websocket: WebSocket, message: Said) -> None: ...
         ({"__annotations__": {"q": FromHeader[list[str]]}}, "Room.q: a header is a text"),
         ({"__annotations__": {"q": FromCookie[Message]}}, "Room.q: a cookie is a text"),
         ({"__annotations__": {"q": FromPath[complex]}}, "Room.q: a path parameter is a text"),
-        ({"on_receive": lambda _, websocket, data: None}, "Room.on_receive must be 'async def'"),
-        ({"authenticate": lambda _, websocket: None}, "Room.authenticate must be 'async def'"),
-        ({"say": on_message(cast(Any, sync))}, "Room.say must be 'async def', it is awaited"),
+        ({"on_receive": on_receive}, "Room.on_receive must be 'async def'"),
+        ({"authenticate": authenticate}, "Room.authenticate must be 'async def'"),
+        ({"say": on_message(cast(Any, say))}, "Room.say must be 'async def', it is awaited"),
         ({"on_recieve": takes_two}, "Room.on_recieve: did you mean 'on_receive'?"),
         ({"onreceive": takes_two}, "did you mean 'on_receive'?"),
-        ({"on_connected": takes_one}, "did you mean 'on_connect'?"),
+        ({"on_conect": takes_one}, "did you mean 'on_connect'?"),
+        ({"wellcome": takes_one}, "did you mean 'welcome'?"),
+        ({"histroy": 5}, "did you mean 'history'?"),
+        ({"linger": "5"}, "Room.linger must be seconds, got '5'"),
         ({"autenticate": takes_one}, "did you mean 'authenticate'?"),
         ({"chanels": ("a",)}, "did you mean 'channels'?"),
         ({"channel": "a"}, "did you mean 'channels'?"),
@@ -135,6 +144,18 @@ def test_what_is_no_mistake() -> None:
 
         return wrapped
 
+    def delegating_to(method: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args: method(*args)
+
+    @delegating_to
+    async def delegating(self: Endpoint, websocket: WebSocket, error: Exception) -> None: ...
+
+    class Magic:
+        """Has every attribute, as a proxy of XML-RPC does."""
+
+        def __getattr__(self, name: str) -> Any:
+            return self if not name.startswith("__set") else None
+
     class Fine(Endpoint):
         day: FromPath[datetime.date]
         ids: FromQuery[frozenset[UUID]] = frozenset()
@@ -143,6 +164,8 @@ def test_what_is_no_mistake() -> None:
         level: FromHeader[Annotated[int, Meta(ge=0)] | Decimal] = 1
         anything: FromCookie[Any] = None
         clients: ClassVar[set[str]] = set()
+        connect_timeout = 5
+        proxy = Magic()
         channel_names = ("a",)
 
         @logged
@@ -153,6 +176,18 @@ def test_what_is_no_mistake() -> None:
         async def on_accept(self, websocket: WebSocket, more: int = 1) -> None: ...
 
         async def on_tick(self) -> None: ...
+
+        async def on_connected(self) -> None: ...
+
+        async def on_reconnect(self) -> None: ...
+
+        async def on_receive_json(self, data: Any) -> None: ...
+
+        async def on_receipt(self, number: int) -> None: ...
+
+        async def reauthenticate(self) -> None: ...
+
+        on_invalid = delegating
 
         def authenticated(self) -> bool:
             return True

@@ -213,6 +213,14 @@ def test_a_burst_of_one_buffer_is_taken_and_then_so_many_bytes_a_second() -> Non
     assert client.incoming.violation is None
 
 
+def test_a_small_buffer_slows_nobody_within_the_rate() -> None:
+    client, taken = Client(Limits(max_buffer=1, max_byte_rate=1_000_000)), 0
+    for _ in range(100):
+        client.now += module.SHORTEST_WAIT
+        taken += len(client.send(KIB * 20))
+    assert 0.95 * 1_000_000 <= taken * 1024 <= 1.1 * 1_000_000
+
+
 def test_the_check_of_the_message_rate_gives_no_bytes() -> None:
     client = Client(SLOW)
     assert len(client.send(KIB * 10)) == 4

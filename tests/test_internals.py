@@ -63,7 +63,7 @@ def test_answer_by_handlers() -> None:
 
 
 def test_outer_applications() -> None:
-    seen: list[tuple[Starlette, ...]] = []
+    seen: list[tuple[Starlette, ...] | None] = []
 
     async def look(websocket: WebSocket) -> None:
         seen.append(internals.outer_applications(websocket.scope))

@@ -49,6 +49,13 @@ class Greeting(Plain):
         return Welcome(messages=[each.value for each in recent])
 
 
+class Shorter(Plain):
+    """Chooses among the publications."""
+
+    def welcome(self, recent: Sequence[Publication]) -> Sequence[Publication]:
+        return list(recent)[-2:]
+
+
 class Silent(Plain):
     def welcome(self, recent: Sequence[Publication]) -> None:
         return None
@@ -82,7 +89,7 @@ class Wanderer(Endpoint):
 
 
 def application(**limits: Any) -> Starlette:
-    classes = (Plain, Greeting, Silent, Broken)
+    classes = (Plain, Greeting, Shorter, Silent, Broken)
     routes = [WebSocketRoute(f"/{cls.__name__.lower()}", cls) for cls in classes]
     app = Starlette(routes=[*routes, WebSocketRoute("/wander/{token}", Wanderer)])
     app.state.hub = Hub(limits=Limits(**limits))
@@ -117,6 +124,24 @@ async def test_one_message_of_what_was_said() -> None:
             assert await session.receive_json() == {"type": "welcome", "messages": [[2], [3], [4]]}
             assert await session.receive_json() == "live"
         assert await received(first, 6) == [[0], [1], [2], [3], [4], "live"]
+
+
+async def test_publications_that_a_welcome_returns_are_sent_as_they_were() -> None:
+    app = application()
+    for n in range(5):
+        await app.state.hub.publish("room", {"n": n})
+    async with open_session(app, "/shorter") as session:
+        assert await received(session, 2) == [{"n": 3}, {"n": 4}]
+        await session.assert_no_message(timeout=0.01)
+
+
+async def test_history_takes_half_of_the_buffer_at_most() -> None:
+    app = application(max_buffer=10_000)
+    for n in range(3):
+        await app.state.hub.publish("room", f"{n}" * 2_000)
+    async with open_session(app, "/plain") as session:
+        await app.state.hub.publish("room", "live")
+        assert [text[0] for text in await received(session, 3)] == ["1", "2", "l"]
 
 
 async def test_a_class_may_say_nothing() -> None:

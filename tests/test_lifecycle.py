@@ -18,6 +18,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException, WebSocketException
 from starlette.responses import PlainTextResponse
 from starlette.routing import WebSocketRoute
+from starlette.testclient import TestClient
 from starlette.websockets import WebSocket
 from websockets.sync.client import ClientConnection, connect
 
@@ -737,3 +738,18 @@ def assert_dropped(peer: socket.socket, *, within: float) -> None:
             return
         time.sleep(0.05)
     raise AssertionError(f"the socket was not aborted within {within} s")
+
+
+class Quoting(Endpoint):
+    async def on_receive(self, websocket: WebSocket, data: Any) -> None:
+        raise WebSocketException(4000, f"no such room: {data}")
+
+
+def test_a_reason_is_one_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    app = Starlette(routes=[WebSocketRoute("/", Quoting)])
+    with TestClient(app).websocket_connect("/") as session:
+        session.send_text("x\nERROR: all is lost\x1b[2J")
+        assert session.receive()["code"] == 4000
+    (line,) = [each.getMessage() for each in caplog.records if each.name == "chatserver"]
+    assert line == r"Quoting: closed with 4000: no such room: x\nERROR: all is lost\x1b[2J"

@@ -82,6 +82,19 @@ def test_in_fastapi_as_json() -> None:
         assert client.get("/nothing").status_code == 404
 
 
+def test_a_number_that_python_does_not_convert_is_not_found() -> None:
+    async def own(websocket: WebSocket) -> None:
+        await websocket.accept()
+
+    router = APIRouter(prefix="/more")
+    router.add_api_websocket_route("/{n:int}", own)
+    app = FastAPI(lifespan=lifespan)
+    app.include_router(router)
+    with TestClient(app) as client:
+        assert client.get("/more/7").status_code == 426
+        assert client.get(f"/more/{'9' * 5000}").status_code == 404
+
+
 def test_to_prepare_an_application_twice_changes_nothing() -> None:
     app = Starlette(routes=[ECHO])
     answer_plain_requests(app)

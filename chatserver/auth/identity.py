@@ -38,8 +38,8 @@ Compare with `identity is ANONYMOUS`, because a token may name a user "anonymous
 class VerifiesTokens(Protocol):
     """The type of `app.state.verifier`: a `Verifier`, `OPEN_MODE`, or a class of your own."""
 
-    async def verify(self, token: str) -> Identity:
-        """The identity that a token stands for.
+    async def verify(self, token: str) -> Identity | None:
+        """The identity that a token stands for; None refuses the token.
 
         Raises:
             InvalidToken: The token is not valid.

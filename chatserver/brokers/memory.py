@@ -296,7 +296,8 @@ class _Stream:
 
     def retain(self, publication: Publication, now: float) -> int:
         """Keep a publication; returns the bytes that it counts for."""
-        size = payload_size(publication.data) + OVERHEAD
+        # Each has its channel's name, which may be longer than what it says.
+        size = payload_size(publication.data) + payload_size(publication.channel) + OVERHEAD
         self.retained.append((now, publication, size))
         return size
 

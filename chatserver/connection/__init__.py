@@ -13,6 +13,7 @@ from chatserver.connection.base import (
     Source,
     Wire,
     Write,
+    connection_of,
 )
 from chatserver.connection.queued import QueuedConnection
 from chatserver.limits import Limits
@@ -27,6 +28,7 @@ __all__ = [
     "Wire",
     "Write",
     "connect",
+    "connection_of",
 ]
 
 #: The extension in the scope in which our server passes the `Connection`.

@@ -9,11 +9,20 @@ from collections.abc import Callable
 from itertools import count
 from secrets import token_hex
 from typing import Any, ClassVar, Final, Protocol, TypeAlias
+from weakref import WeakValueDictionary
 
 from chatserver.limits import Limits
 from chatserver.publication import Frame
 
-__all__ = ["MESSAGE_OVERHEAD", "NO_MEMBERS", "Connection", "Source", "Wire", "Write"]
+__all__ = [
+    "MESSAGE_OVERHEAD",
+    "NO_MEMBERS",
+    "Connection",
+    "Source",
+    "Wire",
+    "Write",
+    "connection_of",
+]
 
 #: Bytes that a waiting message counts for besides its payload, so that empty ones count, too.
 MESSAGE_OVERHEAD = 64
@@ -28,6 +37,8 @@ Write: TypeAlias = Callable[[Any], None]
 
 _process = token_hex(8)
 _number = count(1)
+# The connections of this process that were asked for their identifier.
+_by_id: "WeakValueDictionary[str, Connection]" = WeakValueDictionary()
 
 
 class Source(Protocol):
@@ -63,6 +74,7 @@ class Connection(ABC):
     """
 
     __slots__ = (
+        "__weakref__",
         "_id",
         "accepted",
         "close_code",
@@ -99,7 +111,9 @@ class Connection(ABC):
     def id(self) -> str:
         """Identifies the connection among all processes."""
         # Made on first use, because most connections never need it.
-        self._id = self._id or f"{_process}{next(_number):x}"
+        if not self._id:
+            self._id = f"{_process}{next(_number):x}"
+            _by_id[self._id] = self
         return self._id
 
     @property
@@ -176,3 +190,8 @@ class Connection(ABC):
     def _check_accepted(self) -> None:
         if not self.accepted:
             raise RuntimeError("nothing can be sent before the connection is accepted")
+
+
+def connection_of(id: str) -> Connection | None:
+    """The connection of this process with an identifier, if it is still there."""
+    return _by_id.get(id)

@@ -9,11 +9,11 @@ that it is mounted in.
 """
 
 import asyncio
-import ipaddress
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
+from weakref import WeakValueDictionary
 
 from starlette.applications import Starlette
 from starlette.datastructures import State
@@ -21,6 +21,7 @@ from starlette.types import Scope
 
 from chatserver.auth import OpenMode, VerifiesTokens
 from chatserver.endpoints.internals import applications_within, outer_applications
+from chatserver.endpoints.local import why_not_local
 from chatserver.endpoints.origin import check_allowed_origins
 from chatserver.endpoints.params import check_routes
 from chatserver.endpoints.plain import answer_plain_requests
@@ -32,6 +33,18 @@ __all__ = ["ENDING", "hub_in", "hub_of", "lifespan", "note_outer", "setting_of",
 #: The state of endpoints that are served without an application: by themselves or by a router.
 _WITHOUT_APPLICATION = State()
 _lock = threading.Lock()
+
+#: The applications that have begun their lifespan, by the `id` of their routers.
+_by_router: WeakValueDictionary[int, Starlette] = WeakValueDictionary()
+
+
+class _Hidden:
+    """Stands for an application around the endpoint that can't be found: it may verify tokens."""
+
+    state = State()
+
+
+_HIDDEN: Any = _Hidden()
 
 #: The key in a handshake's scope for the applications around the one in `scope["app"]`.
 OUTER = "chatserver.outer"
@@ -47,10 +60,16 @@ or, where any token may pass,
     app.state.verifier = OPEN_MODE"""
 ONLY_LOOPBACK = """\
 {name} asks for a token, and the settings hold no key that verifies it. That is open mode, but only
-for clients of this machine; here the {side} has the address {host}. Set
+for clients of this machine; here {why}. Set
     CHATSERVER_TOKEN_SECRET=...
 or, where any token may pass,
     CHATSERVER_OPEN_TO_NETWORK=on"""
+
+
+HIDDEN = """\
+{name} is in open mode, and mounted in an application that can't be found from there, because a
+middleware between them begins a task. That application may verify tokens. Give it
+    lifespan=lifespan                            from chatserver"""
 
 
 def note_outer(scope: Scope) -> None:
@@ -58,7 +77,12 @@ def note_outer(scope: Scope) -> None:
 
     Call it before the other functions, in the task in which the application was called.
     """
-    if outer := outer_applications(scope):
+    outer = outer_applications(scope)
+    if outer is None:
+        # Its lifespan may have told us of it.
+        known = _by_router.get(id(scope["router"]))
+        outer = (known if known and known.router is scope["router"] else _HIDDEN,)
+    if outer:
         scope[OUTER] = outer
 
 
@@ -110,24 +134,12 @@ def verifier_of(scope: Scope, name: str) -> VerifiesTokens:
             )
     strict = (verifier for verifier in found if not isinstance(verifier, OpenMode))
     verifier = next(strict, found[0])
-    if isinstance(verifier, OpenMode) and verifier.loopback_only:
-        # Behind a proxy on this machine the server's address is local. The client's isn't, if the
-        # proxy tells it (X-Forwarded-For) and the server believes that proxy.
-        for side in ("server", "client"):
-            host, _port = scope.get(side) or ("", None)
-            if not _is_local(host):
-                raise VerifierMissing(ONLY_LOOPBACK.format(name=name, side=side, host=host))
+    if isinstance(verifier, OpenMode):
+        if _HIDDEN in scope.get(OUTER, ()):
+            raise VerifierMissing(HIDDEN.format(name=name))
+        if verifier.loopback_only and (why := why_not_local(scope)):
+            raise VerifierMissing(ONLY_LOOPBACK.format(name=name, why=why))
     return verifier
-
-
-def _is_local(host: str) -> bool:
-    """Whether an address belongs to this machine and can't be reached from another one."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return True  # a Unix socket, or a test client
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return (mapped or address).is_loopback
 
 
 def hub_in(scope: Scope) -> Hub:
@@ -135,9 +147,9 @@ def hub_in(scope: Scope) -> Hub:
 
     Where none has a hub, the outermost application gets one with a memory broker.
     """
-    outer = scope.get(OUTER, ())
     hub: Hub | None = setting_of(scope, "hub", None)
-    return hub or hub_of(outer[-1] if outer else scope.get("app"))
+    apps = (scope.get("app"), *scope.get(OUTER, ()))
+    return hub or hub_of([app for app in apps if app is not _HIDDEN][-1])
 
 
 def hub_of(app: Any) -> Hub:
@@ -171,6 +183,7 @@ async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
         BrokerUnavailable: The broker can't be reached; one sentence says why.
     """
     check_routes(app.routes)
+    _by_router[id(app.router)] = app
     answer_plain_requests(app)
     check_allowed_origins(getattr(app.state, "allowed_origins", ()), "app.state.allowed_origins")
     hub = hub_of(app)

@@ -192,8 +192,8 @@ class Endpoint(WebSocketEndpoint):
             recent: As many as `history` says, the oldest first; empty where there are none.
 
         Returns:
-            Data as for `hub.publish`, sent as one message; None for nothing. By default each
-            publication is sent as it was when it was published.
+            Data as for `hub.publish`, sent as one message; None for nothing. Publications, as by
+            default, are sent one by one, as they were when they were published.
         """
         return recent
 
@@ -222,6 +222,9 @@ class Endpoint(WebSocketEndpoint):
             except (InvalidToken, KeysUnavailable) as error:
                 failures.append((each, error))
             else:
+                if identity is None:
+                    failures.append((each, InvalidToken("the token stands for nobody here")))
+                    continue
                 if not isinstance(identity, Identity):
                     kind = type(verifier).__name__
                     raise TypeError(f"{kind}.verify() must return an Identity, got {identity!r}")

@@ -48,7 +48,8 @@ def resolver(cls: type) -> Callable[[Any], Any]:
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__") != cls.__module__:
         frame = frame.f_back
-    names = {**vars(sys.modules[cls.__module__]), **frame.f_locals}
+    module = sys.modules.get(cls.__module__)  # a plugin's may not be there
+    names = {**(vars(module) if module else frame.f_globals), **frame.f_locals}
 
     def resolve(annotation: Any) -> Any:
         if not isinstance(annotation, str):
@@ -116,6 +117,8 @@ def check_class(cls: Any, taken: Collection[str]) -> None:
         raise TypeError(
             f"{cls.__name__}.history must be a number of publications, got {cls.history!r}"
         )
+    if cls.linger is not None and (isinstance(cls.linger, str) or cls.linger < 0):
+        raise TypeError(f"{cls.__name__}.linger must be seconds, got {cls.linger!r}")
     check_allowed_origins(cls.allowed_origins or (), f"{cls.__name__}.allowed_origins")
     if cls.handlers and "on_receive" in vars(cls):
         raise TypeError(
@@ -144,7 +147,8 @@ def _check_hook(cls: type, name: str, arguments: tuple[str, ...]) -> None:
         return  # a callable of another kind can't be checked
     _check_async(cls, name)
     try:
-        inspect.signature(function).bind("self", *arguments)
+        # A decorator's own: what it wraps may take others.
+        inspect.signature(function, follow_wrapped=False).bind("self", *arguments)
     except TypeError:
         form = ", ".join(("self", *arguments))
         raise TypeError(f"{cls.__name__}.{name} must be 'async def {name}({form})'") from None
@@ -153,35 +157,34 @@ def _check_hook(cls: type, name: str, arguments: tuple[str, ...]) -> None:
 def _check_async(cls: type, name: str) -> None:
     """Check that a method that we await is `async`.
 
+    A function of another name is what a decorator has made, and may well return an awaitable.
+
     Raises:
         TypeError: It is a function without `async`.
     """
     function = inspect.getattr_static(cls, name)
-    if isinstance(function, FunctionType) and not inspect.iscoroutinefunction(
-        inspect.unwrap(function)
-    ):
+    if not isinstance(function, FunctionType):
+        return
+    written = inspect.unwrap(function)
+    if written.__name__ == name and not inspect.iscoroutinefunction(written):
         raise TypeError(f"{cls.__name__}.{name} must be 'async def', it is awaited")
 
 
 def _check_name(cls: type, name: str, taken: Collection[str]) -> None:
     """Check that a name is not a misspelling of one of ours."""
     value = vars(cls)[name]
-    if name == "channel" and not isinstance(value, FunctionType | property):
+    if name == "channel" and isinstance(value, str | tuple | list):
         raise TypeError(f"{cls.__name__}.channel: did you mean 'channels'?")
-    if name in taken or hasattr(value, "__on_message__"):
+    if name in taken or getattr(value, "__on_message__", False) is True:
         return
-    if not isinstance(value, FunctionType):
-        close = get_close_matches(name, ATTRIBUTES, n=1, cutoff=0.9)
-    elif name in ELSEWHERE:
-        close = [ELSEWHERE[name]]
-    elif name.lower().startswith("on"):
-        close = get_close_matches(name, HOOKS, n=1, cutoff=0.8)
-    elif not name.startswith("authenticate"):  # `authenticated` may be a method of its own
-        close = get_close_matches(name, ["authenticate"], n=1, cutoff=0.9)
-    else:
-        return
-    if close:
-        raise TypeError(f"{cls.__name__}.{name}: did you mean {close[0]!r}?")
+    known = (*HOOKS, *PLAIN_HOOKS) if isinstance(value, FunctionType) else ATTRIBUTES
+    meant = ELSEWHERE.get(name) if isinstance(value, FunctionType) else None
+    close = get_close_matches(name.lower(), known, n=1, cutoff=0.85)
+    if close and abs(len(close[0]) - len(name)) <= 1 and not name.startswith(close[0]):
+        # Others, such as `on_connected` and `authenticated`, may be methods of their own.
+        meant = close[0]
+    if meant is not None:
+        raise TypeError(f"{cls.__name__}.{name}: did you mean {meant!r}?")
 
 
 def _check_channel(cls: Any, channel: str) -> None:

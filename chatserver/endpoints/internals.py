@@ -54,28 +54,31 @@ async def answer_by_handlers(websocket: WebSocket, error: Exception, send: Send)
     await wrap_app_handling_exceptions(fail, websocket)(scope, websocket.receive, send)
 
 
-def outer_applications(scope: Scope) -> tuple[Starlette, ...]:
+def outer_applications(scope: Scope) -> tuple[Starlette, ...] | None:
     """The applications in which the one of this scope is mounted, the innermost first.
 
     Each application that a handshake passes replaces the one before in `scope["app"]`, and no
-    other reference leads back. But all of them await the endpoint now, so they are on the stack.
+    other reference leads back. But all of them await the endpoint now, so they are on the stack,
+    unless a middleware called the next one in a task of its own.
 
     Args:
         scope: The calling endpoint's, in the task in which the application was called.
+
+    Returns:
+        The applications; None where the outermost can't be found.
     """
-    app = scope.get("app")
-    if getattr(app, "router", None) is scope.get("router"):
+    app, outermost = scope.get("app"), scope.get("router")
+    if app is None or getattr(app, "router", None) is outermost:
         return ()  # it is the outermost: the first application sets "router"
     found: list[Starlette] = []
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if frame.f_code is Starlette.__call__.__code__:
-            called = frame.f_locals
-            # The same handshake, even if a middleware has copied the scope.
-            if called["self"] is not app and called["scope"]["headers"] is scope["headers"]:
-                found.append(called["self"])
+        if frame.f_code is Starlette.__call__.__code__ and frame.f_locals["self"] is not app:
+            found.append(frame.f_locals["self"])
+            if found[-1].router is outermost:
+                return tuple(found)
         frame = frame.f_back
-    return tuple(found)
+    return None
 
 
 def _mounted(route: BaseRoute) -> object:

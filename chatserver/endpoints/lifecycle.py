@@ -431,12 +431,15 @@ class Lifecycle:
 
     def _welcome(self, subscribed: Subscribed) -> Sequence[Frame]:
         data = self._endpoint.welcome(subscribed.publications)
-        if data is subscribed.publications:
-            return self._missed(subscribed)
+        if data is subscribed.publications or _are_publications(data):
+            return self._frames(data)
         return () if data is None else (frame(payload(data), self._endpoint.encoding),)
 
     def _missed(self, subscribed: Subscribed) -> Sequence[Frame]:
-        made = map(PLAIN[self._endpoint.encoding], subscribed.publications)
+        return self._frames(subscribed.publications)
+
+    def _frames(self, publications: Sequence[Publication]) -> Sequence[Frame]:
+        made = map(PLAIN[self._endpoint.encoding], publications)
         return tuple(each for each in made if each is not None)
 
     def _with_subprotocol(self, accept: Event) -> Event:
@@ -501,7 +504,7 @@ class Lifecycle:
         if connection.accepted:
             code, reason = close_for(error)
             if not ended and not is_ours(error):
-                logger.info("%s: closed with %d: %s", name, code, reason)
+                logger.info("%s: closed with %d: %s", name, code, one_line(reason))
             connection.close(code, reason)
 
     async def _end(self, websocket: WebSocket) -> None:
@@ -614,3 +617,8 @@ class Lifecycle:
         if self._error is None or not is_outage(self._error):
             name = type(self._endpoint).__name__
             logger.warning("%s: handshake refused with %d: %s", name, told, one_line(reason))
+
+
+def _are_publications(data: Any) -> bool:
+    is_list = isinstance(data, list | tuple) and bool(data)
+    return is_list and all(isinstance(each, Publication) for each in data)

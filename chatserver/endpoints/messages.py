@@ -104,7 +104,7 @@ def find_handlers(cls: type, resolve: Callable[[Any], Any]) -> dict[str, Handler
     for name in dir(cls):
         method = getattr(cls, name, None)
         # A base that is an endpoint has collected its handlers; other bases are searched here.
-        if getattr(method, "__on_message__", False) and (
+        if getattr(method, "__on_message__", False) is True and (
             name not in by_method or name in vars(cls)
         ):
             by_method[name] = _handler(cls, name, method, resolve)

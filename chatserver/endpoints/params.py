@@ -180,6 +180,8 @@ def find_parameters(cls: type, annotations: Mapping[str, Any]) -> dict[str, Para
 
 def _source_of(annotation: Any) -> Source | None:
     metadata = getattr(annotation, "__metadata__", ())
+    if type(metadata) is not tuple:
+        return None
     return next((mark for mark in metadata if type(mark) is Source), None)
 
 

@@ -57,4 +57,7 @@ class _UpgradeRequired:
 
     def _is_for_websockets(self, scope: Scope) -> bool:
         handshake = {**scope, "type": "websocket"}
-        return any(route.matches(handshake)[0] is Match.FULL for route in self._router.routes)
+        try:
+            return any(route.matches(handshake)[0] is Match.FULL for route in self._router.routes)
+        except ValueError:
+            return False  # of `{n:int}`, for more digits than Python converts

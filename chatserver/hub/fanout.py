@@ -18,7 +18,7 @@ from contextlib import suppress
 
 from msgspec import Struct
 
-from chatserver.connection import NO_MEMBERS, Connection
+from chatserver.connection import NO_MEMBERS, Connection, connection_of
 from chatserver.hub.log import joined
 from chatserver.hub.rows import ROW_MEMBERS, Channel, Feed, Member, OnLost, Row, write_each
 from chatserver.hub.subscription import State
@@ -290,9 +290,9 @@ class Fanout:
 
     def _append(self, feed: Feed, shared: Shared) -> None:
         """Append a delivery to a feed's log, and schedule turns for its rows."""
-        skipped = _skipped(feed, shared.delivery)
-        for row, member in skipped:
+        if skipped := _skipped(feed, shared.delivery):
             # It gets now what came before, and is ahead of its row afterwards.
+            row, member = skipped
             self.delivered += row.catch_up(member)
         try:
             frame = shared.frame(feed.encoder)
@@ -303,7 +303,7 @@ class Fanout:
             members = [member for row in feed.rows for member in row.members]
             self._give_up(members, shared.delivery)
             return
-        for row, member in skipped:
+        if skipped:
             row.ahead[member] = feed.log.end
         if not feed.queued:
             feed.queued = True
@@ -403,12 +403,14 @@ def _skips(delivery: Delivery, member: Member) -> bool:
     return bool(skip) and skip == member.connection.id
 
 
-def _skipped(feed: Feed, delivery: Delivery) -> Sequence[tuple[Row, Member]]:
+def _skipped(feed: Feed, delivery: Delivery) -> tuple[Row, Member] | None:
     """The member of a feed that a delivery is not for, with its row. Most are for all members."""
     if not isinstance(delivery, Publication) or not delivery.skip:
-        return ()
-    pairs = ((row, member) for row in feed.rows for member in row.members)
-    return [pair for pair in pairs if _skips(delivery, pair[1])]
+        return None
+    connection = connection_of(delivery.skip)
+    member: Member | None = connection.members.get(delivery.channel) if connection else None
+    row = member.row if member is not None else None
+    return (row, member) if member and row and row.feed is feed else None
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:

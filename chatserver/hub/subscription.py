@@ -214,7 +214,8 @@ class Subscription:
             history: What was read since then, or the newest publications.
             top: The position of the last publication that was passed on to the channel, and so
                 to `take`.
-            recent: How many of the newest publications were asked for, in place of `since`.
+            recent: How many of the newest publications were asked for, in place of `since`;
+                no more than fit into half of what may be held.
         """
         self.answered = Subscribed(False, (), top)
         # If the history is of another stream than the channel's, a loss is about to follow, or
@@ -224,7 +225,8 @@ class Subscription:
                 self.answered = self._merged(since, history, top)
             elif recent:
                 publications, position = self._joined(history, top)
-                self.answered = Subscribed(False, publications[-recent:], position)
+                newest = _newest(publications[-recent:], self._most // 2)
+                self.answered = Subscribed(False, newest, position)
         self.state = State.ANSWERED
         self._held = [each for each in self._held if not self._is_old(each)]
         return self.answered
@@ -268,3 +270,14 @@ class Subscription:
 def before(publication: Publication) -> Position:
     """The position right before a publication."""
     return Position(publication.offset - 1, publication.epoch)
+
+
+def _newest(publications: tuple[Publication, ...], most: int) -> tuple[Publication, ...]:
+    """The last publications that fit into so many bytes together."""
+    count = 0
+    for publication in reversed(publications):
+        most -= payload_size(publication.data) + OVERHEAD
+        if most < 0:
+            break
+        count += 1
+    return publications[len(publications) - count :]

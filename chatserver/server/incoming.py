@@ -44,6 +44,7 @@ class Incoming:
         "_allowance",
         "_begun",
         "_broken",
+        "_burst",
         "_clock",
         "_counts",
         "_credit",
@@ -86,7 +87,9 @@ class Incoming:
         self._renewed = clock()
         # A token bucket of bytes: how many may be taken at once, and when that was computed. The
         # rate fills it; it is computed anew only when it is empty.
-        self._credit = float(limits.max_buffer if limits.max_byte_rate else "inf")
+        # With a small buffer more than that, or the shortest wait would be slower than the rate.
+        self._burst = max(limits.max_buffer, limits.max_byte_rate * SHORTEST_WAIT * 2)
+        self._credit = float(self._burst if limits.max_byte_rate else "inf")
         self._credited = self._renewed
         # Intervals in a row in which the client sent at least twice its limit.
         self._floods = 0
@@ -150,7 +153,7 @@ class Incoming:
         """Whether more bytes were taken than the rate allows by now."""
         now, rate = self._clock(), self._limits.max_byte_rate
         earned = rate * (now - self._credited)
-        self._credit = min(self._credit + earned, self._limits.max_buffer)
+        self._credit = min(self._credit + earned, self._burst)
         self._credited = now
         self.wait = max(-self._credit / rate, SHORTEST_WAIT) if self._credit <= 0 else 0.0
         return self.wait > 0
