@@ -10,7 +10,7 @@ that it is mounted in.
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from weakref import WeakValueDictionary
@@ -86,10 +86,10 @@ def note_outer(scope: Scope) -> None:
         scope[OUTER] = outer
 
 
-def _states(scope: Scope) -> Iterator[Any]:
+def _states(scope: Scope) -> Sequence[Any]:
     """The states of the applications that a handshake passed, the innermost first."""
-    yield _state_of(scope.get("app"))
-    yield from (app.state for app in scope.get(OUTER, ()))
+    own = _state_of(scope.get("app"))
+    return (own, *(app.state for app in scope[OUTER])) if OUTER in scope else (own,)
 
 
 def _state_of(app: Any) -> Any:
@@ -102,8 +102,11 @@ def setting_of(scope: Scope, name: str, default: Any) -> Any:
 
     Where it is missing or None, the state of the next application outwards is asked.
     """
-    values = (getattr(state, name, None) for state in _states(scope))
-    return next((value for value in values if value is not None), default)
+    for state in _states(scope):
+        value = getattr(state, name, None)
+        if value is not None:
+            return value
+    return default
 
 
 def verifier_of(scope: Scope, name: str) -> VerifiesTokens:

@@ -333,7 +333,7 @@ class Lifecycle:
     def _admit(self, user: Any) -> None:
         """Check that the user may join the channels, and count the connection as the user's."""
         endpoint = self._endpoint
-        if inspect.isawaitable(user):
+        if user is not None and inspect.isawaitable(user):
             if inspect.iscoroutine(user):
                 user.close()  # so that Python doesn't warn of it, too
             name = type(endpoint).__name__
