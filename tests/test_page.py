@@ -261,6 +261,7 @@ def test_items_have_one_button_for_what_can_be_done_now(server: Server, visit: V
     expect(button).to_have_text(["Connect"])
     token.press("Enter")
     expect(button).to_have_text(["Disconnect"])
+    expect(items.get_by_role("log")).to_have_text("This is item foo. Send something to it.")
     token.press("Enter")  # connected with just these fields already
     fill(items, item_id="bar")
     expect(button).to_have_text(["Reconnect"])

@@ -35,6 +35,10 @@ export class ItemsPanel extends Panel {
     return this.#address();
   }
 
+  get invitation() {
+    return `This is item ${this.itemId}. Send something to it.`;
+  }
+
   hasChanged() {
     return this.#values() !== this.#used;
   }

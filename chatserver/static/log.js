@@ -38,6 +38,11 @@ export class Log {
     });
   }
 
+  /** Says what to do while there is no message. */
+  invite(text) {
+    this.empty.textContent = text;
+  }
+
   /**
    * Adds a message.
    *

@@ -108,6 +108,11 @@ export class Panel {
     return false;
   }
 
+  /** What the empty list says while connected. */
+  get invitation() {
+    return this.emptyText;
+  }
+
   /** What to do about a refusal by the endpoint itself: a sentence, and a command (its words). */
   advice() {
     return { sentence: "Its log says why." };
@@ -159,6 +164,7 @@ export class Panel {
 
   #changed(state) {
     const { name } = state;
+    this.log.invite(name === "connected" ? this.invitation : this.emptyText);
     clearInterval(this.#ticking);
     if (name === "waiting") this.#ticking = setInterval(() => this.#label(state), 200);
     const look = name === "closed" && state.code === 1000 ? "idle" : name;
