@@ -156,7 +156,7 @@ docs: $(DOCS_READY) ## Build the documentation into site/; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@! grep -rE '<(script|link|img|iframe)[^>]+(src|href)="?(https?:)?//' --include='*.html' site || \
 		{ echo "The site is to be read without a network: the above comes from elsewhere." >&2; exit 1; }
-	@echo "Open site/index.html"
+	@echo "Open site/index.html; with search: $(BIN)/python -m http.server -d site"
 
 .PHONY: dist
 dist: $(DEV_READY) ## Build wheel and sdist into dist/
