@@ -26,7 +26,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import anyio
 import uvicorn
@@ -240,9 +240,16 @@ class AsyncSession:
 
     async def _serve(self, app: ASGIApp) -> None:
         try:
-            await app(self._scope, self._sent.get, self._received.put)
+            await app(self._scope, self._take, self._received.put)
         except Exception as error:
             self._received.put_nowait(error)
+
+    async def _take(self) -> Message:
+        """What the application receives; the disconnect again and again, as from a server."""
+        event = await self._sent.get()
+        if event["type"] == "websocket.disconnect":
+            self._sent.put_nowait(event)
+        return event
 
     async def _shake_hands(self, timeout: float) -> None:
         self._sent.put_nowait({"type": "websocket.connect"})
@@ -313,9 +320,9 @@ def _scope(path: str, headers: Mapping[str, str], subprotocols: Sequence[str]) -
         "server": ("testserver", 80),
         "client": ("testclient", 50000),
         "path": unquote(parts.path),
-        "raw_path": parts.path.encode("ascii"),
+        "raw_path": quote(parts.path, safe="/%").encode("ascii"),
         "root_path": "",
-        "query_string": parts.query.encode("ascii"),
+        "query_string": quote(parts.query, safe="=&%+;,/?:@").encode("ascii"),
         "headers": [(name.encode(), value.encode("latin-1")) for name, value in sent.items()],
         "subprotocols": list(subprotocols),
         "state": {},

@@ -1,6 +1,7 @@
 """The helpers for tests of own endpoints."""
 
 import logging
+import time
 from typing import Any
 
 import pytest
@@ -134,6 +135,7 @@ async def test_a_session_in_this_event_loop() -> None:
 
 
 async def test_a_session_that_is_refused() -> None:
+    begun = time.monotonic()
     with pytest.raises(WebSocketDenialResponse) as denial:
         await open_session(rooms, "/rooms/a?n=401").__aenter__()
     assert (denial.value.status_code, denial.value.text) == (401, "who are you?")
@@ -142,6 +144,13 @@ async def test_a_session_that_is_refused() -> None:
     assert (close.value.code, close.value.reason) == (1008, "not you")
     with pytest.raises(RuntimeError, match="a bug"):
         await open_session(rooms, "/rooms/a?n=500").__aenter__()
+    assert time.monotonic() - begun < 0.9  # the application need not wait for its server
+
+
+async def test_a_path_of_any_letters() -> None:
+    async with open_session(rooms, "/rooms/küche?n=7") as session:
+        await session.send_json("é")
+        assert await session.receive_json() == ["küche", 7, "", "é"]
 
 
 async def test_what_the_application_raises_is_raised() -> None:
