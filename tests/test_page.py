@@ -871,7 +871,9 @@ def test_the_last_messages_and_the_box_are_in_view(
     server: Server, visit: Visit, size: tuple[int, int]
 ) -> None:
     width, height = size
-    page = visit(server.url, **{**PHONE, "viewport": {"width": width, "height": height}})
+    # Without motion, so that what is looked at stands where it stays.
+    options = {**PHONE, "viewport": {"width": width, "height": height}, "reduced_motion": "reduce"}
+    page = visit(server.url, **options)
     for name in TABS:
         shown = connected_item(page) if name == "items" else connected(page, name)
         for text in ("one", "two"):
