@@ -58,6 +58,7 @@ from chatserver.publication import (
     ClientInfo,
     Encoding,
     Frame,
+    Payload,
     Position,
     Publication,
     frame,
@@ -400,8 +401,9 @@ class Lifecycle:
         """Join the channels, and have the connection closed when the token expires."""
         endpoint = self._endpoint
         if endpoint._channels:
+            last_will = self._last_will()
             for channel in endpoint._channels:
-                await self.join(channel)
+                await self._subscribe(channel, None, last_will)
         if endpoint.identity is not None and endpoint.identity.expires is not None:
             left = endpoint.identity.expires - time.time()
             expired = InvalidToken("the token has expired")
@@ -415,9 +417,18 @@ class Lifecycle:
             ValueError: It is joined already.
             TooManyChannels: These are as many as the limits allow.
         """
-        endpoint = self._endpoint
         self._check_may(channel)
-        will = endpoint.last_will()
+        return await self._subscribe(channel, since, self._last_will())
+
+    def _last_will(self) -> Payload | None:
+        will = self._endpoint.last_will()
+        return None if will is None else payload(will)
+
+    async def _subscribe(
+        self, channel: str, since: Position | None, last_will: Payload | None
+    ) -> Subscribed:
+        """Follow a channel that the client's token opens."""
+        endpoint = self._endpoint
         return await endpoint.hub.subscribe(
             self._connection,
             channel,
@@ -425,7 +436,7 @@ class Lifecycle:
             since=since,
             recent=endpoint.history,
             info=endpoint._info() if endpoint.presence else None,
-            last_will=None if will is None else payload(will),
+            last_will=last_will,
             answer=self._welcome if since is None and endpoint.history else self._missed,
         )
 

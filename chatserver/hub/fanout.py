@@ -331,7 +331,7 @@ class Fanout:
         """Write to one member alone; close it where a frame can't be made."""
         connection, made = member.connection, []
         for delivery in deliveries:
-            if _skips(delivery, member):
+            if _spared(delivery) is connection:
                 continue
             try:
                 frame = member.encoder(delivery)
@@ -397,17 +397,15 @@ class Fanout:
             logger.exception("on_lost() failed for channel %r", member.channel)
 
 
-def _skips(delivery: Delivery, member: Member) -> bool:
-    """Whether a delivery is not for this member, because its client published it to the others."""
-    skip = isinstance(delivery, Publication) and delivery.skip
-    return bool(skip) and skip == member.connection.id
+def _spared(delivery: Delivery) -> Connection | None:
+    """The connection of this process that a delivery is not for. Most are for all."""
+    skip = delivery.skip if isinstance(delivery, Publication) else ""
+    return connection_of(skip) if skip else None
 
 
 def _skipped(feed: Feed, delivery: Delivery) -> tuple[Row, Member] | None:
-    """The member of a feed that a delivery is not for, with its row. Most are for all members."""
-    if not isinstance(delivery, Publication) or not delivery.skip:
-        return None
-    connection = connection_of(delivery.skip)
+    """The member of a feed that a delivery is not for, with its row, if there is one."""
+    connection = _spared(delivery)
     member: Member | None = connection.members.get(delivery.channel) if connection else None
     row = member.row if member is not None else None
     return (row, member) if member and row and row.feed is feed else None
