@@ -53,6 +53,12 @@ EDGES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.fixture
+def anyio_backend() -> str:
+    """What tests that are coroutines run on (`pytest.mark.anyio`)."""
+    return "asyncio"
+
+
 @pytest.fixture(scope="module", params=EDGES)
 def edge(request: pytest.FixtureRequest) -> dict[str, Any]:
     """Options for `live_server`: whatever uses this holds on both kinds of server."""

@@ -13,7 +13,6 @@ SECRET = "correct-horse-battery-staple-0123456789"
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.parametrize("app", [Starlette(), FastAPI()])
 async def test_an_application_takes_all_from_the_environment(
     app: Starlette, monkeypatch: pytest.MonkeyPatch

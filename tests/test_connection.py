@@ -23,11 +23,6 @@ pytestmark = pytest.mark.anyio
 SHORT, LONG = 0.05, 60.0
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.fixture(autouse=True)
 async def no_task_is_left() -> AsyncIterator[None]:
     """After each test the connections' tasks have ended."""

@@ -45,11 +45,6 @@ LONG = "x" * 300
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 async def out() -> Fanout:
     return Fanout(asyncio.get_running_loop())
 

@@ -12,11 +12,6 @@ from chatserver.publication import Position
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Slow(MemoryBroker):
     """Notes each call when it begins and when it ends."""
 

@@ -42,11 +42,6 @@ pytestmark = pytest.mark.anyio
 ANYWHERE = Position(0, "elsewhere")
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def client(
     hub: Hub, *channels: str, encoder: Encoder = PLAIN["text"]
 ) -> tuple[MemoryServer, QueuedConnection]:

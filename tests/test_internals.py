@@ -199,7 +199,6 @@ def test_negotiate_refuses_what_is_no_list_of_extensions() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.parametrize(
     ("options", "host"), [({"host": "127.0.0.1"}, "127.0.0.1"), ({"uds": "/run/a"}, None)]
 )

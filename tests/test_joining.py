@@ -25,11 +25,6 @@ from chatserver.testing import AsyncSession, open_session
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Plain(Endpoint):
     """Sends what was said before, as it was said."""
 

@@ -27,11 +27,6 @@ app = Starlette(routes=[WebSocketRoute("/ws", EchoEndpoint)])
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def test_receive() -> None:
     with TestClient(app).websocket_connect("/ws") as session:
         session.send_text("x")

@@ -23,11 +23,6 @@ from tests.unreliable import Unreliable
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def made(seed: int = 0, size: int = 1000) -> tuple[Unreliable, Hub]:
     broker = Unreliable(MemoryBroker(history_size=size), seed)
     return broker, Hub(broker)
