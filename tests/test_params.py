@@ -14,8 +14,7 @@ from starlette.routing import Host, Mount, Router, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from chatserver import EchoEndpoint, Endpoint, FromCookie, FromHeader, FromPath, FromQuery, lifespan
-from chatserver.endpoints.params import check_routes
+from chatserver import Endpoint, FromCookie, FromHeader, FromPath, FromQuery, lifespan
 from chatserver.errors import InvalidHandshake
 
 
@@ -201,41 +200,10 @@ def test_the_convertor_of_everybody_else_stays_as_it_is() -> None:
             pass
 
 
-def test_routes_without_the_parameter_are_an_error_at_the_start() -> None:
-    message = r"Many.item_id is FromPath, but the route '/items' has no \{item_id\}"
-    with pytest.raises(TypeError, match=message):
-        check_routes([WebSocketRoute("/items", Many)])
-    with (
-        pytest.raises(TypeError, match=message),
-        TestClient(Starlette(routes=[WebSocketRoute("/items", Many)], lifespan=lifespan)),
-    ):
-        pass
-
-
 def test_without_a_lifespan_the_route_is_to_blame_not_the_client() -> None:
     client = TestClient(Starlette(routes=[WebSocketRoute("/items", Many)]))
     with (
         pytest.raises(TypeError, match="'item_id' is not in the path of this endpoint's route"),
         client.websocket_connect("/items"),
     ):
-        pass
-
-
-def test_routes_with_the_parameter_in_a_mount() -> None:
-    check_routes([Mount("/{item_id}", routes=[WebSocketRoute("/ws", Many)])])
-    with pytest.raises(TypeError):
-        check_routes([Mount("/{other}", routes=[WebSocketRoute("/ws", Many)])])
-
-
-@pytest.mark.parametrize("way", ["decorator", "method", "router"])
-def test_a_class_under_fastapis_own_websocket_is_an_error_at_the_start(way: str) -> None:
-    app = FastAPI(lifespan=lifespan)
-    if way == "decorator":
-        app.websocket("/live")(EchoEndpoint)
-    elif way == "method":
-        app.add_api_websocket_route("/live", EchoEndpoint)
-    else:
-        app.router.websocket("/live")(EchoEndpoint)
-    words = r"EchoEndpoint is a class, .* write routes=\[WebSocketRoute\('/live', EchoEndpoint\)\]"
-    with pytest.raises(TypeError, match=words), TestClient(app):
         pass

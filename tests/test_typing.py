@@ -63,3 +63,20 @@ def test_a_mistake_is_seen(folder: Path) -> None:
     told = pyright(folder, "room.py")
     assert 'Attribute "upper" is unknown' in told
     assert 'Method "on_accept" overrides class "Endpoint" in an incompatible manner' in told
+
+
+def test_the_type_of_the_user_is_known_where_a_class_says_it(folder: Path) -> None:
+    (folder / "room.py").write_text(
+        "from chatserver import Endpoint\n"
+        "class Room(Endpoint[str]):\n"
+        "    async def on_accept(self, websocket: object) -> None:\n"
+        "        self.user.upper()\n"
+        "        self.user.lowest()\n"
+        "class Bare(Endpoint):\n"
+        "    async def on_accept(self, websocket: object) -> None:\n"
+        "        self.user.anything()\n"
+    )
+    told = pyright(folder, "room.py")
+    assert 'Cannot access attribute "lowest" for class "str"' in told
+    assert "upper" not in told
+    assert "anything" not in told

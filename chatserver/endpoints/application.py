@@ -23,8 +23,8 @@ from chatserver.auth import OpenMode, VerifiesTokens
 from chatserver.endpoints.internals import applications_within, outer_applications
 from chatserver.endpoints.local import why_not_local
 from chatserver.endpoints.origin import check_allowed_origins
-from chatserver.endpoints.params import check_routes
 from chatserver.endpoints.plain import answer_plain_requests
+from chatserver.endpoints.routes import check_routes
 from chatserver.errors import VerifierMissing
 from chatserver.hub import ADMISSION, Hub
 

@@ -1,7 +1,7 @@
 """The endpoint class: what a subclass may override and call. `lifecycle` runs a connection."""
 
 from collections.abc import Collection, Coroutine, Mapping, Sequence
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeAlias, cast
 
 from starlette.endpoints import WebSocketEndpoint
 from starlette.types import Message as Event
@@ -21,6 +21,15 @@ from chatserver.errors import InvalidMessage, InvalidToken, KeysUnavailable
 from chatserver.hub import Hub, Subscribed
 from chatserver.publication import ClientInfo, Encoding, Position, Publication, frame, payload
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    User = TypeVar("User", default=Any)
+else:
+    from typing import TypeVar  # of Python 3.13 on it has a default, too
+
+    User = TypeVar("User")
+
 __all__ = ["Endpoint", "RejectAs"]
 
 RejectAs: TypeAlias = Literal["http", "close", "policy"]
@@ -33,7 +42,7 @@ MAX_PUSHED_IN_VAIN = 1000
 logs.install()
 
 
-class Endpoint(WebSocketEndpoint):
+class Endpoint(WebSocketEndpoint, Generic[User]):
     """A `WebSocketEndpoint` with handshake parameters, authentication, channels and typed messages.
 
     Everything that works in a `WebSocketEndpoint` works here. Override what you need:
@@ -43,6 +52,8 @@ class Endpoint(WebSocketEndpoint):
 
             async def on_receive(self, websocket, data):
                 await websocket.send_text(f"Message text was: {data}")
+
+    `Endpoint[User]` says of what type `self.user` is, for type checkers.
 
     Class attributes:
         - `encoding`: What messages are: "text", "bytes" or "json"; None for text and bytes alike.
@@ -94,7 +105,7 @@ class Endpoint(WebSocketEndpoint):
     parameters: ClassVar[Mapping[str, Parameter]] = {}
     handlers: ClassVar[Mapping[str, Handler]] = {}
 
-    user: Any = None
+    user: User = cast("User", None)
     identity: Identity | None = None
     credential: str = ""
     hub: Hub
@@ -121,7 +132,7 @@ class Endpoint(WebSocketEndpoint):
 
     # What a subclass may override
 
-    async def authenticate(self, websocket: WebSocket) -> Any:
+    async def authenticate(self, websocket: WebSocket) -> User:
         """Find out who the client is, before accept. By default any client may connect.
 
         Args:
@@ -139,7 +150,7 @@ class Endpoint(WebSocketEndpoint):
         Raises:
             InvalidToken, HTTPException, WebSocketException: The handshake is refused.
         """
-        return None
+        return cast("User", None)
 
     async def on_connect(self, websocket: WebSocket) -> None:
         """Accept the connection, or refuse it with an exception or `websocket.close()`."""

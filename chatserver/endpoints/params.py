@@ -14,14 +14,14 @@ constraints work too: `FromQuery[Annotated[int, Meta(ge=1)]]`.
 import re
 import sys
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar, Union, get_args, get_origin
 
 import msgspec
 from msgspec import inspect
 from starlette.convertors import IntegerConvertor
 from starlette.requests import HTTPConnection
-from starlette.routing import BaseRoute, Host, Mount, WebSocketRoute
+from starlette.routing import Mount, WebSocketRoute
 
 from chatserver.cookies import cookie
 from chatserver.errors import InvalidHandshake
@@ -33,7 +33,6 @@ __all__ = [
     "FromQuery",
     "Parameter",
     "bound_integers",
-    "check_routes",
     "find_parameters",
 ]
 
@@ -228,54 +227,6 @@ def bound_integers(route: object) -> None:
             route.path_regex = re.compile(
                 pattern.replace(unbounded, bounded), route.path_regex.flags
             )
-
-
-def check_routes(routes: Iterable[BaseRoute], inherited: frozenset[str] = frozenset()) -> bool:
-    """Check that each `FromPath` of each endpoint is in its route, and limit integers in paths.
-
-    Args:
-        routes: An application's routes, including those of mounted applications.
-        inherited: Names of path parameters of the mounts around them.
-
-    Returns:
-        Whether there is an endpoint among the routes.
-
-    Raises:
-        TypeError: A `FromPath` isn't; the sentence names the class, the parameter and the path.
-    """
-    found = False
-    for route in routes:
-        if isinstance(route, Mount):
-            ours = check_routes(route.routes, inherited | set(route.param_convertors))
-        elif isinstance(route, Host):
-            ours = check_routes(route.routes, inherited)
-        else:
-            ours = isinstance(route, WebSocketRoute) and _check_route(route, inherited)
-        if ours:
-            bound_integers(route)
-            found = True
-    return found
-
-
-def _check_route(route: WebSocketRoute, inherited: frozenset[str]) -> bool:
-    """Check one route, and say whether it belongs to an endpoint."""
-    parameters: dict[str, Parameter] | None = getattr(route.endpoint, "parameters", None)
-    if not isinstance(parameters, dict):
-        return False
-    if hasattr(route, "dependant"):
-        name = route.endpoint.__name__
-        raise TypeError(
-            f"{name} is a class, and FastAPI's own route {route.path!r} takes it for a function; "
-            f"write routes=[WebSocketRoute({route.path!r}, {name})]"
-        )
-    names = inherited | set(route.param_convertors)
-    for parameter in parameters.values():
-        if parameter.source.name == "path parameter" and parameter.name not in names:
-            raise TypeError(
-                f"{route.endpoint.__name__}.{parameter.name} is FromPath, but the route "
-                f"{route.path!r} has no {{{parameter.name}}}"
-            )
-    return True
 
 
 def _without_none(annotation: Any) -> Any:

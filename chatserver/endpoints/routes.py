@@ -1,0 +1,87 @@
+"""The routes of an application that lead to endpoints, wherever they are mounted.
+
+They are checked when the application starts: `check_routes`.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from starlette.convertors import Convertor
+from starlette.routing import BaseRoute, Host, Mount, WebSocketRoute
+
+from chatserver.endpoints.params import Parameter, bound_integers
+
+__all__ = ["EndpointRoute", "check_routes", "endpoint_routes"]
+
+
+class EndpointRoute(NamedTuple):
+    """A route to an endpoint.
+
+    Attributes:
+        endpoint: The class.
+        path: The path in the application, with those of the mounts around it: "/rooms/{room}".
+        convertors: The convertor of each path parameter, those of the mounts included.
+        route: The route itself.
+        mounts: What it is mounted in, the outermost first.
+    """
+
+    endpoint: Any
+    path: str
+    convertors: Mapping[str, Convertor[Any]]
+    route: WebSocketRoute
+    mounts: tuple[BaseRoute, ...] = ()
+
+
+def endpoint_routes(routes: Iterable[BaseRoute]) -> Iterator[EndpointRoute]:
+    """The routes to endpoints among these, and in what is mounted there."""
+    for route in routes:
+        if isinstance(route, Mount | Host):
+            inner = endpoint_routes(route.routes)
+            yield from (_within(route, each) for each in inner)
+        elif isinstance(route, WebSocketRoute) and _is_endpoint(route.endpoint):
+            yield EndpointRoute(route.endpoint, route.path_format, route.param_convertors, route)
+
+
+def _is_endpoint(endpoint: object) -> bool:
+    # Not by the class itself: its module needs this one.
+    return isinstance(endpoint, type) and isinstance(getattr(endpoint, "parameters", None), dict)
+
+
+def _within(mount: Mount | Host, found: EndpointRoute) -> EndpointRoute:
+    # A mount's last parameter is what the routes in it match.
+    path = mount.path_format.removesuffix("/{path}") if isinstance(mount, Mount) else ""
+    around = {name: each for name, each in mount.param_convertors.items() if name != "path"}
+    return found._replace(
+        path=path + found.path,
+        convertors={**around, **found.convertors},
+        mounts=(mount, *found.mounts),
+    )
+
+
+def check_routes(routes: Iterable[BaseRoute]) -> None:
+    """Check that each `FromPath` of each endpoint is in its route, and limit integers in paths.
+
+    Raises:
+        TypeError: A `FromPath` isn't; the sentence names the class, the parameter and the path.
+    """
+    for found in endpoint_routes(routes):
+        _check_route(found)
+        for each in (*found.mounts, found.route):
+            bound_integers(each)
+
+
+def _check_route(found: EndpointRoute) -> None:
+    name, route = found.endpoint.__name__, found.route
+    if hasattr(route, "dependant"):
+        raise TypeError(
+            f"{name} is a class, and FastAPI's own route {route.path!r} takes it for a function; "
+            f"write routes=[WebSocketRoute({route.path!r}, {name})]"
+        )
+    parameters: Mapping[str, Parameter] = found.endpoint.parameters
+    for parameter in parameters.values():
+        in_path = parameter.source.name == "path parameter"
+        if in_path and parameter.name not in found.convertors:
+            raise TypeError(
+                f"{name}.{parameter.name} is FromPath, but the route {found.path!r} "
+                f"has no {{{parameter.name}}}"
+            )
