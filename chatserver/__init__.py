@@ -40,6 +40,7 @@ from chatserver.auth import OPEN_MODE, Identity
 from chatserver.brokers import MemoryBroker
 from chatserver.configuration import configure
 from chatserver.endpoints import (
+    Ack,
     BroadcastEndpoint,
     EchoEndpoint,
     Endpoint,
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "OPEN_MODE",
+    "Ack",
     "BroadcastEndpoint",
     "EchoEndpoint",
     "Endpoint",

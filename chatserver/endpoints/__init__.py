@@ -5,10 +5,11 @@ from chatserver.endpoints.base import Endpoint
 from chatserver.endpoints.broadcast import BroadcastEndpoint
 from chatserver.endpoints.echo import EchoEndpoint
 from chatserver.endpoints.item import ItemEndpoint
-from chatserver.endpoints.messages import ErrorMessage, Message, on_message
+from chatserver.endpoints.messages import Ack, ErrorMessage, Message, on_message
 from chatserver.endpoints.params import FromCookie, FromHeader, FromPath, FromQuery
 
 __all__ = [
+    "Ack",
     "BroadcastEndpoint",
     "EchoEndpoint",
     "Endpoint",
