@@ -14,14 +14,11 @@ from starlette.exceptions import WebSocketException
 from starlette.routing import WebSocketRoute
 from starlette.testclient import TestClient, WebSocketTestSession
 from starlette.websockets import WebSocket
-from websockets.sync.client import ClientConnection, connect
 
 from chatserver import Ack, Endpoint, ErrorMessage, FromPath, Identity, Message, on_message
 from chatserver.endpoints.ids import is_for_ids, unique_id
 from chatserver.endpoints.messages import answers, parse, parse_json
 from chatserver.errors import InvalidMessage
-from chatserver.testing import live_server
-from tests.asgi import Edge
 
 
 class Say(Message):
@@ -587,19 +584,3 @@ def test_outside_of_a_handler_there_is_no_id() -> None:
     with TestClient(desk).websocket_connect("/ann") as session:
         said(session, 1)
         assert conversation(session, '{"type":"order","id":"a"}') == ['["order","a",null]']
-
-
-def test_on_a_server(edge: Edge) -> None:
-    def ask(client: ClientConnection, **message: Any) -> Any:
-        client.send(json.dumps(message))
-        return json.loads(client.recv(timeout=5))
-
-    app = Starlette(routes=[WebSocketRoute("/{name}", Desk)])
-    with live_server(app, **edge) as server, connect(f"{server.ws}/ann") as one:
-        assert ask(one, type="ping", n=1, id="a") == {"type": "pong", "n": 1, "id": "a"}
-        assert ask(one, type="ping", n="", id=2)["id"] == 2
-        assert ask(one, type="say", text="hi", id=UUID) == {"said": "hi"}
-        assert json.loads(one.recv(timeout=5)) == {"type": "ack", "id": UUID}
-        with connect(f"{server.ws}/ann") as again:
-            assert ask(again, type="say", text="hi", id=UUID) == {"type": "ack", "id": UUID}
-            assert ask(again, type="ping", n=1) == {"type": "pong", "n": 1}

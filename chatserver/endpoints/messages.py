@@ -160,9 +160,9 @@ def parse(
     """
     envelope = _decode(_parse_envelope, data)
     handler = handlers.get(envelope.type)
-    id: MessageId | None = None
-    if envelope.id is not UNSET and (handler is None or not handler.keeps_id):
-        id = read_id(envelope.id)
+    if handler is not None and (envelope.id is UNSET or handler.keeps_id):
+        return handler, _decode(handler.decode, data), None
+    id = None if envelope.id is UNSET else read_id(envelope.id)
     try:
         if handler is None:
             known = ", ".join(repr(name) for name in sorted(handlers))
