@@ -242,6 +242,15 @@ def recovery(client: TestClient, snippet: ModuleType) -> None:
         assert session.receive_json()["recovered"] is False
 
 
+@talks("docs/guide/channels.md: Rules for some channels")
+def rules_for_some_channels(client: TestClient, snippet: ModuleType) -> None:
+    rules = snippet.app.state.hub.broker.rules
+    assert rules("orders").history_size == 10_000
+    assert rules("cursor:ann").history_size == 0
+    assert rules("game:chess").presence
+    assert not rules("orders").presence
+
+
 @talks("docs/guide/channels.md: A hub of your own")
 def hub_of_your_own(client: TestClient, snippet: ModuleType) -> None:
     with client.websocket_connect("/ws", headers={"Origin": "https://example.org"}) as session:

@@ -18,8 +18,16 @@ from chatserver.endpoints.messages import ErrorMessage, Handler, find_handlers, 
 from chatserver.endpoints.params import Parameter
 from chatserver.endpoints.tasks import TaskGroup
 from chatserver.errors import InvalidMessage, InvalidToken, KeysUnavailable
-from chatserver.hub import Hub, Subscribed
-from chatserver.publication import ClientInfo, Encoding, Position, Publication, frame, payload
+from chatserver.hub import Hub, Presence, Subscribed
+from chatserver.publication import (
+    ClientInfo,
+    Encoding,
+    Position,
+    Publication,
+    frame,
+    payload,
+    value_of,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -115,6 +123,8 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
     _templates: ClassVar[tuple[Template, ...]] = ()
     # The names of this connection's channels.
     _channels: tuple[str, ...] = ()
+    # Made on first use, and shared by all that this connection publishes.
+    _client_info: ClientInfo | None = None
     # Made when the first task is started.
     _tasks: TaskGroup | None = None
     _pushed_in_vain = 0
@@ -190,6 +200,17 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
 
         Returns:
             Data as for `hub.publish`; None for nothing.
+        """
+        return None
+
+    def info(self) -> Any:
+        """What others see of this client besides its user's name: in presence and publications.
+
+        Called once, after `authenticate`. By default nothing: what `authenticate` returns may hold
+        what is nobody else's business.
+
+        Returns:
+            Anything that can be encoded as JSON.
         """
         return None
 
@@ -310,6 +331,18 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
         """
         return await self._lifecycle.join(channel, since)
 
+    async def present(self, channel: str | None = None) -> Presence:
+        """Who is in this endpoint's channel, or in another, in all processes.
+
+        Args:
+            channel: May be left out where the endpoint has exactly one.
+
+        Raises:
+            ValueError: The channel is left out, and the endpoint has none or several.
+        """
+        entries = await self.hub.present(channel or self.channel)
+        return Presence.of(entries.values())
+
     async def leave(self, channel: str) -> None:
         """Leave a channel; nothing happens when the connection isn't in it."""
         await self.hub.unsubscribe(self.connection, channel)
@@ -364,8 +397,15 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
         return message["bytes"] if text is None else text
 
     def _info(self) -> ClientInfo:
-        user = "" if self.identity is None else self.identity.user
-        return ClientInfo(client=self.connection.id, user=user)
+        if self._client_info is None:
+            data = self.info()
+            info = None if data is None else value_of(payload(data))
+            if isinstance(info, bytes):
+                raise TypeError(
+                    f"{type(self).__name__}.info() must be what JSON can say, not bytes"
+                )
+            self._client_info = ClientInfo(self.connection.id, self.connection.user, info)
+        return self._client_info
 
 
 #: Names that a parameter can't have, because the endpoint itself has them.

@@ -27,7 +27,7 @@ HOOKS = {
     "on_disconnect": ("websocket", "close_code"),
 }
 #: Hooks whose result is used at once.
-PLAIN_HOOKS = ("last_will", "welcome")
+PLAIN_HOOKS = ("info", "last_will", "welcome")
 #: What other libraries call these hooks.
 ELSEWHERE = {"on_message": "on_receive", "on_open": "on_accept", "on_close": "on_disconnect"}
 REJECT_AS = ("http", "close", "policy")

@@ -30,7 +30,7 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from chatserver import logs
-from chatserver.auth import ANONYMOUS, Identity, credentials
+from chatserver.auth import Identity, credentials, user_of
 from chatserver.connection import Connection
 from chatserver.cookies import check_cookies
 from chatserver.endpoints.application import ENDING, setting_of
@@ -94,6 +94,7 @@ class Served(Protocol):
     hub: Hub
     connection: Connection
     _channels: tuple[str, ...]
+    _client_info: ClientInfo | None
     _lifecycle: "Lifecycle"
     _tasks: TaskGroup | None
 
@@ -341,13 +342,14 @@ class Lifecycle:
             raise TypeError(f"{name}.authenticate() returned an awaitable: 'await' is missing")
         if isinstance(user, Identity):
             endpoint.identity = user
-        # In open mode all users are anonymous, so their connections are not one user's.
-        if endpoint.identity is None or endpoint.identity is ANONYMOUS:
-            return
         for channel in endpoint._channels:
             self._check_may(channel)
-        endpoint.hub.admission.enter_user(endpoint.identity.user)
-        self._connection.user = self._counted_user = endpoint.identity.user
+        # In open mode all users are anonymous, so their connections are not one user's.
+        if name := user_of(endpoint.identity or user):
+            endpoint.hub.admission.enter_user(name)
+            self._connection.user = self._counted_user = name
+        if endpoint._client_info is not None:
+            endpoint._client_info = None  # `authenticate` has published something
 
     def _check_may(self, channel: str) -> None:
         identity = self._endpoint.identity
@@ -429,13 +431,14 @@ class Lifecycle:
     ) -> Subscribed:
         """Follow a channel that the client's token opens."""
         endpoint = self._endpoint
+        presence = endpoint.presence or endpoint.hub.broker.rules(channel).presence
         return await endpoint.hub.subscribe(
             self._connection,
             channel,
             encoder=PLAIN[endpoint.encoding],
             since=since,
             recent=endpoint.history,
-            info=endpoint._info() if endpoint.presence else None,
+            info=endpoint._info() if presence else None,
             last_will=last_will,
             answer=self._welcome if since is None and endpoint.history else self._missed,
         )
