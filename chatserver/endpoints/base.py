@@ -131,9 +131,9 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
     __signature__: ClassVar[inspect.Signature] = CALLED_WITH
 
     def __new__(cls, *args: Any, websocket: WebSocket | None = None, **kwargs: Any) -> Self:
-        """Make an endpoint; called by FastAPI, with a `websocket`, return the coroutine that serves it.
+        """Make an endpoint; for FastAPI, which gives a `websocket`, the coroutine that serves it.
 
-        Python calls `__init__` for an instance only, so not with the `websocket`.
+        Python calls `__init__` only for what is an instance, so not with the `websocket`.
         """
         if websocket is None:
             return super().__new__(cls)
