@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Annotated, Any, ClassVar
 
 import pytest
@@ -21,7 +22,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from chatserver import Endpoint, FromPath, FromQuery, Verifier, lifespan
+import chatserver
+from chatserver import Endpoint, FromPath, FromQuery, Hub, Limits, Verifier, lifespan
 from chatserver.auth import mint
 from chatserver.endpoints.base import RejectAs
 from chatserver.testing import live_server, receive
@@ -430,3 +432,98 @@ def test_behind_middleware(edge: Edge) -> None:
         with connect(url) as ann, connect(f"{url}?name=bob") as bob:
             bob.send("hi")
             assert ann.recv(timeout=TIMEOUT) == bob.recv(timeout=TIMEOUT) == "bob in kitchen: hi"
+
+
+# Lifespans
+
+
+def limited(own: Callable[[Any], Any] | None = None) -> FastAPI:
+    """An application whose hub takes messages of 5 bytes at most."""
+    app = FastAPI(lifespan=own)
+    app.websocket("/x")(Strict)
+    app.state.hub = Hub(limits=Limits(max_message_size=5))
+    return app
+
+
+@asynccontextmanager
+async def handing_on(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+    async with chatserver.lifespan(app) as state:
+        yield {**state, "mine": 1}
+
+
+@asynccontextmanager
+async def forgetful(app: FastAPI) -> AsyncIterator[None]:
+    async with chatserver.lifespan(app):
+        yield
+
+
+@asynccontextmanager
+async def without_ours(app: FastAPI) -> AsyncIterator[None]:
+    yield
+
+
+def by_a_router() -> FastAPI:
+    app = limited(without_ours)
+    app.include_router(APIRouter(lifespan=lifespan))
+    return app
+
+
+def untold(app: FastAPI, caplog: pytest.LogCaptureFixture, edge: Edge) -> list[str]:
+    """What the log says of limits that the server doesn't know, after two connections."""
+    with live_server(app, **edge) as server:
+        for _ in range(2):
+            with connect(f"{server.ws}/x") as client:
+                client.send("close")
+                with pytest.raises(ConnectionClosed):
+                    client.recv(timeout=TIMEOUT)
+    lines = [record.getMessage() for record in caplog.records if record.name == "chatserver"]
+    return [line for line in lines if "has the default limits" in line]
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: limited(lifespan), lambda: limited(handing_on), by_a_router]
+)
+def test_the_server_is_told_of_the_limits(
+    make: Callable[[], FastAPI], edge: Edge, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert untold(make(), caplog, edge) == []
+
+
+@pytest.mark.parametrize("own", [None, forgetful, without_ours])
+def test_the_log_says_once_that_the_server_does_not_know_the_limits(
+    own: Callable[[Any], Any] | None, edge: Edge, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = untold(limited(own), caplog, edge)
+    assert len(lines) == (edge["ws"] != "auto")  # uvicorn's own takes its limits from nowhere
+    assert all("async with chatserver.lifespan(app) as state:" in line for line in lines)
+
+
+def test_default_limits_need_no_lifespan(edge: Edge, caplog: pytest.LogCaptureFixture) -> None:
+    app = limited()
+    del app.state.hub
+    assert untold(app, caplog, edge) == []
+
+
+def test_lifespans_of_routers_are_merged() -> None:
+    done = []
+
+    @asynccontextmanager
+    async def own(app: FastAPI) -> AsyncIterator[dict[str, int]]:
+        done.append("opened")
+        yield {"mine": 1}
+        done.append("closed")
+
+    app = limited(lifespan)
+    app.include_router(APIRouter(lifespan=own))
+    with TestClient(app) as client:
+        assert client.app_state["mine"] == 1
+        assert done == ["opened"]
+    assert done == ["opened", "closed"]
+
+
+def test_the_http_routes_of_what_a_router_mounts_have_the_hub() -> None:
+    inner, router, app = FastAPI(), APIRouter(), FastAPI(lifespan=lifespan)
+    router.mount("/inner", inner)
+    app.include_router(router)
+    with TestClient(app):
+        assert inner.state.hub is app.state.hub

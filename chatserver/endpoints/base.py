@@ -11,7 +11,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from chatserver import logs
 from chatserver.auth import Credential, Identity, credentials
 from chatserver.connection import Connection, connect
-from chatserver.endpoints.application import hub_in, note_outer, verifier_of
+from chatserver.endpoints.application import check_server, hub_in, note_outer, verifier_of
 from chatserver.endpoints.channels import Template, compile_channels
 from chatserver.endpoints.declaration import check_class, collect_parameters, resolver
 from chatserver.endpoints.internals import asgi_of
@@ -361,6 +361,7 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
         # No coroutine of its own: it would be kept for as long as the connection lasts.
         note_outer(self.scope)
         self.hub = hub_in(self.scope)
+        check_server(self.scope, self.hub)
         self.connection, receive, send = connect(
             self.scope, self.receive, self.send, self.hub.limits
         )
