@@ -1,7 +1,8 @@
 """The endpoint class: what a subclass may override and call. `lifecycle` runs a connection."""
 
+import inspect
 from collections.abc import Collection, Coroutine, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeAlias, cast
 
 from starlette.endpoints import WebSocketEndpoint
 from starlette.types import Message as Event
@@ -10,9 +11,10 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from chatserver import logs
 from chatserver.auth import Credential, Identity, credentials
 from chatserver.connection import Connection, connect
-from chatserver.endpoints.application import hub_in, note_outer, verifier_of
+from chatserver.endpoints.application import check_server, hub_in, note_outer, verifier_of
 from chatserver.endpoints.channels import Template, compile_channels
 from chatserver.endpoints.declaration import check_class, collect_parameters, resolver
+from chatserver.endpoints.internals import asgi_of
 from chatserver.endpoints.lifecycle import Lifecycle
 from chatserver.endpoints.messages import ErrorMessage, Handler, find_handlers, parse_json
 from chatserver.endpoints.params import Parameter
@@ -45,6 +47,11 @@ RejectAs: TypeAlias = Literal["http", "close", "policy"]
 
 #: Messages that a handler may push to a client that is gone; the next push ends the handler.
 MAX_PUSHED_IN_VAIN = 1000
+
+#: What FastAPI takes for the arguments of an endpoint class, and calls it with.
+CALLED_WITH = inspect.Signature(
+    [inspect.Parameter("websocket", inspect.Parameter.KEYWORD_ONLY, annotation=WebSocket)]
+)
 
 # Before the first handshake, because its log lines are to be redacted, too.
 logs.install()
@@ -129,6 +136,18 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
     _tasks: TaskGroup | None = None
     _pushed_in_vain = 0
     _lifecycle: Lifecycle
+
+    # FastAPI takes what stands under `@app.websocket` for a function, and reads its signature.
+    __signature__: ClassVar[inspect.Signature] = CALLED_WITH
+
+    def __new__(cls, *args: Any, websocket: WebSocket | None = None, **kwargs: Any) -> Self:
+        """Make an endpoint; for FastAPI, which gives a `websocket`, the coroutine that serves it.
+
+        Python calls `__init__` only for what is an instance, so not with the `websocket`.
+        """
+        if websocket is None:
+            return super().__new__(cls)
+        return cast("Self", cls(*asgi_of(websocket)).dispatch())
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -375,6 +394,7 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
         # No coroutine of its own: it would be kept for as long as the connection lasts.
         note_outer(self.scope)
         self.hub = hub_in(self.scope)
+        check_server(self.scope, self.hub)
         self.connection, receive, send = connect(
             self.scope, self.receive, self.send, self.hub.limits
         )
