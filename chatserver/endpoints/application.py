@@ -24,6 +24,7 @@ from chatserver.auth import OpenMode, VerifiesTokens
 from chatserver.connection import CONNECTION
 from chatserver.endpoints.internals import applications_within, outer_applications
 from chatserver.endpoints.local import why_not_local
+from chatserver.endpoints.occupancy import end_all
 from chatserver.endpoints.origin import check_allowed_origins
 from chatserver.endpoints.plain import answer_plain_requests
 from chatserver.endpoints.routes import check_routes
@@ -233,6 +234,7 @@ async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
         yield {ADMISSION: hub.admission}
     finally:
         await _last_words(hub)
+        await end_all(hub)
         await hub.stop()
 
 

@@ -128,6 +128,8 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
 
     # Made from `channels`, once per class.
     _templates: ClassVar[tuple[Template, ...]] = ()
+    # Whether the class has a `while_occupied` of its own.
+    _has_channel_task: ClassVar[bool] = False
     # The names of this connection's channels.
     _channels: tuple[str, ...] = ()
     # Made on first use, and shared by all that this connection publishes.
@@ -157,6 +159,8 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
         if cls.handlers and cls.encoding is None:
             cls.encoding = "json"
         check_class(cls, _TAKEN)
+        task = inspect.getattr_static(cls, "while_occupied")
+        cls._has_channel_task = task is not vars(Endpoint)["while_occupied"]
         cls._templates = compile_channels(cls)
 
     # What a subclass may override
@@ -247,6 +251,25 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
             default, are sent one by one, as they were when they were published.
         """
         return recent
+
+    @classmethod
+    async def while_occupied(cls, channel: str, hub: Hub) -> None:
+        """The task of a channel, for as long as clients of this class are in it: a game's loop.
+
+        Per event loop, class and channel there is one at a time. It is started when the first
+        client has been accepted and has joined the channel, and has come to its first `await` that
+        waits when that client's `on_accept` is called. It is cancelled when the last one has left,
+        and then has `disconnect_timeout` seconds to end. A client that comes meanwhile waits for
+        its end, and is the first one of the next. It runs in an empty `contextvars` context.
+
+        If it returns, it is not called again before the channel was empty. If it raises, that is
+        one traceback in the log, and the clients are closed with 1011; what closes a connection
+        when a handler raises it, such as `WebSocketException`, closes all of them.
+
+        Args:
+            channel: The channel's name.
+            hub: The application's hub, to publish with.
+        """
 
     # What a subclass may call
 
@@ -364,7 +387,7 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
 
     async def leave(self, channel: str) -> None:
         """Leave a channel; nothing happens when the connection isn't in it."""
-        await self.hub.unsubscribe(self.connection, channel)
+        await self._lifecycle.leave(channel)
 
     @property
     def channel(self) -> str:

@@ -20,7 +20,7 @@ import asyncio
 import inspect
 import logging
 import time
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Protocol
 
 import anyio
@@ -37,6 +37,7 @@ from chatserver.endpoints.application import ENDING, setting_of
 from chatserver.endpoints.channels import Template, fill_in
 from chatserver.endpoints.internals import DEPARTURES, answer_by_handlers, has_handlers
 from chatserver.endpoints.messages import Handler, parse
+from chatserver.endpoints.occupancy import Occupancy, Place, enter, joined, leave
 from chatserver.endpoints.origin import check_origin
 from chatserver.endpoints.outcome import (
     OutageLog,
@@ -85,6 +86,7 @@ class Served(Protocol):
     parameters: ClassVar[Mapping[str, Parameter]]
     handlers: ClassVar[Mapping[str, Handler]]
     _templates: ClassVar[tuple[Template, ...]]
+    _has_channel_task: ClassVar[bool]
 
     scope: Scope
     receive: Receive
@@ -321,7 +323,7 @@ class Lifecycle:
         if self._connection.accepted:
             # `authenticate` has accepted it, to ask for the token in a message.
             await self._join()
-            self._handshake_is_complete()
+            await self._complete_handshake()
         if websocket.application_state is WebSocketState.CONNECTING:
             await self._connect(websocket)
 
@@ -393,9 +395,12 @@ class Lifecycle:
         await self._send_event(self._with_subprotocol(event))
         hub.opened(connection)
         if self._authenticated:
-            self._handshake_is_complete()
+            await self._complete_handshake()
 
-    def _handshake_is_complete(self) -> None:
+    async def _complete_handshake(self) -> None:
+        if self._endpoint._has_channel_task:
+            for channel in self._endpoint._channels:
+                await enter(self._place(channel), self._connection, self.fail)
         if self._connection.close_code is None:
             self._stop_timer()
 
@@ -420,7 +425,32 @@ class Lifecycle:
             TooManyChannels: These are as many as the limits allow.
         """
         self._check_may(channel)
-        return await self._subscribe(channel, since, self._last_will())
+        subscribed = await self._subscribe(channel, since, self._last_will())
+        if self._endpoint._has_channel_task:
+            await enter(self._place(channel), self._connection, self.fail)
+        return subscribed
+
+    async def leave(self, channel: str) -> None:
+        """Leave a channel; of the last one this waits until the channel's task has ended."""
+        occupied = self._occupied((channel,))
+        await self._endpoint.hub.unsubscribe(self._connection, channel)
+        for each in occupied:
+            await each.ended()
+
+    def _place(self, channel: str) -> Place:
+        """Where this connection is a member, for the task of a channel."""
+        endpoint = self._endpoint
+        return Place(asyncio.get_running_loop(), endpoint.hub, type(endpoint), channel)
+
+    def _occupied(self, channels: Iterable[str]) -> Sequence[Occupancy]:
+        """What this connection is a member of, because of the tasks of these channels."""
+        if not self._endpoint._has_channel_task:
+            return ()
+        found = (joined(self._place(channel), self._connection) for channel in channels)
+        return [each for each in found if each is not None]
+
+    def _has_left(self, channel: str) -> None:
+        leave(self._place(channel), self._connection)
 
     def _last_will(self) -> Payload | None:
         will = self._endpoint.last_will()
@@ -441,6 +471,7 @@ class Lifecycle:
             info=endpoint._info() if presence else None,
             last_will=last_will,
             answer=self._welcome if since is None and endpoint.history else self._missed,
+            on_left=self._has_left if endpoint._has_channel_task else None,
         )
 
     def _welcome(self, subscribed: Subscribed) -> Sequence[Frame]:
@@ -555,7 +586,10 @@ class Lifecycle:
             await self._attempt(tasks.end())
         if self._registered:
             self._registered = False
+            occupied = self._occupied(self._connection.members)
             await self._attempt(self._unregister())
+            for each in occupied:
+                await self._attempt(each.ended())
 
     async def _unregister(self) -> None:
         async with asyncio.timeout(self._endpoint.disconnect_timeout):

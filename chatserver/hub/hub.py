@@ -25,7 +25,7 @@ from chatserver.errors import BrokerUnavailable, TooManyChannels
 from chatserver.hub.admission import Admission
 from chatserver.hub.fanout import Fanout, Lost, Shared, running_loop
 from chatserver.hub.following import Following
-from chatserver.hub.rows import Answer, Member, OnLost
+from chatserver.hub.rows import Answer, Member, OnLeft, OnLost
 from chatserver.hub.subscription import State, Step, Subscribed, Verdict, before
 from chatserver.limits import Counts, Limits
 from chatserver.publication import (
@@ -342,6 +342,7 @@ class Hub:
         last_will: Payload | None = None,
         answer: Answer | None = None,
         on_lost: OnLost | None = None,
+        on_left: OnLeft | None = None,
     ) -> Subscribed:
         """Subscribe a connection to a channel, from now on or from a position on.
 
@@ -363,6 +364,8 @@ class Hub:
             on_lost: Called when the client has missed something, on the connection's loop. Then
                 the client stays in the channel, but nothing more is written to it until it has
                 left and subscribed again. Without it, the client goes on after the gap.
+            on_left: Called once when the client has left the channel, whoever made it leave, or
+                when this raises after it had joined; on the connection's loop. It must not raise.
 
         Raises:
             ValueError: The connection is in the channel already, or is not registered (any
@@ -376,7 +379,7 @@ class Hub:
         if last_will is not None and info is None:
             info = ClientInfo(connection.id)
         member = self._join(connection, channel, encoder)
-        member.answer, member.on_lost = answer, on_lost
+        member.answer, member.on_lost, member.on_left = answer, on_lost, on_left
         try:
             await self._following.settle(channel)
             if info is not None:
@@ -547,6 +550,8 @@ class Hub:
             if member.channel not in fanout.channels:
                 self._unroute(member.channel, fanout)
                 self._forget_if_empty(fanout)
+        if member.on_left is not None:
+            member.on_left(member.channel)
 
     def _part_all(self, members: Sequence[Member]) -> None:
         for member in members:
