@@ -10,7 +10,8 @@ that it is mounted in.
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections import ChainMap
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from weakref import WeakValueDictionary
@@ -28,7 +29,16 @@ from chatserver.endpoints.routes import check_routes
 from chatserver.errors import VerifierMissing
 from chatserver.hub import ADMISSION, Hub
 
-__all__ = ["ENDING", "hub_in", "hub_of", "lifespan", "note_outer", "setting_of", "verifier_of"]
+__all__ = [
+    "ENDING",
+    "hub_in",
+    "hub_of",
+    "lifespan",
+    "note_outer",
+    "overrides_of",
+    "setting_of",
+    "verifier_of",
+]
 
 #: The state of endpoints that are served without an application: by themselves or by a router.
 _WITHOUT_APPLICATION = State()
@@ -153,6 +163,15 @@ def hub_in(scope: Scope) -> Hub:
     hub: Hub | None = setting_of(scope, "hub", None)
     apps = (scope.get("app"), *scope.get(OUTER, ()))
     return hub or hub_of([app for app in apps if app is not _HIDDEN][-1])
+
+
+def overrides_of(scope: Scope) -> Mapping[Any, Any]:
+    """What replaces dependencies in a handshake: `dependency_overrides` of its applications.
+
+    FastAPI has that dict; a Starlette application may be given one. The innermost counts.
+    """
+    apps = (scope.get("app"), *scope.get(OUTER, ()))
+    return ChainMap(*filter(None, (getattr(app, "dependency_overrides", None) for app in apps)))
 
 
 def hub_of(app: Any) -> Hub:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from starlette.convertors import Convertor
 from starlette.routing import BaseRoute, Host, Mount, WebSocketRoute
 
-from chatserver.endpoints.params import Parameter, bound_integers
+from chatserver.endpoints.params import PATH, Parameter, bound_integers
 
 __all__ = ["EndpointRoute", "check_routes", "endpoint_routes"]
 
@@ -77,11 +77,16 @@ def _check_route(found: EndpointRoute) -> None:
             f"{name} is a class, and FastAPI's own route {route.path!r} takes it for a function; "
             f"write routes=[WebSocketRoute({route.path!r}, {name})]"
         )
-    parameters: Mapping[str, Parameter] = found.endpoint.parameters
-    for parameter in parameters.values():
-        in_path = parameter.source.name == "path parameter"
-        if in_path and parameter.name not in found.convertors:
+    for where, parameter in _parameters(found.endpoint):
+        if parameter.source == PATH and parameter.sent_as not in found.convertors:
             raise TypeError(
-                f"{name}.{parameter.name} is FromPath, but the route {found.path!r} "
-                f"has no {{{parameter.name}}}"
+                f"{name}.{where} is FromPath, but the route {found.path!r} "
+                f"has no {{{parameter.sent_as}}}"
             )
+
+
+def _parameters(endpoint: Any) -> Iterator[tuple[str, Parameter]]:
+    """The parameters of an endpoint and of its dependencies, each with its place."""
+    yield from endpoint.parameters.items()
+    for name, dependency in endpoint.dependencies.items():
+        yield from ((f"{name}: {where}", found) for where, found in dependency.parameters)
