@@ -41,6 +41,7 @@ from chatserver.brokers import MemoryBroker
 from chatserver.configuration import configure
 from chatserver.endpoints import (
     BroadcastEndpoint,
+    Depends,
     EchoEndpoint,
     Endpoint,
     ErrorMessage,
@@ -51,6 +52,7 @@ from chatserver.endpoints import (
     ItemEndpoint,
     Message,
     hub_of,
+    identify,
     lifespan,
     on_message,
 )
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
 __all__ = [
     "OPEN_MODE",
     "BroadcastEndpoint",
+    "Depends",
     "EchoEndpoint",
     "Endpoint",
     "ErrorMessage",
@@ -84,6 +87,7 @@ __all__ = [
     "Verifier",
     "configure",
     "hub_of",
+    "identify",
     "lifespan",
     "on_message",
 ]

@@ -11,7 +11,8 @@ that it is mounted in.
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections import ChainMap
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from weakref import WeakSet, WeakValueDictionary
@@ -39,6 +40,7 @@ __all__ = [
     "hub_of",
     "lifespan",
     "note_outer",
+    "overrides_of",
     "setting_of",
     "verifier_of",
 ]
@@ -189,6 +191,15 @@ def check_server(scope: Scope, hub: Hub) -> None:
     if hub.limits != Limits() and hub not in _untold:
         _untold.add(hub)
         logger.warning(UNTOLD)
+
+
+def overrides_of(scope: Scope) -> Mapping[Any, Any]:
+    """What replaces dependencies in a handshake: `dependency_overrides` of its applications.
+
+    FastAPI has that dict; a Starlette application may be given one. The innermost counts.
+    """
+    apps = (scope.get("app"), *scope.get(OUTER, ()))
+    return ChainMap(*filter(None, (getattr(app, "dependency_overrides", None) for app in apps)))
 
 
 def hub_of(app: Any) -> Hub:

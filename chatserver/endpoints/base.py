@@ -13,11 +13,18 @@ from chatserver.auth import Credential, Identity, credentials
 from chatserver.connection import Connection, connect
 from chatserver.endpoints.application import check_server, hub_in, note_outer, verifier_of
 from chatserver.endpoints.channels import Template, compile_channels
-from chatserver.endpoints.declaration import check_class, collect_parameters, resolver
+from chatserver.endpoints.declaration import (
+    check_class,
+    collect_dependencies,
+    collect_parameters,
+    resolver,
+)
+from chatserver.endpoints.dependencies import Dependency
 from chatserver.endpoints.internals import asgi_of
 from chatserver.endpoints.lifecycle import Lifecycle
 from chatserver.endpoints.messages import ErrorMessage, Handler, find_handlers, parse_json
 from chatserver.endpoints.params import Parameter
+from chatserver.endpoints.resolution import Opened
 from chatserver.endpoints.tasks import TaskGroup
 from chatserver.errors import InvalidMessage, InvalidToken, KeysUnavailable
 from chatserver.hub import Hub, Presence, Subscribed
@@ -96,7 +103,7 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
         - `disconnect_timeout`: Seconds that `on_disconnect` may take.
 
     Attributes:
-        user: What `authenticate` returned.
+        user: What `authenticate` returned, or else the value of a dependency `user`.
         identity: Whom the client's token stands for, once `identify` has found out. The channels
             are checked with it, whatever `authenticate` returns.
         credential: The token that `identify` accepted, as the client sent it; empty before.
@@ -118,6 +125,7 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
     disconnect_timeout: ClassVar[float] = 5.0
 
     parameters: ClassVar[Mapping[str, Parameter]] = {}
+    dependencies: ClassVar[Mapping[str, Dependency]] = {}
     handlers: ClassVar[Mapping[str, Handler]] = {}
 
     user: User = cast("User", None)
@@ -134,6 +142,8 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
     _channels: tuple[str, ...] = ()
     # Made on first use, and shared by all that this connection publishes.
     _client_info: ClientInfo | None = None
+    # What dependencies have opened, to be closed at the end; set if the class has any.
+    _opened: Sequence[Opened] = ()
     # Made when the first task is started.
     _tasks: TaskGroup | None = None
     _pushed_in_vain = 0
@@ -155,6 +165,7 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
         super().__init_subclass__(**kwargs)
         resolve = resolver(cls)
         cls.parameters = collect_parameters(cls, _TAKEN, resolve)
+        cls.dependencies = collect_dependencies(cls, _TAKEN, resolve)
         cls.handlers = find_handlers(cls, resolve)
         if cls.handlers and cls.encoding is None:
             cls.encoding = "json"
@@ -177,8 +188,9 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
         then it is cancelled, and the handshake is refused with 408, or closed with 4408.
 
         Returns:
-            The value for `self.user`. If `identify` was called, or an `Identity` is returned,
-            its channels are checked, and the connection is closed when the token expires.
+            The value for `self.user`; None leaves it as it is. If `identify` was called, or an
+            `Identity` is returned, its channels are checked, and the connection is closed when
+            the token expires.
 
         Raises:
             InvalidToken, HTTPException, WebSocketException: The handshake is refused.
