@@ -3,9 +3,11 @@
 import importlib
 import json
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
@@ -311,3 +313,29 @@ def test_every_example_is_tested_and_says_how_to_run_it(name: str) -> None:
     assert {f"test_{name}", f"test_{name}_on_a_server"} <= globals().keys()
     source = (FOLDER / f"{name}.py").read_text("utf-8")
     assert f"\n    uvicorn examples.{name}:app\n" in source.split('"""')[1]
+
+
+# job_progress
+
+
+def test_job_progress(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = sys.modules["examples.job_progress"]
+    step = threading.Semaphore(0)
+    monkeypatch.setattr(module, "time", SimpleNamespace(sleep=lambda _: step.acquire()))
+    job = client.post("/jobs").json()["job"]
+    with client.websocket_connect(f"/jobs/{job}") as early:
+        for done in (1, 2, 3):
+            step.release()
+            assert early.receive_json() == {"type": "progress", "done": done, "of": 10}
+        with client.websocket_connect(f"/jobs/{job}") as late:
+            assert late.receive_json()["done"] == 3
+            step.release(7)
+            for session in (early, late):
+                assert [session.receive_json()["done"] for _ in range(7)] == list(range(4, 11))
+
+
+def test_job_progress_on_a_server(server: LiveServer) -> None:
+    job = httpx2.post(f"{server.http}/jobs").json()["job"]
+    with connect(f"{server.ws}/jobs/{job}") as client:
+        while (progress := received(client))["done"] < 10:
+            assert progress["type"] == "progress"
