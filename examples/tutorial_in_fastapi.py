@@ -3,8 +3,7 @@
     pip install fastapi
     uvicorn examples.tutorial_in_fastapi:app
 
-Then open http://127.0.0.1:8000 in two windows. A client of the tutorial's own code
-(https://fastapi.tiangolo.com/advanced/websockets/) sees no difference.
+Then open http://127.0.0.1:8000 in two windows. The tutorial's own clients see no difference.
 """
 
 from fastapi import FastAPI, WebSocket, WebSocketException, status
