@@ -42,9 +42,9 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Load:
 
 @pytest.fixture
 def client(load: Load, request: pytest.FixtureRequest) -> Iterator[TestClient]:
-    """A test client of the example after which the test is named."""
-    name = request.function.__name__.removeprefix("test_")
-    with TestClient(load(name)) as client:
+    """A test client of the example with whose name the test's begins."""
+    test = request.function.__name__.removeprefix("test_")
+    with TestClient(load(next(filter(test.startswith, NAMES)))) as client:
         yield client
 
 
@@ -100,12 +100,50 @@ def test_typed_room(client: TestClient) -> None:
             assert [ann.receive_json(), bob.receive_json()] == [coffee, coffee]
             bob.send_json({"type": "who"})
             assert bob.receive_json() == {"type": "here", "names": ["ann", "bob"]}
+            bob.send_json({"type": "typing"})
+            assert ann.receive_json() == {"type": "typing", "author": "bob"}
             assert_no_message(bob)
         assert ann.receive_json() == {"type": "went", "name": "bob"}
         ann.send_json({"type": "say", "text": ""})
         error = ann.receive_json()
         assert error["type"] == "error"
         assert "length >= 1" in error["reason"]
+
+
+def test_typed_room_begins_with_what_was_said(client: TestClient) -> None:
+    with client.websocket_connect("/rooms/attic?name=ann") as ann:
+        assert ann.receive_json()["type"] == "came"
+        for text in ("one", "two"):
+            ann.send_json({"type": "say", "text": text})
+            assert ann.receive_json()["text"] == text
+        with client.websocket_connect("/rooms/attic?name=bob") as bob:
+            earlier = bob.receive_json()
+    assert [said["text"] for said in earlier["said"]] == ["one", "two"]
+
+
+def test_typed_room_whispers_to_one(client: TestClient) -> None:
+    with (
+        client.websocket_connect("/rooms/loft?name=ann") as ann,
+        client.websocket_connect("/rooms/loft?name=bob") as bob,
+        client.websocket_connect("/rooms/loft?name=eve") as eve,
+    ):
+        for session, come in ((ann, 3), (bob, 2), (eve, 1)):
+            assert {session.receive_json()["type"] for _ in range(come)} == {"came"}
+        ann.send_json({"type": "say", "text": "psst", "to": "bob"})
+        assert bob.receive_json() == {"type": "said", "author": "ann", "text": "psst"}
+        assert_no_message(ann)
+        assert_no_message(eve)
+
+
+def test_typed_room_counts_a_person_with_two_tabs_once(client: TestClient) -> None:
+    with client.websocket_connect("/rooms/hall?name=ann") as ann:
+        assert ann.receive_json()["type"] == "came"
+        with client.websocket_connect("/rooms/hall?name=bob"):
+            assert ann.receive_json() == {"type": "came", "name": "bob"}
+            with client.websocket_connect("/rooms/hall?name=bob"):
+                assert_no_message(ann)
+            assert_no_message(ann)
+        assert ann.receive_json() == {"type": "went", "name": "bob"}
 
 
 def test_typed_room_takes_nobody_without_a_name(load: Load) -> None:

@@ -28,8 +28,10 @@ HOOKS = {
     "on_invalid": ("websocket", "error"),
     "on_disconnect": ("websocket", "close_code"),
 }
+#: Class methods that a class may override and that we await.
+CLASS_HOOKS = {"while_occupied": ("channel", "hub")}
 #: Hooks whose result is used at once.
-PLAIN_HOOKS = ("last_will", "welcome")
+PLAIN_HOOKS = ("info", "last_will", "welcome")
 #: What other libraries call these hooks.
 ELSEWHERE = {"on_message": "on_receive", "on_open": "on_accept", "on_close": "on_disconnect"}
 REJECT_AS = ("http", "close", "policy")
@@ -161,6 +163,8 @@ def check_class(cls: Any, taken: Collection[str]) -> None:
         _check_channel(cls, channel)
     for hook, arguments in HOOKS.items():
         _check_hook(cls, hook, arguments)
+    for hook, arguments in CLASS_HOOKS.items():
+        _check_class_hook(cls, hook, arguments)
     for hook in PLAIN_HOOKS:
         if inspect.iscoroutinefunction(inspect.unwrap(getattr(cls, hook))):
             raise TypeError(f"{cls.__name__}.{hook} must be a plain 'def', it is not awaited")
@@ -186,6 +190,22 @@ def _check_hook(cls: type, name: str, arguments: tuple[str, ...]) -> None:
         raise TypeError(f"{cls.__name__}.{name} must be 'async def {name}({form})'") from None
 
 
+def _check_class_hook(cls: type, name: str, arguments: tuple[str, ...]) -> None:
+    """Check that a hook is an `async` class method, and takes its arguments."""
+    method = inspect.getattr_static(cls, name)
+    form = f"'async def {name}({', '.join(('cls', *arguments))})'"
+    if not isinstance(method, classmethod):
+        raise TypeError(f"{cls.__name__}.{name} must be a @classmethod, {form}")
+    function: Any = method.__func__
+    written = inspect.unwrap(function)
+    if getattr(written, "__name__", name) == name and not inspect.iscoroutinefunction(written):
+        raise TypeError(f"{cls.__name__}.{name} must be 'async def', it is awaited")
+    try:
+        inspect.signature(function, follow_wrapped=False).bind("cls", *arguments)
+    except TypeError:
+        raise TypeError(f"{cls.__name__}.{name} must be {form}") from None
+
+
 def _check_async(cls: type, name: str) -> None:
     """Check that a method that we await is `async`.
 
@@ -209,8 +229,9 @@ def _check_name(cls: type, name: str, taken: Collection[str]) -> None:
         raise TypeError(f"{cls.__name__}.channel: did you mean 'channels'?")
     if name in taken or getattr(value, "__on_message__", False) is True:
         return
-    known = (*HOOKS, *PLAIN_HOOKS) if isinstance(value, FunctionType) else ATTRIBUTES
-    meant = ELSEWHERE.get(name) if isinstance(value, FunctionType) else None
+    is_method = isinstance(value, FunctionType | classmethod)
+    known = (*HOOKS, *CLASS_HOOKS, *PLAIN_HOOKS) if is_method else ATTRIBUTES
+    meant = ELSEWHERE.get(name) if is_method else None
     close = get_close_matches(name.lower(), known, n=1, cutoff=0.85)
     if close and abs(len(close[0]) - len(name)) <= 1 and not name.startswith(close[0]):
         # Others, such as `on_connected` and `authenticated`, may be methods of their own.

@@ -21,7 +21,7 @@ import asyncio
 import inspect
 import logging
 import time
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -32,7 +32,7 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from chatserver import logs
-from chatserver.auth import ANONYMOUS, Identity, credentials
+from chatserver.auth import Identity, credentials, user_of
 from chatserver.connection import Connection
 from chatserver.cookies import check_cookies
 from chatserver.endpoints.application import ENDING, overrides_of, setting_of
@@ -41,6 +41,7 @@ from chatserver.endpoints.dependencies import Dependency
 from chatserver.endpoints.identification import note_endpoint
 from chatserver.endpoints.internals import DEPARTURES, answer_by_handlers, has_handlers
 from chatserver.endpoints.messages import Handler, parse
+from chatserver.endpoints.occupancy import Occupancy, Place, enter, joined, leave
 from chatserver.endpoints.origin import check_origin
 from chatserver.endpoints.outcome import (
     OutageLog,
@@ -91,6 +92,7 @@ class Served(Protocol):
     dependencies: ClassVar[Mapping[str, Dependency]]
     handlers: ClassVar[Mapping[str, Handler]]
     _templates: ClassVar[tuple[Template, ...]]
+    _has_channel_task: ClassVar[bool]
 
     scope: Scope
     receive: Receive
@@ -101,6 +103,7 @@ class Served(Protocol):
     connection: Connection
     _channels: tuple[str, ...]
     _opened: Sequence[Opened]
+    _client_info: ClientInfo | None
     _lifecycle: "Lifecycle"
     _tasks: TaskGroup | None
 
@@ -331,7 +334,7 @@ class Lifecycle:
         if self._connection.accepted:
             # `authenticate` has accepted it, to ask for the token in a message.
             await self._join()
-            self._handshake_is_complete()
+            await self._complete_handshake()
         if websocket.application_state is WebSocketState.CONNECTING:
             await self._connect(websocket)
 
@@ -362,13 +365,14 @@ class Lifecycle:
             raise TypeError(f"{name}.authenticate() returned an awaitable: 'await' is missing")
         if isinstance(user, Identity):
             endpoint.identity = user
-        # In open mode all users are anonymous, so their connections are not one user's.
-        if endpoint.identity is None or endpoint.identity is ANONYMOUS:
-            return
         for channel in endpoint._channels:
             self._check_may(channel)
-        endpoint.hub.admission.enter_user(endpoint.identity.user)
-        self._connection.user = self._counted_user = endpoint.identity.user
+        # In open mode all users are anonymous, so their connections are not one user's.
+        if name := user_of(endpoint.identity or user):
+            endpoint.hub.admission.enter_user(name)
+            self._connection.user = self._counted_user = name
+        if endpoint._client_info is not None:
+            endpoint._client_info = None  # `authenticate` has published something
 
     def _check_may(self, channel: str) -> None:
         identity = self._endpoint.identity
@@ -412,9 +416,12 @@ class Lifecycle:
         await self._send_event(self._with_subprotocol(event))
         hub.opened(connection)
         if self._authenticated:
-            self._handshake_is_complete()
+            await self._complete_handshake()
 
-    def _handshake_is_complete(self) -> None:
+    async def _complete_handshake(self) -> None:
+        if self._endpoint._has_channel_task:
+            for channel in self._endpoint._channels:
+                await enter(self._place(channel), self._connection, self.fail)
         if self._connection.close_code is None:
             self._stop_timer()
 
@@ -439,7 +446,32 @@ class Lifecycle:
             TooManyChannels: These are as many as the limits allow.
         """
         self._check_may(channel)
-        return await self._subscribe(channel, since, self._last_will())
+        subscribed = await self._subscribe(channel, since, self._last_will())
+        if self._endpoint._has_channel_task:
+            await enter(self._place(channel), self._connection, self.fail)
+        return subscribed
+
+    async def leave(self, channel: str) -> None:
+        """Leave a channel; of the last one this waits until the channel's task has ended."""
+        occupied = self._occupied((channel,))
+        await self._endpoint.hub.unsubscribe(self._connection, channel)
+        for each in occupied:
+            await each.ended()
+
+    def _place(self, channel: str) -> Place:
+        """Where this connection is a member, for the task of a channel."""
+        endpoint = self._endpoint
+        return Place(asyncio.get_running_loop(), endpoint.hub, type(endpoint), channel)
+
+    def _occupied(self, channels: Iterable[str]) -> Sequence[Occupancy]:
+        """What this connection is a member of, because of the tasks of these channels."""
+        if not self._endpoint._has_channel_task:
+            return ()
+        found = (joined(self._place(channel), self._connection) for channel in channels)
+        return [each for each in found if each is not None]
+
+    def _has_left(self, channel: str) -> None:
+        leave(self._place(channel), self._connection)
 
     def _last_will(self) -> Payload | None:
         will = self._endpoint.last_will()
@@ -450,15 +482,17 @@ class Lifecycle:
     ) -> Subscribed:
         """Follow a channel that the client's token opens."""
         endpoint = self._endpoint
+        presence = endpoint.presence or endpoint.hub.broker.rules(channel).presence
         return await endpoint.hub.subscribe(
             self._connection,
             channel,
             encoder=PLAIN[endpoint.encoding],
             since=since,
             recent=endpoint.history,
-            info=endpoint._info() if endpoint.presence else None,
+            info=endpoint._info() if presence else None,
             last_will=last_will,
             answer=self._welcome if since is None and endpoint.history else self._missed,
+            on_left=self._has_left if endpoint._has_channel_task else None,
         )
 
     def _welcome(self, subscribed: Subscribed) -> Sequence[Frame]:
@@ -574,7 +608,10 @@ class Lifecycle:
             await self._attempt(tasks.end())
         if self._registered:
             self._registered = False
+            occupied = self._occupied(self._connection.members)
             await self._attempt(self._unregister())
+            for each in occupied:
+                await self._attempt(each.ended())
 
     async def _unregister(self) -> None:
         async with asyncio.timeout(self._endpoint.disconnect_timeout):

@@ -251,8 +251,7 @@ def bound_integers(route: object) -> None:
 
     With more than 4,300 digits `int()` raises, and the handshake would end in a traceback before
     it reaches an endpoint; so such a path is not found. Starlette's convertor itself is not
-    changed, because all applications in the process share it. The routes that FastAPI makes in
-    `include_router` can't be limited. Calling it again changes nothing.
+    changed, because all applications in the process share it. Calling it again changes nothing.
     """
     most = sys.get_int_max_str_digits()  # 0 means no limit
     if not most or not isinstance(route, WebSocketRoute | Mount):
