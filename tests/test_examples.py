@@ -20,7 +20,7 @@ from websockets.sync.client import ClientConnection, connect
 from chatserver import cli
 from chatserver.auth import mint
 from chatserver.testing import LiveServer, assert_no_message, live_server
-from tests.asgi import Edge
+from tests.asgi import Edge, wait_until
 
 FOLDER = Path(__file__).resolve().parent.parent / "examples"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
@@ -253,6 +253,49 @@ def test_tutorial_in_fastapi_on_a_server(server: LiveServer) -> None:
         with pytest.raises(InvalidStatus) as refused:
             connect(server.ws + path).__enter__()
         assert refused.value.response.status_code == 403
+
+
+# fastapi_depends
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+def test_fastapi_depends(client: TestClient) -> None:
+    with client.websocket_connect("/notes/live", headers=bearer("k-1")) as session:
+        session.send_text("milk")
+        assert session.receive_text() == "1 notes"
+        assert client.get("/notes", headers=bearer("k-2")).json() == []
+    assert client.get("/notes", headers=bearer("k-2")).json() == ["ann: milk"]
+    for headers, status in [({}, 401), (bearer("x"), 401), (bearer("k-2"), 403)]:
+        with pytest.raises(WebSocketDenialResponse) as denied:
+            client.websocket_connect("/notes/live", headers=headers).__enter__()
+        assert denied.value.status_code == status
+
+
+def test_fastapi_depends_with_overrides(load: Load) -> None:
+    app: Any = load("fastapi_depends")
+    notes: list[str] = []
+    example = sys.modules["examples.fastapi_depends"]
+    app.dependency_overrides = {
+        example.current_user: lambda: "eve",
+        example.notebook: lambda: notes,
+    }
+    with TestClient(app) as client, client.websocket_connect("/notes/live") as session:
+        session.send_text("milk")
+        assert session.receive_text() == "1 notes"
+    assert notes == ["eve: milk"]
+
+
+def test_fastapi_depends_on_a_server(server: LiveServer) -> None:
+    with connect(f"{server.ws}/notes/live", additional_headers=bearer("k-1")) as client:
+        client.send("milk")
+        assert client.recv(timeout=TIMEOUT) == "1 notes"
+    with pytest.raises(InvalidStatus) as refused:
+        connect(f"{server.ws}/notes/live", additional_headers=bearer("k-2")).__enter__()
+    assert refused.value.response.status_code == 403
+    wait_until(lambda: httpx2.get(f"{server.http}/notes", headers=bearer("k-2")).json())
 
 
 # ticker
