@@ -404,7 +404,9 @@ def in_fastapi(client: TestClient, snippet: ModuleType) -> None:
 
 @talks("docs/guide/fastapi.md: Routers")
 def routers(client: TestClient, snippet: ModuleType) -> None:
+    client.headers["x-client"] = "ours"
     room(client, "/v1/rooms/kitchen")
+    assert denial(client, "/v1/rooms/kitchen", headers={"x-client": "theirs"}).status_code == 403
 
 
 @talks("docs/guide/fastapi.md: Lifespans")

@@ -184,15 +184,6 @@ def hub_in(scope: Scope) -> Hub:
     return hub or hub_of([app for app in apps if app is not _HIDDEN][-1])
 
 
-def overrides_of(scope: Scope) -> Mapping[Any, Any]:
-    """What replaces dependencies in a handshake: `dependency_overrides` of its applications.
-
-    FastAPI has that dict; a Starlette application may be given one. The innermost counts.
-    """
-    apps = (scope.get("app"), *scope.get(OUTER, ()))
-    return ChainMap(*filter(None, (getattr(app, "dependency_overrides", None) for app in apps)))
-
-
 def check_server(scope: Scope, hub: Hub) -> None:
     """Log, once for a hub, that our server has not been told of its limits."""
     if ADMISSION in scope.get("state", ()) or CONNECTION not in scope.get("extensions", ()):
@@ -200,6 +191,15 @@ def check_server(scope: Scope, hub: Hub) -> None:
     if hub.limits != Limits() and hub not in _untold:
         _untold.add(hub)
         logger.warning(UNTOLD)
+
+
+def overrides_of(scope: Scope) -> Mapping[Any, Any]:
+    """What replaces dependencies in a handshake: `dependency_overrides` of its applications.
+
+    FastAPI has that dict; a Starlette application may be given one. The innermost counts.
+    """
+    apps = (scope.get("app"), *scope.get(OUTER, ()))
+    return ChainMap(*filter(None, (getattr(app, "dependency_overrides", None) for app in apps)))
 
 
 def hub_of(app: Any) -> Hub:

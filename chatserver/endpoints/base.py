@@ -140,10 +140,10 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
     _has_channel_task: ClassVar[bool] = False
     # The names of this connection's channels.
     _channels: tuple[str, ...] = ()
-    # What dependencies have opened, to be closed at the end; set if the class has any.
-    _opened: Sequence[Opened] = ()
     # Made on first use, and shared by all that this connection publishes.
     _client_info: ClientInfo | None = None
+    # What dependencies have opened, to be closed at the end; set if the class has any.
+    _opened: Sequence[Opened] = ()
     # Made when the first task is started.
     _tasks: TaskGroup | None = None
     _pushed_in_vain = 0

@@ -102,8 +102,8 @@ class Served(Protocol):
     hub: Hub
     connection: Connection
     _channels: tuple[str, ...]
-    _opened: Sequence[Opened]
     _client_info: ClientInfo | None
+    _opened: Sequence[Opened]
     _lifecycle: "Lifecycle"
     _tasks: TaskGroup | None
 

@@ -1,11 +1,13 @@
 """Resolves the dependencies of one handshake, and closes what they have opened.
 
-opened: list[Opened] = []
-resolution = Resolution(websocket, overrides, opened)
-user = await resolution.value(dependency)
-...
-for each in reversed(opened):
-await each.close(error)
+    opened: list[Opened] = []
+    resolution = Resolution(websocket, overrides, opened)
+    user = await resolution.value(dependency)
+    ...
+    for each in reversed(opened):
+        await each.close(error)
+
+`dependencies` says what there is to resolve, once for a class.
 """
 
 import inspect

@@ -73,11 +73,12 @@ def check_routes(routes: Iterable[BaseRoute]) -> None:
 
 
 def _check_route(found: EndpointRoute) -> None:
+    name = found.endpoint.__name__
     for where, parameter in _parameters(found.endpoint):
         if parameter.source == PATH and parameter.sent_as not in found.convertors:
             raise TypeError(
-                f"{found.endpoint.__name__}.{where} is FromPath, but the route "
-                f"{found.path!r} has no {{{parameter.sent_as}}}"
+                f"{name}.{where} is FromPath, but the route {found.path!r} "
+                f"has no {{{parameter.sent_as}}}"
             )
 
 
