@@ -723,7 +723,7 @@ def test_one_that_closes_too_slowly_is_cancelled(
     )
     TestClient(application(room)).websocket_connect("/ws").__enter__().__exit__(None, None, None)
     assert log[-3:] == ["disconnect 1000", "close b", "close a"]
-    assert "Room.closing of slow() took more than 0.05 s and was cancelled" in caplog.text
+    assert "Room: closing slow() took more than 0.05 s and was cancelled" in caplog.text
 
 
 @pytest.mark.parametrize("blocking", [False, True])
@@ -799,6 +799,35 @@ def test_in_a_router_of_fastapi() -> None:
     app.include_router(router, prefix="/v1")
     with TestClient(app) as client, client.websocket_connect("/v1/rooms/7?q=x") as session:
         assert session.receive_json() == [7, "x"]
+
+
+def test_under_fastapis_decorator_with_dependencies_of_its_router() -> None:
+    order: list[str] = []
+    router = fastapi.APIRouter(
+        prefix="/v1", dependencies=[fastapi.Depends(lambda: order.append("router"))]
+    )
+
+    @router.websocket("/rooms/{room}")
+    class Room(Shows):
+        value: Annotated[str, fastapi.Depends(lambda: order.append("own") or "value")]
+
+    app = FastAPI(lifespan=lifespan)
+    app.include_router(router)
+    with TestClient(app) as client, client.websocket_connect("/v1/rooms/a") as session:
+        assert session.receive_json() == "value"
+    assert order == ["router", "own"]
+
+
+def test_a_dependencys_user_is_who_others_see(log: Log) -> None:
+    class Room(Endpoint[dict[str, str]]):
+        user: Annotated[dict[str, str], Depends(lambda: {"name": "ann"})]
+        channels = ("room",)
+        presence = True
+
+        async def on_accept(self, websocket: WebSocket) -> None:
+            await self.push([client.user for client in (await self.present()).clients])
+
+    assert shown(Room) == ["ann"]
 
 
 def test_a_parameter_of_the_path_that_no_route_has() -> None:

@@ -579,7 +579,8 @@ class Lifecycle:
         try:
             await self._leave()
             await self._attempt(self._say_goodbye(websocket))
-            await self._close_dependencies()
+            if self._endpoint._opened:
+                await self._close_dependencies()
         finally:
             ENDING.discard(self)
         await self._attempt(self._connection.finish())
@@ -621,7 +622,7 @@ class Lifecycle:
         endpoint = self._endpoint
         last = endpoint.on_disconnect(websocket, self._connection.close_code or 1000)
         with suppress(*DEPARTURES):  # it tried to send, and the client is gone
-            await self._limited(last, "on_disconnect()")
+            await self._limited(last, f"{type(endpoint).__name__}.on_disconnect()")
 
     async def _close_dependencies(self) -> None:
         """Close what dependencies have opened, the last first, even if one before fails."""
@@ -632,8 +633,9 @@ class Lifecycle:
         error = self._error
         if error is None and self._interrupted:
             error = WebSocketDisconnect(self._connection.close_code or 1006)
+        what = f"{type(self._endpoint).__name__}: closing {opened.name}()"
         try:
-            await self._limited(opened.close(error), f"closing of {opened.name}()")
+            await self._limited(opened.close(error), what)
         except Exception:
             if not self._connection.accepted:
                 self._error = None  # what it raises instead says how the handshake is refused
@@ -641,26 +643,22 @@ class Lifecycle:
 
     async def _limited(self, step: Coroutine[Any, Any, None], what: str) -> None:
         """Take a step of the end, within `disconnect_timeout` seconds."""
-        endpoint = self._endpoint
-        limit = asyncio.timeout(endpoint.disconnect_timeout)
+        seconds = self._endpoint.disconnect_timeout
+        limit = asyncio.timeout(seconds)
         try:
             async with limit:
                 await step
         except TimeoutError:
             if not limit.expired():
                 raise
-            logger.error(
-                "%s.%s took more than %g s and was cancelled",
-                type(endpoint).__name__,
-                what,
-                endpoint.disconnect_timeout,
-            )
+            logger.error("%s took more than %g s and was cancelled", what, seconds)
 
     async def _refuse(self, websocket: WebSocket) -> None:
         """Answer a handshake that is not accepted, as `reject_as` says."""
         try:
             await self._leave()
-            await self._close_dependencies()
+            if self._endpoint._opened:
+                await self._close_dependencies()
             error = self._error
             refusal = as_refusal(error)
             if error is not None and refusal is None:
