@@ -3,7 +3,9 @@
 from chatserver.endpoints.application import hub_of, lifespan
 from chatserver.endpoints.base import Endpoint
 from chatserver.endpoints.broadcast import BroadcastEndpoint
+from chatserver.endpoints.dependencies import Depends
 from chatserver.endpoints.echo import EchoEndpoint
+from chatserver.endpoints.identification import identify
 from chatserver.endpoints.item import ItemEndpoint
 from chatserver.endpoints.messages import Ack, ErrorMessage, Message, on_message
 from chatserver.endpoints.params import FromCookie, FromHeader, FromPath, FromQuery
@@ -11,6 +13,7 @@ from chatserver.endpoints.params import FromCookie, FromHeader, FromPath, FromQu
 __all__ = [
     "Ack",
     "BroadcastEndpoint",
+    "Depends",
     "EchoEndpoint",
     "Endpoint",
     "ErrorMessage",
@@ -21,6 +24,7 @@ __all__ = [
     "ItemEndpoint",
     "Message",
     "hub_of",
+    "identify",
     "lifespan",
     "on_message",
 ]

@@ -1,10 +1,11 @@
 """The life of one connection, from handshake to end.
 
-    handshake   origin, parameters, `authenticate`        may be refused: no accept
+    handshake   origin, parameters, dependencies, `authenticate`; may be refused: no accept
     accept      `on_connect`; the channels are joined, then the accept is sent
     open        `on_accept`, then per message `on_receive` or its handler: one at a time
     end         messages received before are handled for `linger` seconds at most; tasks are
-                cancelled, channels left, and `on_disconnect` is called once, whatever the cause
+                cancelled, channels left, and `on_disconnect` is called once, whatever the cause;
+                then what dependencies opened is closed
 
 The rules of this file:
 
@@ -21,6 +22,7 @@ import inspect
 import logging
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, ClassVar, Literal, Protocol
 
 import anyio
@@ -30,11 +32,13 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from chatserver import logs
-from chatserver.auth import ANONYMOUS, Identity, credentials
+from chatserver.auth import Identity, credentials, user_of
 from chatserver.connection import Connection
 from chatserver.cookies import check_cookies
-from chatserver.endpoints.application import ENDING, setting_of
+from chatserver.endpoints.application import ENDING, overrides_of, setting_of
 from chatserver.endpoints.channels import Template, fill_in
+from chatserver.endpoints.dependencies import Dependency
+from chatserver.endpoints.identification import note_endpoint
 from chatserver.endpoints.ids import MessageId, unique_id
 from chatserver.endpoints.internals import DEPARTURES, answer_by_handlers, has_handlers
 from chatserver.endpoints.messages import Handler, answers, parse
@@ -52,6 +56,7 @@ from chatserver.endpoints.outcome import (
     root_of,
 )
 from chatserver.endpoints.params import Parameter
+from chatserver.endpoints.resolution import Opened, Resolution
 from chatserver.endpoints.tasks import ENDED, TaskGroup, run_apart
 from chatserver.errors import BrokerUnavailable, InvalidHandshake, InvalidMessage, InvalidToken
 from chatserver.hub import Hub, Subscribed
@@ -85,6 +90,7 @@ class Served(Protocol):
     history: ClassVar[int]
     disconnect_timeout: ClassVar[float]
     parameters: ClassVar[Mapping[str, Parameter]]
+    dependencies: ClassVar[Mapping[str, Dependency]]
     handlers: ClassVar[Mapping[str, Handler]]
     _templates: ClassVar[tuple[Template, ...]]
     _has_channel_task: ClassVar[bool]
@@ -98,6 +104,8 @@ class Served(Protocol):
     hub: Hub
     connection: Connection
     _channels: tuple[str, ...]
+    _client_info: ClientInfo | None
+    _opened: Sequence[Opened]
     _lifecycle: "Lifecycle"
     _tasks: TaskGroup | None
 
@@ -318,7 +326,11 @@ class Lifecycle:
         for parameter in endpoint.parameters.values():
             setattr(endpoint, parameter.name, parameter.read(websocket))
         endpoint._channels = fill_in(endpoint._templates, vars(endpoint))
-        endpoint.user = await endpoint.authenticate(websocket)
+        if endpoint.dependencies:
+            await self._resolve(websocket)
+        user = await endpoint.authenticate(websocket)
+        if user is not None:
+            endpoint.user = user
         self._admit(endpoint.user)
         self._authenticated = True
         if self._connection.accepted:
@@ -327,6 +339,16 @@ class Lifecycle:
             await self._complete_handshake()
         if websocket.application_state is WebSocketState.CONNECTING:
             await self._connect(websocket)
+
+    async def _resolve(self, websocket: WebSocket) -> None:
+        """Give the endpoint the values of its dependencies."""
+        endpoint = self._endpoint
+        note_endpoint(endpoint)
+        opened: list[Opened] = []
+        endpoint._opened = opened
+        resolution = Resolution(websocket, overrides_of(endpoint.scope), opened)
+        for name, dependency in endpoint.dependencies.items():
+            setattr(endpoint, name, await resolution.value(dependency))
 
     def _allowed_origins(self) -> Collection[str]:
         own = self._endpoint.allowed_origins
@@ -345,13 +367,14 @@ class Lifecycle:
             raise TypeError(f"{name}.authenticate() returned an awaitable: 'await' is missing")
         if isinstance(user, Identity):
             endpoint.identity = user
-        # In open mode all users are anonymous, so their connections are not one user's.
-        if endpoint.identity is None or endpoint.identity is ANONYMOUS:
-            return
         for channel in endpoint._channels:
             self._check_may(channel)
-        endpoint.hub.admission.enter_user(endpoint.identity.user)
-        self._connection.user = self._counted_user = endpoint.identity.user
+        # In open mode all users are anonymous, so their connections are not one user's.
+        if name := user_of(endpoint.identity or user):
+            endpoint.hub.admission.enter_user(name)
+            self._connection.user = self._counted_user = name
+        if endpoint._client_info is not None:
+            endpoint._client_info = None  # `authenticate` has published something
 
     def _check_may(self, channel: str) -> None:
         identity = self._endpoint.identity
@@ -461,13 +484,14 @@ class Lifecycle:
     ) -> Subscribed:
         """Follow a channel that the client's token opens."""
         endpoint = self._endpoint
+        presence = endpoint.presence or endpoint.hub.broker.rules(channel).presence
         return await endpoint.hub.subscribe(
             self._connection,
             channel,
             encoder=PLAIN[endpoint.encoding],
             since=since,
             recent=endpoint.history,
-            info=endpoint._info() if endpoint.presence else None,
+            info=endpoint._info() if presence else None,
             last_will=last_will,
             answer=self._welcome if since is None and endpoint.history else self._missed,
             on_left=self._has_left if endpoint._has_channel_task else None,
@@ -577,6 +601,8 @@ class Lifecycle:
         try:
             await self._leave()
             await self._attempt(self._say_goodbye(websocket))
+            if self._endpoint._opened:
+                await self._close_dependencies()
         finally:
             ENDING.discard(self)
         await self._attempt(self._connection.finish())
@@ -616,26 +642,46 @@ class Lifecycle:
 
     async def _say_goodbye(self, websocket: WebSocket) -> None:
         endpoint = self._endpoint
-        limit = asyncio.timeout(endpoint.disconnect_timeout)
+        last = endpoint.on_disconnect(websocket, self._connection.close_code or 1000)
+        with suppress(*DEPARTURES):  # it tried to send, and the client is gone
+            await self._limited(last, f"{type(endpoint).__name__}.on_disconnect()")
+
+    async def _close_dependencies(self) -> None:
+        """Close what dependencies have opened, the last first, even if one before fails."""
+        for opened in reversed(self._endpoint._opened):
+            await self._attempt(self._close_dependency(opened))
+
+    async def _close_dependency(self, opened: Opened) -> None:
+        error = self._error
+        if error is None and self._interrupted:
+            error = WebSocketDisconnect(self._connection.close_code or 1006)
+        what = f"{type(self._endpoint).__name__}: closing {opened.name}()"
+        try:
+            await self._limited(opened.close(error), what)
+        except Exception:
+            if not self._connection.accepted:
+                self._error = None  # what it raises instead says how the handshake is refused
+            raise
+
+    async def _limited(self, step: Coroutine[Any, Any, None], what: str) -> None:
+        """Take a step of the end, within `disconnect_timeout` seconds."""
+        seconds = self._endpoint.disconnect_timeout
+        limit = asyncio.timeout(seconds)
         try:
             async with limit:
-                await endpoint.on_disconnect(websocket, self._connection.close_code or 1000)
+                await step
         except TimeoutError:
             if not limit.expired():
                 raise
-            logger.error(
-                "%s.on_disconnect() took more than %g s and was cancelled",
-                type(endpoint).__name__,
-                endpoint.disconnect_timeout,
-            )
-        except DEPARTURES:
-            pass  # it tried to send, and the client is gone
+            logger.error("%s took more than %g s and was cancelled", what, seconds)
 
     async def _refuse(self, websocket: WebSocket) -> None:
         """Answer a handshake that is not accepted, as `reject_as` says."""
-        error = self._error
         try:
             await self._leave()
+            if self._endpoint._opened:
+                await self._close_dependencies()
+            error = self._error
             refusal = as_refusal(error)
             if error is not None and refusal is None:
                 raise error

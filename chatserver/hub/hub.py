@@ -12,6 +12,7 @@ loop's thread uses; other threads put deliveries into its inbox.
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Awaitable, Collection, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any
@@ -38,6 +39,7 @@ from chatserver.publication import (
     Publication,
     payload,
 )
+from chatserver.rules import RulesByName, rules_by_name
 
 __all__ = ["Hub", "Statistics"]
 
@@ -79,6 +81,7 @@ class Hub:
         broker: Carries the publications; by default a `MemoryBroker`. It can't belong to
             another hub.
         limits: What clients may take.
+        rules: What is kept of which channels; see `chatserver.rules`.
 
     Attributes:
         broker: The broker.
@@ -87,8 +90,16 @@ class Hub:
         counts: How many clients went beyond a limit, and what was lost.
     """
 
-    def __init__(self, broker: Broker | None = None, *, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        broker: Broker | None = None,
+        *,
+        limits: Limits | None = None,
+        rules: RulesByName | None = None,
+    ) -> None:
         self.broker: Broker | MemoryBroker = broker or MemoryBroker()
+        if rules:
+            self.broker.rules = rules_by_name(rules, self.broker.rules)
         self.broker.attach(self.deliver, self.lost, self.control)
         self.admission: Admission = Admission(limits)
         self.limits: Limits = self.admission.limits
@@ -372,8 +383,8 @@ class Hub:
         try:
             await self._following.settle(channel)
             if info is not None:
-                member.info = info
-                await self.broker.enter(channel, info, last_will=last_will)
+                member.info = structs.replace(info, since=time.time())
+                await self.broker.enter(channel, member.info, last_will=last_will)
             history = await self._read(channel, since, recent)
             if connection.members.get(channel) is not member:
                 raise RuntimeError(f"the connection left channel {channel!r} while subscribing")
