@@ -10,12 +10,9 @@ import sys
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from functools import cache
-from pathlib import Path
 from typing import Any, ClassVar
 
-from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PrefixLoader, StrictUndefined
 from starlette.applications import Starlette
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -33,6 +30,7 @@ from chatserver.endpoints import BroadcastEndpoint, EchoEndpoint, Endpoint, Item
 from chatserver.endpoints.application import lifespan, note_outer, verifier_of
 from chatserver.endpoints.plain import answer_plain_requests
 from chatserver.errors import CLOSE_CODES, ChatServerError, InvalidSetting, VerifierMissing
+from chatserver.pages import STATIC, SecurityHeaders, templates
 from chatserver.server.uvicorn_ import host_of_server
 from chatserver.settings import EXPOSED, Settings, is_loopback
 
@@ -42,24 +40,6 @@ logger = logging.getLogger("chatserver")
 
 app: Starlette
 """Made on first use, with the settings from the environment."""
-
-PACKAGE = Path(__file__).resolve().parent
-INSTALLED, CHECKOUT = PACKAGE / "templates", PACKAGE.parent / "templates"
-TEMPLATES = INSTALLED if INSTALLED.is_dir() else CHECKOUT
-
-# The page needs no script, style, font or frame but its own. `connect-src 'self'` covers the
-# WebSocket of the same host (CSP level 3).
-HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
-
 
 def create_app(settings: Settings | None = None) -> Starlette:
     """Make the application.
@@ -77,14 +57,14 @@ def create_app(settings: Settings | None = None) -> Starlette:
             WebSocketRoute("/ws", EchoEndpoint, name="echo"),
             WebSocketRoute("/ws/{client_id}", BroadcastEndpoint, name="chat"),
             WebSocketRoute("/items/{item_id}/ws", ItemEndpoint, name="item"),
-            Mount("/static", StaticFiles(directory=PACKAGE / "static"), name="static"),
+            Mount("/static", StaticFiles(directory=STATIC), name="static"),
         ],
         middleware=[Middleware(SecurityHeaders), Middleware(StartInOneSentence)],
         lifespan=_ready_lifespan,
     )
     app.router.default = unknown_path
     answer_plain_requests(app)
-    app.state.templates = _templates(settings.templates)
+    app.state.templates = templates(settings.templates)
     configure(app, settings)
     return app
 
@@ -108,8 +88,8 @@ async def page(request: Request) -> Response:
             for row in CLOSE_CODES.values()
         ],
     }
-    templates: Jinja2Templates = request.app.state.templates
-    return templates.TemplateResponse(request, "index.html", context)
+    pages: Jinja2Templates = request.app.state.templates
+    return pages.TemplateResponse(request, "index.html", context)
 
 
 def _is_open(scope: Scope) -> bool:
@@ -136,27 +116,6 @@ async def unknown_path(scope: Scope, receive: Receive, send: Send) -> None:
         await UnknownPath(scope, receive, send)
     else:
         raise HTTPException(404, "There is nothing at this path.")
-
-
-class SecurityHeaders:
-    """Adds the headers that keep a page from running or showing content of others."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Serve the inner application. A WebSocket handshake needs no such headers."""
-        if scope["type"] != "http":
-            return self.app(scope, receive, send)
-
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    headers.setdefault(name, value)
-            await send(message)
-
-        return self.app(scope, receive, send_with_headers)
 
 
 class StartInOneSentence:
@@ -191,19 +150,6 @@ async def _ready_lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
         )
     async with lifespan(app) as state:
         yield state
-
-
-def _templates(own: Path | None) -> Jinja2Templates:
-    """Our templates, and before them those of the user's own folder.
-
-    Ours are always available under "chatserver/", so that a page can extend the one it replaces.
-    """
-    ours = FileSystemLoader(TEMPLATES)
-    front = [] if own is None else [FileSystemLoader(own)]
-    loader = ChoiceLoader([*front, ours, PrefixLoader({"chatserver": ours})])
-    return Jinja2Templates(
-        env=Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
-    )
 
 
 @cache
