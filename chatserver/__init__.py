@@ -25,7 +25,7 @@ The map, in the order in which a message passes the packages:
 
 and around them `auth/` (tokens), `limits` (every guard), `errors` (exceptions, close codes), `logs`
 (redaction of secrets), `settings`, `configuration` (gives an application its settings), `app` (the
-ready application), `cli`, `testing`.
+ready application), `asyncapi` (describes an application's endpoints), `cli`, `testing`.
 
 The words: an *endpoint* is a class, with one instance per connection. A *channel* is a named
 topic. A *publication* is one message in a channel. A *position* (offset, epoch) is a place in a

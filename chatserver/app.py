@@ -27,6 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from chatserver import __version__
+from chatserver.asyncapi import asyncapi_route
 from chatserver.auth import OpenMode
 from chatserver.configuration import configure
 from chatserver.endpoints import BroadcastEndpoint, EchoEndpoint, Endpoint, ItemEndpoint
@@ -46,6 +47,14 @@ app: Starlette
 PACKAGE = Path(__file__).resolve().parent
 INSTALLED, CHECKOUT = PACKAGE / "templates", PACKAGE.parent / "templates"
 TEMPLATES = INSTALLED if INSTALLED.is_dir() else CHECKOUT
+
+#: What the AsyncAPI document says of the application.
+INFO = {
+    "title": "chatserver",
+    "version": __version__,
+    "description": "Real-time channels over WebSocket.",
+    "license": {"name": "BSD-3-Clause"},
+}
 
 # The page needs no script, style, font or frame but its own. `connect-src 'self'` covers the
 # WebSocket of the same host (CSP level 3).
@@ -77,6 +86,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
             WebSocketRoute("/ws", EchoEndpoint, name="echo"),
             WebSocketRoute("/ws/{client_id}", BroadcastEndpoint, name="chat"),
             WebSocketRoute("/items/{item_id}/ws", ItemEndpoint, name="item"),
+            asyncapi_route(),
             Mount("/static", StaticFiles(directory=PACKAGE / "static"), name="static"),
         ],
         middleware=[Middleware(SecurityHeaders), Middleware(StartInOneSentence)],
@@ -85,6 +95,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
     app.router.default = unknown_path
     answer_plain_requests(app)
     app.state.templates = _templates(settings.templates)
+    app.state.asyncapi_info = INFO
     configure(app, settings)
     return app
 

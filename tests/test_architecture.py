@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "endpoints": {
         *("hub", "connection", "publication", "limits", "errors", "auth", "cookies", "logs"),
     },
+    "asyncapi": {"endpoints", "publication", "errors"},
     "testing": {"endpoints", "hub", "connection", "brokers", "publication", "limits", "errors"},
     "configuration": {"hub", "brokers", "auth", "settings"},
     "__init__": {
@@ -39,10 +40,10 @@ MAY_IMPORT = {
     },
     "app": {
         *("__init__", "endpoints", "hub", "connection", "brokers", "publication", "limits"),
-        *("errors", "auth", "logs", "settings", "configuration", "server"),
+        *("errors", "auth", "logs", "settings", "configuration", "server", "asyncapi"),
     },
     "cli": {
-        *("__init__", "app", "endpoints", "hub", "connection", "brokers", "publication"),
+        *("__init__", "app", "asyncapi", "endpoints", "hub", "connection", "brokers", "publication"),
         *("limits", "errors", "auth", "logs", "settings", "server"),
     },
     "__main__": {"cli"},
