@@ -32,6 +32,7 @@ MAY_IMPORT = {
         *("hub", "connection", "publication", "limits", "errors", "auth", "cookies", "logs"),
     },
     "asyncapi": {"endpoints", "publication", "errors"},
+    "loading": {"errors"},
     "testing": {"endpoints", "hub", "connection", "brokers", "publication", "limits", "errors"},
     "configuration": {"hub", "brokers", "auth", "settings"},
     "__init__": {
@@ -43,7 +44,17 @@ MAY_IMPORT = {
         *("errors", "auth", "logs", "settings", "configuration", "server", "asyncapi"),
     },
     "cli": {
-        *("__init__", "app", "asyncapi", "endpoints", "hub", "connection", "brokers", "publication"),
+        *(
+            "__init__",
+            "app",
+            "asyncapi",
+            "loading",
+            "endpoints",
+            "hub",
+            "connection",
+            "brokers",
+            "publication",
+        ),
         *("limits", "errors", "auth", "logs", "settings", "server"),
     },
     "__main__": {"cli"},

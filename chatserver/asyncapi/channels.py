@@ -53,8 +53,8 @@ def channels_of(routes: Iterable[EndpointRoute]) -> list[Channel]:
     channels: dict[str, Channel] = {}
     for each in found:
         name = each.route.name
-        wanted = valid_name(name if names[name] == 1 else f"{name}{each.path}") or "channel"
-        key = free_name(wanted, channels)
+        wanted = valid_name(name if names[name] == 1 else f"{name}{each.path}")
+        key = free_name(wanted or valid_name(each.path) or "channel", channels)
         channels[key] = Channel(key, each, operations_of(each.endpoint))
     return list(channels.values())
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
 from starlette.applications import Starlette
 
 from chatserver.asyncapi.channels import (
@@ -15,7 +16,7 @@ from chatserver.asyncapi.channels import (
 from chatserver.asyncapi.messages import Messages
 from chatserver.asyncapi.schemas import Schemas
 from chatserver.asyncapi.security import SCHEMES, asks_for_token
-from chatserver.endpoints.routes import endpoint_routes
+from chatserver.endpoints.routes import check_routes, endpoint_routes
 from chatserver.errors import CLOSE_CODES
 
 __all__ = ["describe", "server_object"]
@@ -63,9 +64,10 @@ def describe(app: Starlette, *, server: str | None = None) -> dict[str, Any]:
         The document, made of what JSON can hold.
 
     Raises:
-        TypeError: `app.state.asyncapi_info` has other fields.
+        TypeError: `app.state.asyncapi_info` has other fields, or a `FromPath` is not in its route.
         ValueError: The URL of the server has another scheme, or no host.
     """
+    check_routes(app.routes)
     channels = channels_of(endpoint_routes(app.routes))
     types = [each for channel in channels for each in channel.messages]
     received = [each.type for channel in channels for each in channel.received]
@@ -74,13 +76,16 @@ def describe(app: Starlette, *, server: str | None = None) -> dict[str, Any]:
     document: dict[str, Any] = {"asyncapi": VERSION, "info": _info(app)}
     if server is not None:
         document["servers"] = server_object(server)
-    return document | {
+    document |= {
         "defaultContentType": "application/json",
         "channels": channel_objects(channels, messages),
         "operations": operation_objects(channels, messages),
         "components": _components(channels, messages, schemas),
         "x-close-codes": [row._asdict() for row in CLOSE_CODES.values()],
     }
+    # Only what JSON can hold: a default may be infinite, or of a class of its own.
+    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(document))
+    return plain
 
 
 def server_object(url: str) -> dict[str, Any]:

@@ -9,11 +9,16 @@ from chatserver.asyncapi.schemas import Schema, Schemas, free_name, valid_name
 
 __all__ = ["Messages"]
 
-#: Key, summary and payload of a frame of which nothing more is known.
-_PLAIN: dict[MessageType, tuple[str, str, Schema]] = {
-    MessageType(str, TEXT): ("text", "A text.", {"type": "string"}),
-    MessageType(bytes, BINARY): ("binary", "Bytes.", {"type": "string", "format": "binary"}),
-    MessageType(Any, "application/json"): ("json", "Any JSON value.", {}),
+#: Key, title, summary and payload of a frame of which nothing more is known.
+_PLAIN: dict[MessageType, tuple[str, str, str, Schema]] = {
+    MessageType(str, TEXT): ("text", "Text", "A text.", {"type": "string"}),
+    MessageType(bytes, BINARY): (
+        "binary",
+        "Binary",
+        "Bytes.",
+        {"type": "string", "format": "binary"},
+    ),
+    MessageType(Any, "application/json"): ("json", "JSON", "Any JSON value.", {}),
 }
 
 
@@ -40,8 +45,8 @@ class Messages:
 
     def _add(self, message: MessageType) -> str:
         if message in _PLAIN:
-            wanted, summary, payload = _PLAIN[message]
-            made = {"title": wanted.capitalize(), "summary": summary, "payload": payload}
+            wanted, title, summary, payload = _PLAIN[message]
+            made = {"title": title, "summary": summary, "payload": payload}
         else:
             wanted = self._schemas.name_of(message.type) or valid_name(_label(message.type))
             made = self._describe(message)

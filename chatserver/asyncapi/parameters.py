@@ -112,10 +112,11 @@ def _object(parameters: Mapping[str, Parameter], descriptions: Mapping[str, str]
 
 
 def _schema(parameter: Parameter, descriptions: Mapping[str, str]) -> Schema:
-    schema = inline_schema(parameter.type)
+    keywords = {}
+    if parameter.default is not REQUIRED and parameter.default is not None:
+        with suppress(TypeError):  # a value of a class of its own may have no JSON
+            keywords["default"] = msgspec.to_builtins(parameter.default)
+    schema = inline_schema(parameter.type, **keywords)
     if parameter.name in descriptions:
         schema.setdefault("description", descriptions[parameter.name])
-    if parameter.default is not REQUIRED and parameter.default is not None:
-        with suppress(TypeError):  # a value of a class of its own, which has no JSON
-            schema["default"] = msgspec.to_builtins(parameter.default)
     return schema

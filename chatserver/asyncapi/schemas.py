@@ -5,6 +5,7 @@ msgspec and pydantic write that of 2020-12, with the `discriminator` of OpenAPI.
 
 import re
 from collections.abc import Collection, Iterable, Mapping
+from math import isfinite
 from typing import Any, TypeAlias
 
 import msgspec
@@ -80,10 +81,15 @@ class Schemas:
         return reference.rpartition("/")[2] or None
 
 
-def inline_schema(kind: Any) -> Schema:
-    """The schema of a type without references: for handshake values, whose types have no cycles."""
+def inline_schema(kind: Any, **keywords: Any) -> Schema:
+    """The schema of a type without references: for handshake values, whose types have no cycles.
+
+    Args:
+        kind: The type.
+        keywords: Keywords to add.
+    """
     (schema,), found = msgspec.json.schema_components((kind,), ref_template="{name}")
-    made: Schema = _draft_07(_inlined(schema, found))
+    made: Schema = _draft_07({**_inlined(schema, found), **keywords})
     return made
 
 
@@ -106,8 +112,8 @@ def _can_be_described(kind: Any) -> bool:
 
 
 def _any(kind: type) -> Schema:
-    """The schema of a type that msgspec doesn't know: any JSON."""
-    return {}
+    """The schema of a type that msgspec doesn't know: any JSON. An empty one is an error to it."""
+    return {"title": kind.__name__}
 
 
 def valid_name(text: str) -> str:
@@ -147,6 +153,8 @@ def _draft_07(schema: Any) -> Any:
         if "items" in made:
             made["additionalItems"] = made.pop("items")
         made["items"] = made.pop("prefixItems")
+    if isinstance(default := made.get("default"), float) and not isfinite(default):
+        del made["default"]  # JSON has no such number
     if len(made.get("enum", ())) == 1:
         made["const"] = made.pop("enum")[0]
     if isinstance(made.get("description"), str):
