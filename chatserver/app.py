@@ -24,15 +24,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from chatserver import __version__
+from chatserver.asyncapi import asyncapi_route
 from chatserver.auth import OpenMode
 from chatserver.configuration import configure
 from chatserver.endpoints import BroadcastEndpoint, EchoEndpoint, Endpoint, ItemEndpoint
 from chatserver.endpoints.application import lifespan, note_outer, verifier_of
+from chatserver.endpoints.local import why_not_local
 from chatserver.endpoints.plain import answer_plain_requests
 from chatserver.errors import CLOSE_CODES, ChatServerError, InvalidSetting, VerifierMissing
 from chatserver.pages import STATIC, SecurityHeaders, templates
 from chatserver.server.uvicorn_ import host_of_server
 from chatserver.settings import EXPOSED, Settings, is_loopback
+from chatserver.tryit import docs_routes
 
 __all__ = ["app", "create_app"]
 
@@ -40,6 +43,15 @@ logger = logging.getLogger("chatserver")
 
 app: Starlette
 """Made on first use, with the settings from the environment."""
+
+#: What the AsyncAPI document says of the application.
+INFO = {
+    "title": "chatserver",
+    "version": __version__,
+    "description": "Real-time channels over WebSocket.",
+    "license": {"name": "BSD-3-Clause"},
+}
+
 
 def create_app(settings: Settings | None = None) -> Starlette:
     """Make the application.
@@ -57,6 +69,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
             WebSocketRoute("/ws", EchoEndpoint, name="echo"),
             WebSocketRoute("/ws/{client_id}", BroadcastEndpoint, name="chat"),
             WebSocketRoute("/items/{item_id}/ws", ItemEndpoint, name="item"),
+            asyncapi_route(),
             Mount("/static", StaticFiles(directory=STATIC), name="static"),
         ],
         middleware=[Middleware(SecurityHeaders), Middleware(StartInOneSentence)],
@@ -65,6 +78,12 @@ def create_app(settings: Settings | None = None) -> Starlette:
     app.router.default = unknown_path
     answer_plain_requests(app)
     app.state.templates = templates(settings.templates)
+    app.state.asyncapi_info = INFO
+    app.state.docs = settings.docs
+    if settings.docs != "off":
+        is_public = settings.docs == "on"
+        routes = docs_routes(app, public=is_public, templates=app.state.templates)
+        app.router.routes.extend(routes)
     configure(app, settings)
     return app
 
@@ -82,6 +101,7 @@ async def page(request: Request) -> Response:
         "open_mode": _is_open(request.scope),
         "static": f"{prefix}/static",
         "paths": paths,
+        "docs": f"{prefix}/docs" if _shows_docs(request) else None,
         "max_message_size": request.app.state.hub.limits.max_message_size,
         "close_codes": [
             {"code": row.code, "meaning": row.meaning, "retry": row.retry}
@@ -90,6 +110,12 @@ async def page(request: Request) -> Response:
     }
     pages: Jinja2Templates = request.app.state.templates
     return pages.TemplateResponse(request, "index.html", context)
+
+
+def _shows_docs(request: Request) -> bool:
+    """Whether this client may see the page that `docs_routes` makes."""
+    docs = request.app.state.docs
+    return docs == "on" or (docs == "local" and not why_not_local(request.scope))
 
 
 def _is_open(scope: Scope) -> bool:

@@ -57,11 +57,11 @@ function show(description) {
       const { link } = links.get(endpoint.key);
       const view = new View(endpoint, description, {
         root,
+        place: main,
         announce,
         onState: (state) => (link.dataset.state = state),
       });
       views.set(endpoint.key, view);
-      main.append(view.root);
     }
     for (const [name, view] of views) view.root.hidden = name !== endpoint.key;
     for (const [name, { link }] of links) link.ariaCurrent = name === endpoint.key ? "page" : null;

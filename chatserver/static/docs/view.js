@@ -29,11 +29,12 @@ export class View {
   /**
    * @param {object} endpoint one of the description's
    * @param {Description} description
-   * @param {{root: string, announce: (text: string) => void, onState: (state: object) => void}} page
+   * @param {{root: string, place: HTMLElement, announce: (text: string) => void, onState: (state: object) => void}} page
    */
   constructor(endpoint, description, page) {
     [this.endpoint, this.description, this.page] = [endpoint, description, page];
     this.root = copyOf(document.getElementById("view"), endpoint.key);
+    page.place.append(this.root);
     this.find = (selector) => this.root.querySelector(selector);
     this.frames = new Frames(this.find(".frames"), page.announce);
     this.connection = new Connection({
@@ -75,17 +76,16 @@ export class View {
       group.append(...nodes);
       form.append(group);
     }
-    if (tokens) form.append(this.#token());
-    form.addEventListener("submit", (event) => {
+    if (tokens) form.append(this.#tokenGroup());
+    form.addEventListener("submit", (event) => event.preventDefault());
+    form.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" || event.isComposing || event.target.localName !== "input") return;
       event.preventDefault();
-      if (this.connection.state.name !== "connected") this.#act();
+      if (!["connected", "connecting"].includes(this.connection.state.name)) this.#act();
     });
-    form.append(element("button", "visually-hidden", "Connect")); // so that Enter connects
-    form.lastChild.tabIndex = -1;
-    form.lastChild.ariaHidden = "true";
   }
 
-  #token() {
+  #tokenGroup() {
     const group = element("fieldset", "group");
     group.append(element("legend", "", "Token"));
     const box = element("input", "secret");
@@ -100,7 +100,7 @@ export class View {
     return group;
   }
 
-  get #token_() {
+  get #token() {
     const { box, where } = this.#tokenField ?? {};
     return { value: box?.value.trim() ?? "", where: where?.value ?? "" };
   }
@@ -141,9 +141,9 @@ export class View {
       this.connection.disconnect();
       return;
     }
-    const handshake = this.#attempt(".parameters", "#connect-problem", () => this.#handshake());
+    const handshake = this.#attempt("connect-problem", () => this.#handshake());
     if (!handshake) return;
-    const { value, where } = this.#token_;
+    const { value, where } = this.#token;
     const { url } = handshake;
     let subprotocols = handshake.subprotocols;
     if (value && where === "query") url.search += `${url.search ? "&" : "?"}token=${encoded(value)}`;
@@ -153,8 +153,8 @@ export class View {
   }
 
   /** Runs what reads fields; a problem is shown beside them. */
-  #attempt(fields, place, read) {
-    const shown = this.find(place.replace("#", `#${this.prefix}`));
+  #attempt(place, read) {
+    const shown = this.find(`#${this.prefix}${place}`);
     try {
       return read();
     } catch (problem) {
@@ -205,8 +205,14 @@ export class View {
     kind.hidden = this.#writers.length < 2;
     this.find(".modes").hidden = this.#writers.length === 0;
     const [formTab, rawTab] = this.root.querySelectorAll(".modes [role=tab]");
-    this.tabs = tabs(this.find(".modes"), (tab) => tab === rawTab && this.#writers.length && this.#prefill());
-    this.tabs.select(this.#writers.length ? formTab : rawTab, this.root);
+    const { select: selectTab } = tabs(this.find(".modes"), (tab) => {
+      if (tab === rawTab && this.#writers.length) this.#prefill();
+      if (this.copies) this.#edited();
+    });
+    selectTab(this.#writers.length ? formTab : rawTab);
+    if (this.#writers.length) {
+      Object.assign(this.find(".panel-raw"), { role: "tabpanel", ariaLabel: rawTab.textContent });
+    }
     select.addEventListener("change", () => this.#chooseMessage());
     this.#chooseMessage();
     this.#raw(takes);
@@ -283,10 +289,10 @@ export class View {
 
   #send() {
     if (!this.connection.isOpen) {
-      this.page.announce(this.find(".compose .hint:last-child").textContent);
+      this.page.announce(this.find(".compose .bar .hint").textContent);
       return;
     }
-    const data = this.#attempt(".compose", "#send-problem", () => this.#frame());
+    const data = this.#attempt("send-problem", () => this.#frame());
     if (data === null) return;
     this.connection.send(data);
     this.frames.sent(data);
@@ -304,7 +310,7 @@ export class View {
     for (const control of this.root.querySelectorAll("[aria-invalid=true]")) control.ariaInvalid = null;
     for (const problem of this.root.querySelectorAll(".problem")) problem.hidden = true;
     const request = this.#request();
-    const { value, where } = this.#token_;
+    const { value, where } = this.#token;
     const shown = value && where === "query" ? `${request.url}${request.url.includes("?") ? "&" : "?"}token=…` : request.url;
     this.find(".url").textContent = shown;
     this.#write(request);
@@ -312,7 +318,7 @@ export class View {
 
   /** The request of the copies; what the fields don't say yet stands as it does in the route. */
   #request() {
-    const { value, where } = this.#token_;
+    const { value, where } = this.#token;
     const token = value ? where : "";
     let frame = null;
     let handshake;
@@ -332,8 +338,7 @@ export class View {
   }
 
   #copies() {
-    const [, ...rest] = this.root.querySelectorAll("[role=tablist]");
-    const { all, select } = tabs(rest[0], () => {});
+    const { all, select } = tabs(this.find(".copies [role=tablist]"), () => {});
     this.copies = Object.entries({ wscat, python, javascript });
     for (const button of this.root.querySelectorAll(".copy")) {
       button.addEventListener("click", () => this.#copy(button.previousElementSibling));
