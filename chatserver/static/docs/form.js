@@ -34,7 +34,7 @@ export function field(description, given, { name, required, depth = 0 }) {
     if (schema.type === "object" && schema.properties) return object(schema, options);
     if (schema.type === "array" && schema.items && !Array.isArray(schema.items)) return list(schema, options);
   }
-  if (schema.type === "boolean") return choice({ ...schema, enum: [true, false] }, options);
+  if (schema.type === "boolean") return choice({ ...schema, enum: [false, true] }, options);
   if (schema.type === "integer" || schema.type === "number") return number(schema, options);
   if (schema.type === "string") return text(schema, options);
   return json(schema, options);
