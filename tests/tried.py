@@ -36,7 +36,7 @@ class Order(Message):
     size: Literal["small", "large"]
     gift: bool
     to: Place
-    tags: list[str] = []
+    tags: tuple[str, ...] = ()
     note: str | None = None
 
 
