@@ -24,7 +24,7 @@ from chatserver import hub_of
 from chatserver.app import create_app
 from chatserver.auth import Verifier, mint
 from chatserver.settings import Settings
-from chatserver.testing import assert_no_message, live_server
+from chatserver.testing import assert_no_message, live_server, receive_json
 from tests.pages import BLOCKS, table
 
 SECRET = "correct-horse-battery-staple-0123456789"
@@ -185,7 +185,7 @@ def channels(client: TestClient, snippet: ModuleType) -> None:
         assert one.receive_bytes() == b"bytes"
 
 
-@talks("docs/guide/channels.md: Presence")
+@talks("docs/guide/channels.md: Last will")
 def last_will(client: TestClient, snippet: ModuleType) -> None:
     with client.websocket_connect("/table/bob") as other:
         client.websocket_connect("/table/ann").__enter__().__exit__(None, None, None)
@@ -249,6 +249,30 @@ def recovery(client: TestClient, snippet: ModuleType) -> None:
         assert again["offset"] == 3
     with client.websocket_connect("/journal?offset=1&epoch=another") as session:
         assert session.receive_json()["recovered"] is False
+
+
+@talks("docs/guide/channels.md: Presence")
+def presence(client: TestClient, snippet: ModuleType) -> None:
+    with (
+        client.websocket_connect("/tables/3?name=ann&colour=red") as ann,
+        client.websocket_connect("/tables/3?name=ann"),
+        client.websocket_connect("/tables/3?name=bob"),
+    ):
+        ann.send_json({"type": "who"})
+        users = receive_json(ann)["users"]
+    assert [(user["user"], user["info"], len(user["clients"])) for user in users] == [
+        ("ann", {"colour": "red"}, 2),
+        ("bob", {"colour": "blue"}, 1),
+    ]
+
+
+@talks("docs/guide/channels.md: Rules for some channels")
+def rules_for_some_channels(client: TestClient, snippet: ModuleType) -> None:
+    rules = snippet.app.state.hub.broker.rules
+    assert rules("orders").history_size == 10_000
+    assert rules("cursor:ann").history_size == 0
+    assert rules("game:chess").presence
+    assert not rules("orders").presence
 
 
 @talks("docs/guide/channels.md: A hub of your own")
@@ -342,7 +366,9 @@ def in_fastapi(client: TestClient, snippet: ModuleType) -> None:
 
 @talks("docs/guide/fastapi.md: Routers")
 def routers(client: TestClient, snippet: ModuleType) -> None:
+    client.headers["x-client"] = "ours"
     room(client, "/v1/rooms/kitchen")
+    assert denial(client, "/v1/rooms/kitchen", headers={"x-client": "theirs"}).status_code == 403
 
 
 @talks("docs/guide/fastapi.md: Lifespans")
