@@ -91,6 +91,15 @@ def echo(
         assert session.receive_text() == expected
 
 
+@talks("docs/guide/tryit.md: The try-it page")
+def talk_to_a_room_with_a_page(client: TestClient, module: ModuleType) -> None:
+    assert client.get("/docs").status_code == 200
+    assert "Room" in client.get("/docs/asyncapi.json").json()["channels"]
+    with client.websocket_connect("/rooms/kitchen") as session:
+        session.send_json({"type": "say", "text": "hi"})
+        assert session.receive_json() == {"type": "say", "text": "hi"}
+
+
 # README and index
 
 

@@ -66,12 +66,14 @@ class Handler(NamedTuple):
         type: The class of its messages.
         tag: The value of their field "type".
         decode: Decodes one from JSON.
+        reply: What the method is annotated to return; used for documentation only.
     """
 
     name: str
     type: Any
     tag: str
     decode: Callable[[str | bytes], Any]
+    reply: Any = Any
 
 
 class _Tagged(Struct):
@@ -170,19 +172,20 @@ def _first_error(exc: Any) -> str:
 
 
 def _handler(cls: type, name: str, method: Any, resolve: Callable[[Any], Any]) -> Handler:
-    parameters = list(inspect.signature(method).parameters.values())
+    signature = inspect.signature(method)
+    parameters = list(signature.parameters.values())
     annotation = parameters[2].annotation if len(parameters) == 3 else inspect.Parameter.empty
     if annotation is inspect.Parameter.empty:
         raise TypeError(
             f"{cls.__name__}.{name} must be a handler of the form "
             f"'async def {name}(self, websocket, message: SomeMessage)'"
         )
-    kind = resolve(annotation)
+    kind, reply = resolve(annotation), resolve(signature.return_annotation)
     if isinstance(kind, type) and issubclass(kind, Message) and kind is not Message:
         tag = kind.__struct_config__.tag
-        return Handler(name, kind, str(tag), msgspec.json.Decoder(kind).decode)
+        return Handler(name, kind, str(tag), msgspec.json.Decoder(kind).decode, reply)
     if hasattr(kind, "model_validate_json"):
-        return Handler(name, kind, _pydantic_tag(kind), kind.model_validate_json)
+        return Handler(name, kind, _pydantic_tag(kind), kind.model_validate_json, reply)
     raise TypeError(
         f"{cls.__name__}.{name} must take a subclass of Message or a pydantic model, got {kind!r}"
     )
