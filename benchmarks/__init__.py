@@ -8,8 +8,9 @@
 - `load`: the generator `load.c` and its commands; `probes`: what its checked clients saw
 - `guards`: the table of attacks on the server's guards; `attacks`: the attacks themselves
 - `process`: a server's process: its core, its memory, its end
+- `in_fastapi`: the memory of a connection in FastAPI, by the kind of its route; a program by itself
 - `results`, `goals`, `tables`, `plots`: from measurements to tables and a plot
 
-It is not part of the installed package. Only `progress` and `plots` need more than the standard
-library, and only they import it.
+It is not part of the installed package. Only `progress`, `plots` and `in_fastapi` need more than
+the standard library, and only they import it.
 """

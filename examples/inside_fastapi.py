@@ -12,10 +12,8 @@ Follow the bids in a second terminal, and bid there, or by HTTP in a third:
 
 from typing import Literal
 
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import FastAPI, HTTPException, Request, WebSocket
 from pydantic import BaseModel, Field
-from starlette.routing import WebSocketRoute
-from starlette.websockets import WebSocket
 
 from chatserver import Endpoint, FromPath, lifespan, on_message
 
@@ -26,40 +24,29 @@ class Bid(BaseModel):
     cents: int = Field(gt=0)
 
 
-class TooLow(BaseModel):
-    type: Literal["too_low"] = "too_low"
-    highest: int
-
-
+app = FastAPI(lifespan=lifespan)
 bids: dict[str, Bid] = {}
 
 
 def accepts(item: str, bid: Bid) -> bool:
-    if item in bids and bid.cents <= bids[item].cents:
-        return False
-    bids[item] = bid
-    return True
+    if item not in bids or bid.cents > bids[item].cents:
+        bids[item] = bid
+    return bids[item] is bid
 
 
+@app.websocket("/auctions/{item}/live")
 class Live(Endpoint):
     item: FromPath[str]
     channels = ("auction:{item}",)
+    history = 1  # a client gets the highest bid when it comes
     sends = Bid
 
     @on_message
-    async def bid(self, websocket: WebSocket, message: Bid) -> TooLow | None:
+    async def bid(self, websocket: WebSocket, message: Bid) -> Bid | None:
         if not accepts(self.item, message):
-            return TooLow(highest=bids[self.item].cents)
+            return bids[self.item]  # the reply says what is to be outbid
         await self.publish(message)
         return None
-
-
-app = FastAPI(lifespan=lifespan, routes=[WebSocketRoute("/auctions/{item}/live", Live)])
-
-
-@app.get("/auctions/{item}")
-async def highest(item: str) -> Bid | None:
-    return bids.get(item)
 
 
 @app.post("/auctions/{item}/bids", status_code=201)

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from fastapi import APIRouter, FastAPI
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -19,6 +20,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from uvicorn.config import Config
 from uvicorn.lifespan.on import LifespanOn
 
+from chatserver import EchoEndpoint, Endpoint
 from chatserver.endpoints import internals
 from chatserver.server import uvicorn_, websockets_
 
@@ -91,6 +93,11 @@ def test_router_within() -> None:
     assert internals.router_within(routes[0]) is None
 
 
+def test_asgi_of() -> None:
+    scope = {"type": "websocket", "headers": []}
+    assert internals.asgi_of(WebSocket(scope, nothing, drop)) == (scope, nothing, drop)
+
+
 def test_departures() -> None:
     """Once the client is gone a send raises one of them, the first time and ever after."""
 
@@ -110,6 +117,49 @@ def test_departures() -> None:
         return raised
 
     assert asyncio.run(main()) == [True] * 3
+
+
+# FastAPI
+
+
+def test_each_route() -> None:
+    """A router that was included has one route here, but gives all of its own, and keeps them."""
+    inner = APIRouter(prefix="/inner", routes=[Mount("/mount", Starlette())])
+    inner.add_api_websocket_route("/api", EchoEndpoint)
+    inner.add_api_route("/page", lambda: "page")
+    outer = APIRouter(routes=[WebSocketRoute("/plain", EchoEndpoint)])
+    outer.include_router(inner)
+    app = FastAPI(openapi_url=None)
+    app.include_router(outer, prefix="/v1")
+    found = list(internals.each_route(app.routes))
+    paths = [route.path for route in found if isinstance(route, WebSocketRoute | Mount)]
+    assert paths == ["/v1/plain", "/v1/mount", "/v1/inner/api"]
+    assert len(found) == 4
+    assert all(a is b for a, b in zip(found, internals.each_route(app.routes), strict=True))
+
+
+@pytest.mark.parametrize("call", ["decorator", "method"])
+def test_what_fastapi_calls_a_class_with(call: str) -> None:
+    seen: list[object] = []
+
+    class Look:
+        __signature__ = Endpoint.__signature__
+
+        def __new__(cls, **arguments: WebSocket) -> Any:
+            seen.append(arguments)
+            return arguments["websocket"].close()
+
+    app = FastAPI()
+    if call == "decorator":
+        app.websocket("/")(Look)
+    else:
+        app.add_api_websocket_route("/", Look)
+    with pytest.raises(WebSocketDisconnect), TestClient(app).websocket_connect("/"):
+        pass
+    (arguments,) = seen
+    assert isinstance(arguments, dict)
+    assert list(arguments) == ["websocket"]
+    assert isinstance(arguments["websocket"], WebSocket)
 
 
 # uvicorn

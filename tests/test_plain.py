@@ -82,6 +82,16 @@ def test_in_fastapi_as_json() -> None:
         assert client.get("/nothing").status_code == 404
 
 
+def test_what_an_included_router_mounts_is_followed() -> None:
+    router = APIRouter()
+    router.mount("/app", Starlette(routes=[ECHO]))
+    app = FastAPI(lifespan=lifespan)
+    app.include_router(router, prefix="/v1")
+    with TestClient(app) as client:
+        assert client.get("/v1/app/ws/a").status_code == 426
+        assert client.get("/v1/app/w/a").status_code == 404
+
+
 def test_a_number_that_python_does_not_convert_is_not_found() -> None:
     async def own(websocket: WebSocket) -> None:
         await websocket.accept()

@@ -1,7 +1,7 @@
 """The routes to endpoints: found wherever they are mounted, and checked at the start."""
 
 import pytest
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from starlette.applications import Starlette
 from starlette.routing import Host, Mount, Route, Router, WebSocketRoute
 from starlette.testclient import TestClient
@@ -55,15 +55,39 @@ def test_the_parameter_may_be_in_a_mount() -> None:
         check_routes([Mount("/{other}", routes=[WebSocketRoute("/ws", Item)])])
 
 
-@pytest.mark.parametrize("way", ["decorator", "method", "router"])
-def test_a_class_under_fastapis_own_websocket_is_an_error_at_the_start(way: str) -> None:
+def test_the_routes_of_included_routers_are_found_with_their_whole_paths() -> None:
+    inner = APIRouter(prefix="/inner")
+    inner.add_api_websocket_route("/{item_id:int}", Item)
+    inner.mount("/mounted", Starlette(routes=[WebSocketRoute("/{item_id}", Item)]))
+    outer = APIRouter(prefix="/outer", routes=[WebSocketRoute("/handed-in", EchoEndpoint)])
+    outer.websocket("/decorated")(EchoEndpoint)
+    outer.add_api_route("/page", lambda: "no endpoint")
+    outer.include_router(inner, prefix="/between")
+    app = FastAPI()
+    app.include_router(outer, prefix="/{team}")
+    mounted = Starlette(routes=[Mount("/api/{v:int}", app)])
+    found = [(each.path, sorted(each.convertors)) for each in endpoint_routes(mounted.routes)]
+    assert found == [
+        ("/api/{v}/{team}/handed-in", ["team", "v"]),
+        ("/api/{v}/{team}/outer/decorated", ["team", "v"]),
+        ("/api/{v}/{team}/outer/between/inner/{item_id}", ["item_id", "team", "v"]),
+        ("/api/{v}/{team}/outer/between/mounted/{item_id}", ["item_id", "team", "v"]),
+    ]
+
+
+def test_an_included_route_without_the_parameter_is_an_error_at_the_start() -> None:
+    router = APIRouter(prefix="/items")
+    router.add_api_websocket_route("/{other}", Item)
     app = FastAPI(lifespan=lifespan)
-    if way == "decorator":
-        app.websocket("/live")(EchoEndpoint)
-    elif way == "method":
-        app.add_api_websocket_route("/live", EchoEndpoint)
-    else:
-        app.router.websocket("/live")(EchoEndpoint)
-    words = r"EchoEndpoint is a class, .* write routes=\[WebSocketRoute\('/live', EchoEndpoint\)\]"
-    with pytest.raises(TypeError, match=words), TestClient(app):
+    app.include_router(router, prefix="/v1")
+    message = r"Item.item_id is FromPath, but the route '/v1/items/\{other\}' has no \{item_id\}"
+    with pytest.raises(TypeError, match=message), TestClient(app):
         pass
+
+
+def test_the_parameter_may_be_in_the_prefix_of_a_router() -> None:
+    router = APIRouter()
+    router.add_api_websocket_route("/ws", Item)
+    app = FastAPI()
+    app.include_router(router, prefix="/{item_id}")
+    check_routes(app.routes)

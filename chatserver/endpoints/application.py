@@ -9,26 +9,43 @@ that it is mounted in.
 """
 
 import asyncio
+import logging
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections import ChainMap
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 from starlette.applications import Starlette
 from starlette.datastructures import State
 from starlette.types import Scope
 
 from chatserver.auth import OpenMode, VerifiesTokens
+from chatserver.connection import CONNECTION
 from chatserver.endpoints.internals import applications_within, outer_applications
 from chatserver.endpoints.local import why_not_local
+from chatserver.endpoints.occupancy import end_all
 from chatserver.endpoints.origin import check_allowed_origins
 from chatserver.endpoints.plain import answer_plain_requests
 from chatserver.endpoints.routes import check_routes
 from chatserver.errors import VerifierMissing
 from chatserver.hub import ADMISSION, Hub
+from chatserver.limits import Limits
 
-__all__ = ["ENDING", "hub_in", "hub_of", "lifespan", "note_outer", "setting_of", "verifier_of"]
+__all__ = [
+    "ENDING",
+    "check_server",
+    "hub_in",
+    "hub_of",
+    "lifespan",
+    "note_outer",
+    "overrides_of",
+    "setting_of",
+    "verifier_of",
+]
+
+logger = logging.getLogger("chatserver")
 
 #: The state of endpoints that are served without an application: by themselves or by a router.
 _WITHOUT_APPLICATION = State()
@@ -36,6 +53,10 @@ _lock = threading.Lock()
 
 #: The applications that have begun their lifespan, by the `id` of their routers.
 _by_router: WeakValueDictionary[int, Starlette] = WeakValueDictionary()
+
+
+#: The hubs whose limits the server doesn't know, and the log says so.
+_untold: WeakSet[Hub] = WeakSet()
 
 
 class _Hidden:
@@ -65,6 +86,14 @@ for clients of this machine; here {why}. Set
 or, where any token may pass,
     CHATSERVER_OPEN_TO_NETWORK=on"""
 
+
+UNTOLD = """\
+The server has the default limits, not those of the application's hub, because no lifespan has told
+it of them. Write
+    app = FastAPI(lifespan=lifespan)             or Starlette(...), with chatserver's lifespan
+or, in a lifespan of your own,
+    async with chatserver.lifespan(app) as state:
+        yield state"""
 
 HIDDEN = """\
 {name} is in open mode, and mounted in an application that can't be found from there, because a
@@ -155,6 +184,24 @@ def hub_in(scope: Scope) -> Hub:
     return hub or hub_of([app for app in apps if app is not _HIDDEN][-1])
 
 
+def check_server(scope: Scope, hub: Hub) -> None:
+    """Log, once for a hub, that our server has not been told of its limits."""
+    if ADMISSION in scope.get("state", ()) or CONNECTION not in scope.get("extensions", ()):
+        return
+    if hub.limits != Limits() and hub not in _untold:
+        _untold.add(hub)
+        logger.warning(UNTOLD)
+
+
+def overrides_of(scope: Scope) -> Mapping[Any, Any]:
+    """What replaces dependencies in a handshake: `dependency_overrides` of its applications.
+
+    FastAPI has that dict; a Starlette application may be given one. The innermost counts.
+    """
+    apps = (scope.get("app"), *scope.get(OUTER, ()))
+    return ChainMap(*filter(None, (getattr(app, "dependency_overrides", None) for app in apps)))
+
+
 def hub_of(app: Any) -> Hub:
     """The hub of an application: its `app.state.hub`.
 
@@ -198,6 +245,7 @@ async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
         yield {ADMISSION: hub.admission}
     finally:
         await _last_words(hub)
+        await end_all(hub)
         await hub.stop()
 
 

@@ -1,4 +1,4 @@
-"""All that we use of Starlette's internals, which may change with any upgrade.
+"""All that we use of the internals of Starlette and FastAPI, which may change with any upgrade.
 
 `tests/test_internals.py` tests each of them by name, so that a failure says which one changed.
 """
@@ -17,6 +17,8 @@ __all__ = [
     "DEPARTURES",
     "answer_by_handlers",
     "applications_within",
+    "asgi_of",
+    "each_route",
     "has_handlers",
     "outer_applications",
     "router_within",
@@ -28,6 +30,14 @@ HANDLERS = "starlette.exception_handlers"
 #: What a `WebSocket` raises when the client, or a close of its own, has ended the connection.
 #: It raises the second, undocumented one when it is used again after that.
 DEPARTURES = (WebSocketDisconnect, WebSocketDisconnected)
+
+
+def asgi_of(websocket: WebSocket) -> tuple[Scope, Receive, Send]:
+    """What an ASGI application in place of this `WebSocket` would be called with.
+
+    Not its own methods `receive` and `send`: they check a state that the application keeps itself.
+    """
+    return websocket.scope, websocket._receive, websocket._send
 
 
 def has_handlers(scope: Scope) -> bool:
@@ -81,6 +91,21 @@ def outer_applications(scope: Scope) -> tuple[Starlette, ...] | None:
     return None
 
 
+def each_route(routes: Iterable[BaseRoute]) -> Iterator[BaseRoute]:
+    """These routes; in place of a router that FastAPI has included, the routes in it.
+
+    Their paths begin with the router's prefix. FastAPI makes them when it is first asked for them,
+    and keeps them. Its older versions copied them among the application's own.
+    """
+    for route in routes:
+        contexts = getattr(route, "effective_route_contexts", None)
+        if contexts is None:
+            yield route
+        else:
+            # A route for HTTP has no copy.
+            yield from (each.starlette_route or each.original_route for each in contexts())
+
+
 def _mounted(route: BaseRoute) -> object:
     """What is mounted at a route, without the middleware around it; None where it is no mount."""
     if isinstance(route, Mount):
@@ -97,7 +122,7 @@ def router_within(route: BaseRoute) -> Router | None:
 
 def applications_within(routes: Iterable[BaseRoute]) -> Iterator[Starlette]:
     """The applications mounted at these routes, and those mounted in them."""
-    for route in routes:
+    for route in each_route(routes):
         if isinstance(app := _mounted(route), Starlette):
             yield app
         if router := router_within(route):

@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from chatserver.endpoints.internals import router_within
+from chatserver.endpoints.internals import each_route, router_within
 
 __all__ = ["answer_plain_requests"]
 
@@ -21,7 +21,7 @@ NO_UPGRADE = (
 def answer_plain_requests(app: Starlette) -> None:
     """Let an application answer plain requests for its WebSocket paths with 426.
 
-    Includes mounted applications and routers. Calling it again changes nothing.
+    Includes the applications and routers mounted in it. Calling it again changes nothing.
     """
     _prepare(app.router)
 
@@ -29,7 +29,7 @@ def answer_plain_requests(app: Starlette) -> None:
 def _prepare(router: Router) -> None:
     if not isinstance(router.default, _UpgradeRequired):
         router.default = _UpgradeRequired(router, router.default)
-    for route in router.routes:
+    for route in each_route(router.routes):
         if inner := router_within(route):
             _prepare(inner)
 

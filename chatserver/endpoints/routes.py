@@ -1,4 +1,4 @@
-"""The routes of an application that lead to endpoints, wherever they are mounted.
+"""The routes of an application that lead to endpoints, wherever they are mounted or included.
 
 They are checked when the application starts: `check_routes`.
 """
@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from starlette.convertors import Convertor
 from starlette.routing import BaseRoute, Host, Mount, WebSocketRoute
 
-from chatserver.endpoints.params import Parameter, bound_integers
+from chatserver.endpoints.internals import each_route
+from chatserver.endpoints.params import PATH, Parameter, bound_integers
 
 __all__ = ["EndpointRoute", "check_routes", "endpoint_routes"]
 
@@ -19,7 +20,8 @@ class EndpointRoute(NamedTuple):
 
     Attributes:
         endpoint: The class.
-        path: The path in the application, with those of the mounts around it: "/rooms/{room}".
+        path: The path in the application, with those of the mounts around it, and the prefixes of
+            FastAPI's routers: "/rooms/{room}".
         convertors: The convertor of each path parameter, those of the mounts included.
         route: The route itself.
         mounts: What it is mounted in, the outermost first.
@@ -33,8 +35,8 @@ class EndpointRoute(NamedTuple):
 
 
 def endpoint_routes(routes: Iterable[BaseRoute]) -> Iterator[EndpointRoute]:
-    """The routes to endpoints among these, and in what is mounted there."""
-    for route in routes:
+    """The routes to endpoints among these, and in what is mounted or included there."""
+    for route in each_route(routes):
         if isinstance(route, Mount | Host):
             inner = endpoint_routes(route.routes)
             yield from (_within(route, each) for each in inner)
@@ -71,17 +73,17 @@ def check_routes(routes: Iterable[BaseRoute]) -> None:
 
 
 def _check_route(found: EndpointRoute) -> None:
-    name, route = found.endpoint.__name__, found.route
-    if hasattr(route, "dependant"):
-        raise TypeError(
-            f"{name} is a class, and FastAPI's own route {route.path!r} takes it for a function; "
-            f"write routes=[WebSocketRoute({route.path!r}, {name})]"
-        )
-    parameters: Mapping[str, Parameter] = found.endpoint.parameters
-    for parameter in parameters.values():
-        in_path = parameter.source.name == "path parameter"
-        if in_path and parameter.name not in found.convertors:
+    name = found.endpoint.__name__
+    for where, parameter in _parameters(found.endpoint):
+        if parameter.source == PATH and parameter.sent_as not in found.convertors:
             raise TypeError(
-                f"{name}.{parameter.name} is FromPath, but the route {found.path!r} "
-                f"has no {{{parameter.name}}}"
+                f"{name}.{where} is FromPath, but the route {found.path!r} "
+                f"has no {{{parameter.sent_as}}}"
             )
+
+
+def _parameters(endpoint: Any) -> Iterator[tuple[str, Parameter]]:
+    """The parameters of an endpoint and of its dependencies, each with its place."""
+    yield from endpoint.parameters.items()
+    for name, dependency in endpoint.dependencies.items():
+        yield from ((f"{name}: {where}", found) for where, found in dependency.parameters)
