@@ -438,6 +438,26 @@ def mounted(client: TestClient, snippet: ModuleType) -> None:
     echo(client, "/chat/ws")
 
 
+# AsyncAPI
+
+
+@talks("docs/guide/asyncapi.md: AsyncAPI")
+def asyncapi(client: TestClient, snippet: ModuleType) -> None:
+    document = client.get("/asyncapi.json").json()
+    assert document["info"]["title"] == "Restaurant"
+    channel = document["channels"]["Table"]
+    assert channel["parameters"]["table"]["description"] == "Its number."
+    assert channel["bindings"]["ws"]["query"]["properties"]["language"]["default"] == "en"
+    reply = document["operations"]["Table_order"]["reply"]["messages"]
+    assert [message["$ref"] for message in reply] == [
+        "#/channels/Table/messages/Accepted",
+        "#/channels/Table/messages/Busy",
+    ]
+    with client.websocket_connect("/tables/7") as session:
+        session.send_json({"type": "order", "dish": "soup"})
+        assert session.receive_json() == {"type": "accepted", "number": 1}
+
+
 # Settings
 
 
