@@ -53,7 +53,7 @@ def test_it_works_by_itself() -> None:
 
 def test_it_works_in_a_router_of_fastapi() -> None:
     app = FastAPI()
-    app.router.add_websocket_route("/ws", EchoEndpoint)  # type: ignore[arg-type]
+    app.router.add_websocket_route("/ws", EchoEndpoint)
     with TestClient(app).websocket_connect("/ws") as session:
         session.send_text("x")
         assert session.receive_text() == "Message text was: x"
