@@ -23,9 +23,9 @@ The map, in the order in which a message passes the packages:
 - `connection/` is one client's bounded buffer, whatever the server
 - `wire/` is the protocol's bytes: frames, their parser, compression
 
-and around them `auth/` (tokens), `limits` (every guard), `errors` (exceptions, close codes), `logs`
-(redaction of secrets), `settings`, `configuration` (gives an application its settings), `app` (the
-ready application), `cli`, `testing`.
+and around them `auth/` (tokens), `limits` (every guard), `rules` (what is kept of which channels),
+`errors` (exceptions, close codes), `logs` (redaction of secrets), `settings`, `configuration`
+(gives an application its settings), `app` (the ready application), `cli`, `testing`.
 
 The words: an *endpoint* is a class, with one instance per connection. A *channel* is a named
 topic. A *publication* is one message in a channel. A *position* (offset, epoch) is a place in a
@@ -41,6 +41,7 @@ from chatserver.brokers import MemoryBroker
 from chatserver.configuration import configure
 from chatserver.endpoints import (
     BroadcastEndpoint,
+    Depends,
     EchoEndpoint,
     Endpoint,
     ErrorMessage,
@@ -51,6 +52,7 @@ from chatserver.endpoints import (
     ItemEndpoint,
     Message,
     hub_of,
+    identify,
     lifespan,
     on_message,
 )
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
 __all__ = [
     "OPEN_MODE",
     "BroadcastEndpoint",
+    "Depends",
     "EchoEndpoint",
     "Endpoint",
     "ErrorMessage",
@@ -84,6 +87,7 @@ __all__ = [
     "Verifier",
     "configure",
     "hub_of",
+    "identify",
     "lifespan",
     "on_message",
 ]

@@ -41,6 +41,7 @@ def configure(app: Starlette, settings: Settings | None = None) -> Settings:
             history_memory=settings.history_memory,
         ),
         limits=settings.limits(),
+        rules=settings.rules,
     )
     return settings
 

@@ -30,6 +30,7 @@ __all__ = [
     "frame",
     "payload",
     "payload_size",
+    "value_of",
 ]
 
 Payload: TypeAlias = str | bytes | Raw
@@ -57,10 +58,15 @@ class ClientInfo(Struct, frozen=True, gc=False):
     Attributes:
         client: The connection's identifier, unique among all processes.
         user: The user that the connection was authenticated as; empty if unknown.
+        info: What `Endpoint.info` says of the client, as values of JSON.
+        since: Unix time in seconds at which it entered the presence that this was read from; 0
+            elsewhere.
     """
 
     client: str
     user: str = ""
+    info: Any = None
+    since: float = 0.0
 
 
 class Publication(Struct, frozen=True, gc=False):
@@ -85,7 +91,7 @@ class Publication(Struct, frozen=True, gc=False):
     @property
     def value(self) -> Any:
         """What was published as a Python value: text, bytes, or what the JSON says."""
-        return msgspec.json.decode(self.data) if isinstance(self.data, Raw) else self.data
+        return value_of(self.data)
 
 
 class Joined(Struct, frozen=True, gc=False):
@@ -141,6 +147,11 @@ def payload(data: Any) -> Payload:
     if hasattr(data, "model_dump_json"):
         return Raw(data.model_dump_json().encode())
     return Raw(msgspec.json.encode(data))
+
+
+def value_of(data: Payload) -> Any:
+    """A payload as a Python value: text, bytes, or what the JSON says."""
+    return msgspec.json.decode(data) if isinstance(data, Raw) else data
 
 
 def payload_size(data: Payload) -> int:

@@ -20,8 +20,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 from urllib.parse import urlsplit
 
+import msgspec
+
 from chatserver.errors import InvalidSetting
 from chatserver.limits import TIME, Check, Limits, between, setting, true_or_false
+from chatserver.rules import Rules, RulesByName, rules_by_name
 
 __all__ = [
     "EXPOSED",
@@ -41,6 +44,7 @@ EXPOSED = (
 )
 MIN_SECRET_BYTES = 32  # a key at least as long as its hash: RFC 7518, section 3.2
 MAX_TOKEN_LEEWAY = 300  # seconds: "usually no more than a few minutes", RFC 7519, section 4.1.4
+RULES_EXAMPLE = '{"game:*": {"presence": true}}'
 LOG_LEVELS = ("critical", "error", "warning", "info", "debug", "trace")
 ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 
@@ -94,6 +98,15 @@ def _origins(values: tuple[str, ...]) -> tuple[str, ...]:
     if isinstance(values, str) or not all(ORIGIN.fullmatch(value) for value in lowered):
         raise ValueError("origins such as https://example.org:8443, separated by commas, or *")
     return lowered
+
+
+def _rules(value: RulesByName | None) -> RulesByName | None:
+    if value is not None:
+        try:
+            rules_by_name(value, lambda _: Rules())
+        except ValueError as error:
+            raise ValueError(f"rules by channel, as in {RULES_EXAMPLE} ({error})") from None
+    return value
 
 
 def _secret(value: str | None) -> str | None:
@@ -195,6 +208,9 @@ class Settings(Limits):
         between(0, 2**50),
         unit="bytes",
     )
+    rules: RulesByName | None = setting(  # noqa: RUF009 - as above
+        None, f"what is kept of which channels, as JSON: {RULES_EXAMPLE}", _rules
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -295,6 +311,7 @@ PARSERS: dict[Any, tuple[Callable[[str], Any], str]] = {
     bool: (_boolean, "on or off"),
     tuple[str, ...]: (_texts, "texts separated by commas"),
     Path | None: (_path, "a path"),
+    RulesByName | None: (msgspec.json.decode, f"JSON such as {RULES_EXAMPLE}"),
 }
 """For each type except text: how it is parsed, and what an error says was expected."""
 
@@ -318,6 +335,8 @@ def _as_text(value: Any) -> str:
         return ",".join(value)
     if isinstance(value, Path):
         return str(value.absolute())
+    if isinstance(value, Mapping):
+        return msgspec.json.encode(value).decode()
     return f"{value:.15g}" if isinstance(value, float) else str(value)
 
 

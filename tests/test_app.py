@@ -261,7 +261,7 @@ def test_the_broker_is_told_what_it_may_keep() -> None:
     settings = Settings(history_size=3, history_ttl=4.0, history_memory=5000)
     broker = create_app(settings).state.hub.broker
     assert broker._memory == 5000
-    assert (broker._rules("a").history_size, broker._rules("a").history_ttl) == (3, 4.0)
+    assert (broker.rules("a").history_size, broker.rules("a").history_ttl) == (3, 4.0)
 
 
 def test_echo_and_chat_ask_for_no_token(secured: TestClient) -> None:

@@ -18,7 +18,6 @@ from chatserver.brokers import (
     Disconnect,
     Health,
     MemoryBroker,
-    Rules,
     Unsubscribe,
 )
 from chatserver.publication import (
@@ -30,6 +29,7 @@ from chatserver.publication import (
     Position,
     Publication,
 )
+from chatserver.rules import rules_by_name
 from tests.unreliable import Unreliable
 
 pytestmark = pytest.mark.anyio
@@ -581,10 +581,8 @@ async def test_a_client_that_leaves_has_no_last_will(
 
 
 async def test_rules_are_a_channels_own(clock: Clock) -> None:
-    def rules(channel: str) -> Rules:
-        return Rules(history_size=2 if channel == "short" else 4, history_ttl=TTL)
-
-    broker = MemoryBroker(rules=rules, clock=clock)
+    broker = MemoryBroker(history_size=4, history_ttl=TTL, clock=clock)
+    broker.rules = rules_by_name({"short": {"history_size": 2}}, broker.rules)
     for channel in ("short", "long"):
         await fill(broker, channel, 10)
     assert len((await broker.history("short")).publications) == 2
@@ -592,10 +590,8 @@ async def test_rules_are_a_channels_own(clock: Clock) -> None:
 
 
 async def test_each_history_lasts_as_long_as_its_channels_rules_say(clock: Clock) -> None:
-    def rules(channel: str) -> Rules:
-        return Rules(history_ttl=float(channel))
-
-    broker = MemoryBroker(rules=rules, clock=clock)
+    broker = MemoryBroker(history_ttl=10, clock=clock)
+    broker.rules = rules_by_name({"100": {"history_ttl": 100}}, broker.rules)
     for channel in ("100", "10"):
         await broker.publish(channel, "x")
     clock.now += 11
@@ -608,7 +604,8 @@ async def test_each_history_lasts_as_long_as_its_channels_rules_say(clock: Clock
 
 async def test_joins_and_leaves_are_told_where_the_rules_say_so(channel: str) -> None:
     told: list[Delivery] = []
-    broker = MemoryBroker(rules=lambda name: Rules(join_leave=name == channel))
+    broker = MemoryBroker()
+    broker.rules = rules_by_name({channel: {"join_leave": True}}, broker.rules)
     broker.deliver = told.append
     info = ClientInfo("one", "ann")
     for name in (channel, "elsewhere"):

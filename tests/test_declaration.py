@@ -18,6 +18,7 @@ from chatserver import (
     FromHeader,
     FromPath,
     FromQuery,
+    Hub,
     Message,
     on_message,
 )
@@ -38,6 +39,15 @@ async def takes_two(self: Endpoint, websocket: WebSocket, more: object) -> None:
 
 
 async def handler(self: Endpoint, websocket: WebSocket, message: Said) -> None: ...
+
+
+async def takes_channel(cls: type[Endpoint], channel: str) -> None: ...
+
+
+async def takes_both(cls: type[Endpoint], channel: str, hub: Hub) -> None: ...
+
+
+def while_occupied(cls: type[Endpoint], channel: str, hub: Hub) -> None: ...
 
 
 def say(self: Endpoint, websocket: WebSocket, message: Said) -> None: ...
@@ -118,6 +128,26 @@ def authenticate(self: Endpoint, websocket: WebSocket) -> None: ...
         ({"on_close": takes_two}, "Room.on_close: did you mean 'on_disconnect'?"),
         ({"welcome": takes_one}, "Room.welcome must be a plain 'def', it is not awaited"),
         ({"last_will": takes_one}, "Room.last_will must be a plain 'def'"),
+        (
+            {"while_occupied": takes_both},
+            r"Room.while_occupied must be a @classmethod, "
+            r"'async def while_occupied\(cls, channel, hub\)'",
+        ),
+        ({"while_occupied": staticmethod(takes_both)}, "must be a @classmethod"),
+        (
+            {"while_occupied": classmethod(while_occupied)},
+            "Room.while_occupied must be 'async def'",
+        ),
+        (
+            {"while_occupied": classmethod(takes_channel)},
+            r"Room.while_occupied must be 'async def while_occupied\(cls, channel, hub\)'",
+        ),
+        ({"while_ocupied": classmethod(takes_both)}, "did you mean 'while_occupied'?"),
+        ({"while_ocupied": takes_both}, "did you mean 'while_occupied'?"),
+        (
+            {"__annotations__": {"while_occupied": FromQuery[str]}},
+            "Room.while_occupied can't be a parameter",
+        ),
         (
             {"reject_as": "closed"},
             "Room.reject_as must be 'http', 'close' or 'policy', got 'closed'",

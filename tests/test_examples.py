@@ -3,9 +3,11 @@
 import importlib
 import json
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
@@ -18,7 +20,7 @@ from websockets.sync.client import ClientConnection, connect
 from chatserver import cli
 from chatserver.auth import mint
 from chatserver.testing import LiveServer, assert_no_message, live_server
-from tests.asgi import Edge
+from tests.asgi import Edge, wait_until
 
 FOLDER = Path(__file__).resolve().parent.parent / "examples"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
@@ -42,9 +44,9 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Load:
 
 @pytest.fixture
 def client(load: Load, request: pytest.FixtureRequest) -> Iterator[TestClient]:
-    """A test client of the example after which the test is named."""
-    name = request.function.__name__.removeprefix("test_")
-    with TestClient(load(name)) as client:
+    """A test client of the example with whose name the test's begins."""
+    test = request.function.__name__.removeprefix("test_")
+    with TestClient(load(next(filter(test.startswith, NAMES)))) as client:
         yield client
 
 
@@ -100,12 +102,50 @@ def test_typed_room(client: TestClient) -> None:
             assert [ann.receive_json(), bob.receive_json()] == [coffee, coffee]
             bob.send_json({"type": "who"})
             assert bob.receive_json() == {"type": "here", "names": ["ann", "bob"]}
+            bob.send_json({"type": "typing"})
+            assert ann.receive_json() == {"type": "typing", "author": "bob"}
             assert_no_message(bob)
         assert ann.receive_json() == {"type": "went", "name": "bob"}
         ann.send_json({"type": "say", "text": ""})
         error = ann.receive_json()
         assert error["type"] == "error"
         assert "length >= 1" in error["reason"]
+
+
+def test_typed_room_begins_with_what_was_said(client: TestClient) -> None:
+    with client.websocket_connect("/rooms/attic?name=ann") as ann:
+        assert ann.receive_json()["type"] == "came"
+        for text in ("one", "two"):
+            ann.send_json({"type": "say", "text": text})
+            assert ann.receive_json()["text"] == text
+        with client.websocket_connect("/rooms/attic?name=bob") as bob:
+            earlier = bob.receive_json()
+    assert [said["text"] for said in earlier["said"]] == ["one", "two"]
+
+
+def test_typed_room_whispers_to_one(client: TestClient) -> None:
+    with (
+        client.websocket_connect("/rooms/loft?name=ann") as ann,
+        client.websocket_connect("/rooms/loft?name=bob") as bob,
+        client.websocket_connect("/rooms/loft?name=eve") as eve,
+    ):
+        for session, come in ((ann, 3), (bob, 2), (eve, 1)):
+            assert {session.receive_json()["type"] for _ in range(come)} == {"came"}
+        ann.send_json({"type": "say", "text": "psst", "to": "bob"})
+        assert bob.receive_json() == {"type": "said", "author": "ann", "text": "psst"}
+        assert_no_message(ann)
+        assert_no_message(eve)
+
+
+def test_typed_room_counts_a_person_with_two_tabs_once(client: TestClient) -> None:
+    with client.websocket_connect("/rooms/hall?name=ann") as ann:
+        assert ann.receive_json()["type"] == "came"
+        with client.websocket_connect("/rooms/hall?name=bob"):
+            assert ann.receive_json() == {"type": "came", "name": "bob"}
+            with client.websocket_connect("/rooms/hall?name=bob"):
+                assert_no_message(ann)
+            assert_no_message(ann)
+        assert ann.receive_json() == {"type": "went", "name": "bob"}
 
 
 def test_typed_room_takes_nobody_without_a_name(load: Load) -> None:
@@ -215,6 +255,49 @@ def test_tutorial_in_fastapi_on_a_server(server: LiveServer) -> None:
         assert refused.value.response.status_code == 403
 
 
+# fastapi_depends
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+def test_fastapi_depends(client: TestClient) -> None:
+    with client.websocket_connect("/notes/live", headers=bearer("k-1")) as session:
+        session.send_text("milk")
+        assert session.receive_text() == "1 notes"
+        assert client.get("/notes", headers=bearer("k-2")).json() == []
+    assert client.get("/notes", headers=bearer("k-2")).json() == ["ann: milk"]
+    for headers, status in [({}, 401), (bearer("x"), 401), (bearer("k-2"), 403)]:
+        with pytest.raises(WebSocketDenialResponse) as denied:
+            client.websocket_connect("/notes/live", headers=headers).__enter__()
+        assert denied.value.status_code == status
+
+
+def test_fastapi_depends_with_overrides(load: Load) -> None:
+    app: Any = load("fastapi_depends")
+    notes: list[str] = []
+    example = sys.modules["examples.fastapi_depends"]
+    app.dependency_overrides = {
+        example.current_user: lambda: "eve",
+        example.notebook: lambda: notes,
+    }
+    with TestClient(app) as client, client.websocket_connect("/notes/live") as session:
+        session.send_text("milk")
+        assert session.receive_text() == "1 notes"
+    assert notes == ["eve: milk"]
+
+
+def test_fastapi_depends_on_a_server(server: LiveServer) -> None:
+    with connect(f"{server.ws}/notes/live", additional_headers=bearer("k-1")) as client:
+        client.send("milk")
+        assert client.recv(timeout=TIMEOUT) == "1 notes"
+    with pytest.raises(InvalidStatus) as refused:
+        connect(f"{server.ws}/notes/live", additional_headers=bearer("k-2")).__enter__()
+    assert refused.value.response.status_code == 403
+    wait_until(lambda: httpx2.get(f"{server.http}/notes", headers=bearer("k-2")).json())
+
+
 # ticker
 
 
@@ -302,3 +385,29 @@ def test_every_example_is_tested_and_says_how_to_run_it(name: str) -> None:
     assert {f"test_{name}", f"test_{name}_on_a_server"} <= globals().keys()
     source = (FOLDER / f"{name}.py").read_text("utf-8")
     assert f"\n    uvicorn examples.{name}:app\n" in source.split('"""')[1]
+
+
+# job_progress
+
+
+def test_job_progress(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = sys.modules["examples.job_progress"]
+    step = threading.Semaphore(0)
+    monkeypatch.setattr(module, "time", SimpleNamespace(sleep=lambda _: step.acquire()))
+    job = client.post("/jobs").json()["job"]
+    with client.websocket_connect(f"/jobs/{job}") as early:
+        for done in (1, 2, 3):
+            step.release()
+            assert early.receive_json() == {"type": "progress", "done": done, "of": 10}
+        with client.websocket_connect(f"/jobs/{job}") as late:
+            assert late.receive_json()["done"] == 3
+            step.release(7)
+            for session in (early, late):
+                assert [session.receive_json()["done"] for _ in range(7)] == list(range(4, 11))
+
+
+def test_job_progress_on_a_server(server: LiveServer) -> None:
+    job = httpx2.post(f"{server.http}/jobs").json()["job"]
+    with connect(f"{server.ws}/jobs/{job}") as client:
+        while (progress := received(client))["done"] < 10:
+            assert progress["type"] == "progress"

@@ -615,7 +615,7 @@ def test_the_context_is_the_same_after_a_cancellation(run: str, edge: Edge) -> N
 
 
 def test_a_handshake_that_takes_too_long(run: str, log: Log, edge: Edge) -> None:
-    app = Starlette(routes=[WebSocketRoute("/SlowHandshake", SlowHandshake)])
+    app = Starlette(routes=[WebSocketRoute("/SlowHandshake", SlowHandshake)], lifespan=lifespan)
     app.state.hub = hub = Hub(limits=Limits(handshake_timeout=0.2))
     with live_server(app, **edge) as server:
         with (
@@ -635,7 +635,7 @@ def test_a_handshake_that_takes_too_long(run: str, log: Log, edge: Edge) -> None
 
 
 def test_whoever_is_accepted_and_never_says_who_it_is(run: str, log: Log, edge: Edge) -> None:
-    app = Starlette(routes=[WebSocketRoute("/Silent", Silent)])
+    app = Starlette(routes=[WebSocketRoute("/Silent", Silent)], lifespan=lifespan)
     app.state.hub = hub = Hub(limits=Limits(handshake_timeout=0.2))
     with (
         live_server(app, **edge) as server,
@@ -695,7 +695,7 @@ def test_a_client_that_never_reads(run: str, log: Log, edge: Edge) -> None:
         async def on_receive(self, websocket: WebSocket, data: Any) -> None:
             await self.publish(data)
 
-    app = Starlette(routes=[WebSocketRoute("/Room", Room)])
+    app = Starlette(routes=[WebSocketRoute("/Room", Room)], lifespan=lifespan)
     app.state.hub = hub = Hub(limits=Limits(close_timeout=0.3))
     with (
         live_server(app, **edge) as server,

@@ -225,6 +225,7 @@ def test_settings_survive_the_environment(tmp_path: Path) -> None:
         allowed_origins=("https://a.example", "*"),
         token_secret=SECRET,
         history_ttl=0.25,
+        rules={"game:*": {"presence": True}},
     )
     assert Settings.from_env(made.to_env()) == made
     assert Settings.from_env(Settings().to_env()) == Settings()
@@ -242,3 +243,15 @@ def test_table_has_every_field_with_its_words() -> None:
     assert (rows["compression"].default, rows["compression"].is_switch) == ("off", False)
     assert (rows["templates"].default, rows["root_path"].default) == ("none", "empty")
     assert rows["token_secret"].flag == "--token-secret"
+
+
+def test_rules_are_json_in_the_environment() -> None:
+    env = {"CHATSERVER_RULES": '{"game:*": {"presence": true}}'}
+    assert Settings.from_env(env).rules == {"game:*": {"presence": True}}
+    for bad, words in (
+        ("{", "expected JSON such as"),
+        ('{"a": 3}', "rules by channel"),
+        ("[]", ""),
+    ):
+        with pytest.raises(InvalidSetting, match=rf"CHATSERVER_RULES \(--rules\): .*{words}"):
+            Settings.from_env({"CHATSERVER_RULES": bad})

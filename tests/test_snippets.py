@@ -24,13 +24,19 @@ from chatserver import hub_of
 from chatserver.app import create_app
 from chatserver.auth import Verifier, mint
 from chatserver.settings import Settings
-from chatserver.testing import assert_no_message, live_server
+from chatserver.testing import assert_no_message, live_server, receive_json
 from tests.pages import BLOCKS, table
 
 SECRET = "correct-horse-battery-staple-0123456789"
 SNIPPETS = {block.name: block.text for block in BLOCKS if block.language == "python"}
 #: The variables of the environment that a snippet is run with.
-ENVIRONMENT = {"docs/guide/tokens.md: Ask for one": {"CHATSERVER_TOKEN_SECRET": SECRET}}
+ENVIRONMENT = {
+    name: {"CHATSERVER_TOKEN_SECRET": SECRET}
+    for name in (
+        "docs/guide/tokens.md: Ask for one",
+        "docs/guide/dependencies.md: The user of a token",
+    )
+}
 
 Run = Callable[[str], ModuleType]
 Conversation = Callable[[TestClient, ModuleType], None]
@@ -77,9 +83,11 @@ def texts(session: WebSocketTestSession, count: int) -> list[str]:
     return [session.receive_text() for _ in range(count)]
 
 
-def echo(client: TestClient, url: str, expected: str = "Message text was: hi") -> None:
+def echo(
+    client: TestClient, url: str, expected: str = "Message text was: hi", text: str = "hi"
+) -> None:
     with client.websocket_connect(url) as session:
-        session.send_text("hi")
+        session.send_text(text)
         assert session.receive_text() == expected
 
 
@@ -176,7 +184,7 @@ def channels(client: TestClient, snippet: ModuleType) -> None:
         assert one.receive_bytes() == b"bytes"
 
 
-@talks("docs/guide/channels.md: Presence")
+@talks("docs/guide/channels.md: Last will")
 def last_will(client: TestClient, snippet: ModuleType) -> None:
     with client.websocket_connect("/table/bob") as other:
         client.websocket_connect("/table/ann").__enter__().__exit__(None, None, None)
@@ -240,6 +248,30 @@ def recovery(client: TestClient, snippet: ModuleType) -> None:
         assert again["offset"] == 3
     with client.websocket_connect("/journal?offset=1&epoch=another") as session:
         assert session.receive_json()["recovered"] is False
+
+
+@talks("docs/guide/channels.md: Presence")
+def presence(client: TestClient, snippet: ModuleType) -> None:
+    with (
+        client.websocket_connect("/tables/3?name=ann&colour=red") as ann,
+        client.websocket_connect("/tables/3?name=ann"),
+        client.websocket_connect("/tables/3?name=bob"),
+    ):
+        ann.send_json({"type": "who"})
+        users = receive_json(ann)["users"]
+    assert [(user["user"], user["info"], len(user["clients"])) for user in users] == [
+        ("ann", {"colour": "red"}, 2),
+        ("bob", {"colour": "blue"}, 1),
+    ]
+
+
+@talks("docs/guide/channels.md: Rules for some channels")
+def rules_for_some_channels(client: TestClient, snippet: ModuleType) -> None:
+    rules = snippet.app.state.hub.broker.rules
+    assert rules("orders").history_size == 10_000
+    assert rules("cursor:ann").history_size == 0
+    assert rules("game:chess").presence
+    assert not rules("orders").presence
 
 
 @talks("docs/guide/channels.md: A hub of your own")
@@ -318,6 +350,45 @@ def open_mode(client: TestClient, snippet: ModuleType) -> None:
     echo(client, "/items/a/ws?token=x", "Session cookie or query token value is: x")
     with pytest.raises(WebSocketDisconnect):
         echo(client, "/items/a/ws")
+
+
+# Dependencies
+
+
+@talks("docs/guide/dependencies.md: Dependencies")
+def dependencies(client: TestClient, snippet: ModuleType) -> None:
+    with client.websocket_connect("/news?number=2", headers={"X-API-Key": "k"}) as session:
+        assert session.receive_json() == ["the owner of k", 2, 10]
+    assert denial(client, "/news").status_code == 401
+    denied = denial(client, "/news?number=x", headers={"X-API-Key": "k"})
+    assert denied.text == "query parameter 'number' must be an integer"
+
+
+@talks("docs/guide/dependencies.md: Open and close")
+def open_and_close(client: TestClient, snippet: ModuleType) -> None:
+    echo(client, "/transfers", expected="noted", text="5")
+    assert snippet.ledger == ["5"]
+    with pytest.raises(ValueError, match="no number"):
+        echo(client, "/transfers")
+    assert snippet.ledger == ["5", "rolled back"]
+
+
+@talks("docs/guide/dependencies.md: The user of a token")
+def user_of_a_token(client: TestClient, snippet: ModuleType) -> None:
+    token = mint(SECRET, user="ann", ttl_seconds=60, channels=["inbox"])
+    with client.websocket_connect(f"/inbox?token={token}") as session:
+        assert session.receive_text() == "Hello, Ann Lee"
+    other = mint(SECRET, user="ann", ttl_seconds=60, channels=["outbox"])
+    assert denial(client, f"/inbox?token={other}").status_code == 403
+
+
+@talks("docs/guide/dependencies.md: FastAPI's own")
+def fastapis_own(client: TestClient, snippet: ModuleType) -> None:
+    bearer = {"Authorization": "Bearer x"}
+    assert client.get("/me", headers=bearer).json() == "user of x"
+    with client.websocket_connect("/live", headers=bearer) as session:
+        assert session.receive_text() == "user of x"
+    assert denial(client, "/live").status_code == 401
 
 
 # FastAPI

@@ -19,6 +19,7 @@ from chatserver.auth.identity import (
     Identity,
     OpenMode,
     VerifiesTokens,
+    user_of,
 )
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ __all__ = [
     "credential",
     "credentials",
     "mint",
+    "user_of",
 ]
 
 

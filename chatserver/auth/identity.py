@@ -1,10 +1,20 @@
 """The user behind a connection, and open mode, in which any token passes."""
 
+from collections.abc import Mapping
 from typing import Any, Protocol
+from uuid import UUID
 
 import msgspec
 
-__all__ = ["ANONYMOUS", "OPEN_MODE", "OPEN_ON_LOOPBACK", "Identity", "OpenMode", "VerifiesTokens"]
+__all__ = [
+    "ANONYMOUS",
+    "OPEN_MODE",
+    "OPEN_ON_LOOPBACK",
+    "Identity",
+    "OpenMode",
+    "VerifiesTokens",
+    "user_of",
+]
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -33,6 +43,45 @@ ANONYMOUS = Identity(user="anonymous")
 
 Compare with `identity is ANONYMOUS`, because a token may name a user "anonymous".
 """
+
+
+#: Where the name of a user stands, in a dict or an object; the first one counts.
+_NAMES = ("username", "user", "sub", "id", "name")
+
+
+def user_of(found: Any) -> str:
+    """The name of a user, by which its connections are known to be one user's.
+
+    Args:
+        found: What a class's `authenticate` has returned: an `Identity`, a text, a number or
+            UUID, or a dict or object with one of these as its `username`, `user`, `sub`, `id`
+            or `name`, the first that it has.
+
+    Returns:
+        The name; empty for `ANONYMOUS`, and where there is none.
+    """
+    if found is None or found is ANONYMOUS:
+        return ""
+    if isinstance(found, Identity):
+        return found.user
+    if name := _as_name(found):
+        return name
+    candidates = (_read(found, name) for name in _NAMES)
+    return next(filter(None, map(_as_name, candidates)), "")
+
+
+def _as_name(value: Any) -> str:
+    is_name = isinstance(value, str | int | UUID) and not isinstance(value, bool)
+    return str(value) if is_name else ""
+
+
+def _read(found: Any, name: str) -> Any:
+    if isinstance(found, Mapping):
+        return found.get(name)
+    try:
+        return getattr(found, name, None)
+    except Exception:  # a property that fails, as of a database object whose session is closed
+        return None
 
 
 class VerifiesTokens(Protocol):

@@ -1,23 +1,6 @@
 """Brokers: they carry publications between processes, and keep history and presence."""
 
-from chatserver.brokers.base import (
-    Broker,
-    Control,
-    Disconnect,
-    Health,
-    Rules,
-    RulesFor,
-    Unsubscribe,
-)
+from chatserver.brokers.base import Broker, Control, Disconnect, Health, Unsubscribe
 from chatserver.brokers.memory import MemoryBroker
 
-__all__ = [
-    "Broker",
-    "Control",
-    "Disconnect",
-    "Health",
-    "MemoryBroker",
-    "Rules",
-    "RulesFor",
-    "Unsubscribe",
-]
+__all__ = ["Broker", "Control", "Disconnect", "Health", "MemoryBroker", "Unsubscribe"]

@@ -7,26 +7,9 @@ from typing import Literal, TypeAlias
 from msgspec import Struct
 
 from chatserver.publication import ClientInfo, Delivery, History, Payload, Position
+from chatserver.rules import Rules, RulesFor
 
-__all__ = ["Broker", "Control", "Disconnect", "Health", "Rules", "RulesFor", "Unsubscribe"]
-
-
-class Rules(Struct, frozen=True, kw_only=True, gc=False):
-    """What is kept of a channel.
-
-    Attributes:
-        history_size: Publications kept at most; 0 keeps none.
-        history_ttl: Seconds for which a publication is kept at most.
-        join_leave: Whether subscribers get a `Joined` or `Left` when a client enters or leaves.
-    """
-
-    history_size: int = 100
-    history_ttl: float = 300.0
-    join_leave: bool = False
-
-
-#: The rules of a channel, by its name. Called often: it answers from memory.
-RulesFor: TypeAlias = Callable[[str], Rules]
+__all__ = ["Broker", "Control", "Disconnect", "Health", "Unsubscribe"]
 
 
 class Health(Struct, frozen=True):
@@ -101,9 +84,15 @@ class Broker(ABC):
             any thread, as the other two.
         lost: Called with a channel and the position after which its deliveries go on.
         control: Takes control messages.
+        rules: Says what is kept of each channel.
+
+    Args:
+        rules: What is kept of every channel for which the hub has no rules.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rules: Rules | None = None) -> None:
+        of_all = rules or Rules()
+        self.rules: RulesFor = lambda _: of_all
         self.deliver: Callable[[Delivery], None] = _nowhere
         self.lost: Callable[[str, Position], None] = _nowhere
         self.control: Callable[[Control], None] = _nowhere

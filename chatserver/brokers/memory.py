@@ -6,7 +6,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 
-from chatserver.brokers.base import Broker, Control, Health, Rules, RulesFor
+from chatserver.brokers.base import Broker, Control, Health
 from chatserver.publication import (
     ClientInfo,
     Delivery,
@@ -18,6 +18,7 @@ from chatserver.publication import (
     Publication,
     payload_size,
 )
+from chatserver.rules import Rules
 
 __all__ = ["MemoryBroker"]
 
@@ -43,7 +44,6 @@ class MemoryBroker(Broker):
         history_memory: The most bytes of all histories and remembered ids together. Beyond,
             the history of the channel that had no publication for longest is dropped first. Ids
             take half of it at most; beyond, the oldest are forgotten before their five minutes.
-        rules: What is kept of each channel; if given, `history_size` and `history_ttl` are ignored.
         clock: Returns seconds that never go back.
     """
 
@@ -53,12 +53,9 @@ class MemoryBroker(Broker):
         history_size: int = 100,
         history_ttl: float = 300.0,
         history_memory: int = 64 * 1024 * 1024,
-        rules: RulesFor | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__()
-        default = Rules(history_size=history_size, history_ttl=history_ttl)
-        self._rules: RulesFor = rules or (lambda _: default)
+        super().__init__(Rules(history_size=history_size, history_ttl=history_ttl))
         self._memory = history_memory
         self._clock = clock
         self._since = time.time()
@@ -215,7 +212,7 @@ class MemoryBroker(Broker):
         return last_will
 
     def _announce(self, delivery: Delivery) -> None:
-        if self._rules(delivery.channel).join_leave:
+        if self.rules(delivery.channel).join_leave:
             self.deliver(delivery)
 
     # What is kept, and for how long
@@ -223,7 +220,7 @@ class MemoryBroker(Broker):
     def _retain(
         self, channel: str, stream: "_Stream", publication: Publication, now: float
     ) -> None:
-        rules = self._rules(channel)
+        rules = self.rules(channel)
         if rules.history_size <= 0 or rules.history_ttl <= 0:
             self._drop(channel, stream)
             return
@@ -233,7 +230,7 @@ class MemoryBroker(Broker):
         self._ageing.move_to_end(channel)
 
     def _trim(self, channel: str, stream: "_Stream", now: float) -> None:
-        rules = self._rules(channel)
+        rules = self.rules(channel)
         self._history_bytes -= stream.trim(rules.history_size, now - rules.history_ttl)
 
     def _drop(self, channel: str, stream: "_Stream") -> None:
@@ -270,7 +267,7 @@ class MemoryBroker(Broker):
         # publications are never read, but they count until they are dropped.
         while self._ageing:
             channel, newest = next(iter(self._ageing.items()))
-            if newest > now - self._rules(channel).history_ttl:
+            if newest > now - self.rules(channel).history_ttl:
                 return
             self._drop(channel, self._streams[channel])
 

@@ -3,13 +3,16 @@
 from chatserver.endpoints.application import hub_of, lifespan
 from chatserver.endpoints.base import Endpoint
 from chatserver.endpoints.broadcast import BroadcastEndpoint
+from chatserver.endpoints.dependencies import Depends
 from chatserver.endpoints.echo import EchoEndpoint
+from chatserver.endpoints.identification import identify
 from chatserver.endpoints.item import ItemEndpoint
 from chatserver.endpoints.messages import ErrorMessage, Message, on_message
 from chatserver.endpoints.params import FromCookie, FromHeader, FromPath, FromQuery
 
 __all__ = [
     "BroadcastEndpoint",
+    "Depends",
     "EchoEndpoint",
     "Endpoint",
     "ErrorMessage",
@@ -20,6 +23,7 @@ __all__ = [
     "ItemEndpoint",
     "Message",
     "hub_of",
+    "identify",
     "lifespan",
     "on_message",
 ]

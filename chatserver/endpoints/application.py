@@ -11,7 +11,8 @@ that it is mounted in.
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections import ChainMap
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from weakref import WeakSet, WeakValueDictionary
@@ -24,6 +25,7 @@ from chatserver.auth import OpenMode, VerifiesTokens
 from chatserver.connection import CONNECTION
 from chatserver.endpoints.internals import applications_within, outer_applications
 from chatserver.endpoints.local import why_not_local
+from chatserver.endpoints.occupancy import end_all
 from chatserver.endpoints.origin import check_allowed_origins
 from chatserver.endpoints.plain import answer_plain_requests
 from chatserver.endpoints.routes import check_routes
@@ -38,6 +40,7 @@ __all__ = [
     "hub_of",
     "lifespan",
     "note_outer",
+    "overrides_of",
     "setting_of",
     "verifier_of",
 ]
@@ -190,6 +193,15 @@ def check_server(scope: Scope, hub: Hub) -> None:
         logger.warning(UNTOLD)
 
 
+def overrides_of(scope: Scope) -> Mapping[Any, Any]:
+    """What replaces dependencies in a handshake: `dependency_overrides` of its applications.
+
+    FastAPI has that dict; a Starlette application may be given one. The innermost counts.
+    """
+    apps = (scope.get("app"), *scope.get(OUTER, ()))
+    return ChainMap(*filter(None, (getattr(app, "dependency_overrides", None) for app in apps)))
+
+
 def hub_of(app: Any) -> Hub:
     """The hub of an application: its `app.state.hub`.
 
@@ -233,6 +245,7 @@ async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
         yield {ADMISSION: hub.admission}
     finally:
         await _last_words(hub)
+        await end_all(hub)
         await hub.stop()
 
 

@@ -6,22 +6,37 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeAli
 
 from starlette.endpoints import WebSocketEndpoint
 from starlette.types import Message as Event
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from chatserver import logs
 from chatserver.auth import Credential, Identity, credentials
 from chatserver.connection import Connection, connect
 from chatserver.endpoints.application import check_server, hub_in, note_outer, verifier_of
 from chatserver.endpoints.channels import Template, compile_channels
-from chatserver.endpoints.declaration import check_class, collect_parameters, resolver
+from chatserver.endpoints.declaration import (
+    check_class,
+    collect_dependencies,
+    collect_parameters,
+    resolver,
+)
+from chatserver.endpoints.dependencies import Dependency
 from chatserver.endpoints.internals import asgi_of
 from chatserver.endpoints.lifecycle import Lifecycle
 from chatserver.endpoints.messages import ErrorMessage, Handler, find_handlers, parse_json
 from chatserver.endpoints.params import Parameter
+from chatserver.endpoints.resolution import Opened
 from chatserver.endpoints.tasks import TaskGroup
 from chatserver.errors import InvalidMessage, InvalidToken, KeysUnavailable
-from chatserver.hub import Hub, Subscribed
-from chatserver.publication import ClientInfo, Encoding, Position, Publication, frame, payload
+from chatserver.hub import Hub, Presence, Subscribed
+from chatserver.publication import (
+    ClientInfo,
+    Encoding,
+    Position,
+    Publication,
+    frame,
+    payload,
+    value_of,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -88,7 +103,7 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
         - `disconnect_timeout`: Seconds that `on_disconnect` may take.
 
     Attributes:
-        user: What `authenticate` returned.
+        user: What `authenticate` returned, or else the value of a dependency `user`.
         identity: Whom the client's token stands for, once `identify` has found out. The channels
             are checked with it, whatever `authenticate` returns.
         credential: The token that `identify` accepted, as the client sent it; empty before.
@@ -110,6 +125,7 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
     disconnect_timeout: ClassVar[float] = 5.0
 
     parameters: ClassVar[Mapping[str, Parameter]] = {}
+    dependencies: ClassVar[Mapping[str, Dependency]] = {}
     handlers: ClassVar[Mapping[str, Handler]] = {}
 
     user: User = cast("User", None)
@@ -120,8 +136,14 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
 
     # Made from `channels`, once per class.
     _templates: ClassVar[tuple[Template, ...]] = ()
+    # Whether the class has a `while_occupied` of its own.
+    _has_channel_task: ClassVar[bool] = False
     # The names of this connection's channels.
     _channels: tuple[str, ...] = ()
+    # Made on first use, and shared by all that this connection publishes.
+    _client_info: ClientInfo | None = None
+    # What dependencies have opened, to be closed at the end; set if the class has any.
+    _opened: Sequence[Opened] = ()
     # Made when the first task is started.
     _tasks: TaskGroup | None = None
     _pushed_in_vain = 0
@@ -137,16 +159,23 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
         """
         if websocket is None:
             return super().__new__(cls)
+        if websocket.application_state is not WebSocketState.CONNECTING:
+            raise RuntimeError(
+                f"{cls.__name__} must get its connection before a dependency accepts or closes it"
+            )
         return cast("Self", cls(*asgi_of(websocket)).dispatch())
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         resolve = resolver(cls)
         cls.parameters = collect_parameters(cls, _TAKEN, resolve)
+        cls.dependencies = collect_dependencies(cls, _TAKEN, resolve)
         cls.handlers = find_handlers(cls, resolve)
         if cls.handlers and cls.encoding is None:
             cls.encoding = "json"
         check_class(cls, _TAKEN)
+        task = inspect.getattr_static(cls, "while_occupied")
+        cls._has_channel_task = task is not vars(Endpoint)["while_occupied"]
         cls._templates = compile_channels(cls)
 
     # What a subclass may override
@@ -163,8 +192,9 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
         then it is cancelled, and the handshake is refused with 408, or closed with 4408.
 
         Returns:
-            The value for `self.user`. If `identify` was called, or an `Identity` is returned,
-            its channels are checked, and the connection is closed when the token expires.
+            The value for `self.user`; None leaves it as it is. If `identify` was called, or an
+            `Identity` is returned, its channels are checked, and the connection is closed when
+            the token expires.
 
         Raises:
             InvalidToken, HTTPException, WebSocketException: The handshake is refused.
@@ -212,6 +242,17 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
         """
         return None
 
+    def info(self) -> Any:
+        """What others see of this client besides its user's name: in presence and publications.
+
+        Called once, after `authenticate`. By default nothing: what `authenticate` returns may hold
+        what is nobody else's business.
+
+        Returns:
+            Anything that can be encoded as JSON.
+        """
+        return None
+
     def welcome(self, recent: Sequence[Publication]) -> Any:
         """Make of a channel's newest publications what a client gets first, before what is live.
 
@@ -226,6 +267,25 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
             default, are sent one by one, as they were when they were published.
         """
         return recent
+
+    @classmethod
+    async def while_occupied(cls, channel: str, hub: Hub) -> None:
+        """The task of a channel, for as long as clients of this class are in it: a game's loop.
+
+        Per event loop, class and channel there is one at a time. It is started when the first
+        client has been accepted and has joined the channel, and has come to its first `await` that
+        waits when that client's `on_accept` is called. It is cancelled when the last one has left,
+        and then has `disconnect_timeout` seconds to end. A client that comes meanwhile waits for
+        its end, and is the first one of the next. It runs in an empty `contextvars` context.
+
+        If it returns, it is not called again before the channel was empty. If it raises, that is
+        one traceback in the log, and the clients are closed with 1011; what closes a connection
+        when a handler raises it, such as `WebSocketException`, closes all of them.
+
+        Args:
+            channel: The channel's name.
+            hub: The application's hub, to publish with.
+        """
 
     # What a subclass may call
 
@@ -329,9 +389,21 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
         """
         return await self._lifecycle.join(channel, since)
 
+    async def present(self, channel: str | None = None) -> Presence:
+        """Who is in this endpoint's channel, or in another, in all processes.
+
+        Args:
+            channel: May be left out where the endpoint has exactly one.
+
+        Raises:
+            ValueError: The channel is left out, and the endpoint has none or several.
+        """
+        entries = await self.hub.present(channel or self.channel)
+        return Presence.of(entries.values())
+
     async def leave(self, channel: str) -> None:
         """Leave a channel; nothing happens when the connection isn't in it."""
-        await self.hub.unsubscribe(self.connection, channel)
+        await self._lifecycle.leave(channel)
 
     @property
     def channel(self) -> str:
@@ -384,8 +456,15 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
         return message["bytes"] if text is None else text
 
     def _info(self) -> ClientInfo:
-        user = "" if self.identity is None else self.identity.user
-        return ClientInfo(client=self.connection.id, user=user)
+        if self._client_info is None:
+            data = self.info()
+            info = None if data is None else value_of(payload(data))
+            if isinstance(info, bytes):
+                raise TypeError(
+                    f"{type(self).__name__}.info() must be what JSON can say, not bytes"
+                )
+            self._client_info = ClientInfo(self.connection.id, self.connection.user, info)
+        return self._client_info
 
 
 #: Names that a parameter can't have, because the endpoint itself has them.

@@ -4,6 +4,7 @@ A mistake is a `TypeError` when the class is created, not when the first client 
 """
 
 import inspect
+import re
 import string
 import sys
 from collections.abc import Callable, Collection
@@ -11,11 +12,12 @@ from difflib import get_close_matches
 from types import FunctionType
 from typing import Any
 
+from chatserver.endpoints.dependencies import Dependency, find_dependencies
 from chatserver.endpoints.origin import check_allowed_origins
 from chatserver.endpoints.params import Parameter, find_parameters
 from chatserver.publication import PLAIN
 
-__all__ = ["check_class", "collect_parameters", "resolver"]
+__all__ = ["check_class", "collect_dependencies", "collect_parameters", "resolver"]
 
 #: Hooks that a class may override and that we await, with the names of their arguments.
 HOOKS = {
@@ -26,11 +28,15 @@ HOOKS = {
     "on_invalid": ("websocket", "error"),
     "on_disconnect": ("websocket", "close_code"),
 }
+#: Class methods that a class may override and that we await.
+CLASS_HOOKS = {"while_occupied": ("channel", "hub")}
 #: Hooks whose result is used at once.
-PLAIN_HOOKS = ("last_will", "welcome")
+PLAIN_HOOKS = ("info", "last_will", "welcome")
 #: What other libraries call these hooks.
 ELSEWHERE = {"on_message": "on_receive", "on_open": "on_accept", "on_close": "on_disconnect"}
 REJECT_AS = ("http", "close", "policy")
+#: An annotation that asks for a parameter or a dependency.
+ASKS = re.compile(r"^From(Path|Query|Header|Cookie)\b|\b(Depends|Security)\(")
 #: Class attributes whose names are easily misspelt.
 ATTRIBUTES = (
     *("encoding", "channels", "presence", "subprotocols", "allowed_origins", "reject_as"),
@@ -43,7 +49,7 @@ def resolver(cls: type) -> Callable[[Any], Any]:
 
     It knows the names of the class's module, and the local names around the class statement,
     because a class may be local to a function. An annotation that can't be resolved stays a
-    string, unless it asks for a parameter; then it is an error.
+    string, unless it asks for a parameter or dependency; then it is an error.
     """
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__") != cls.__module__:
@@ -57,7 +63,7 @@ def resolver(cls: type) -> Callable[[Any], Any]:
         try:
             return eval(annotation, names)
         except Exception as exc:
-            if annotation.startswith(("FromPath", "FromQuery", "FromHeader", "FromCookie")):
+            if ASKS.search(annotation):
                 raise TypeError(f"{cls.__name__}: {annotation} can't be resolved: {exc}") from exc
             return annotation
 
@@ -87,8 +93,36 @@ def collect_parameters(
 
 
 def _own_parameters(cls: type, resolve: Callable[[Any], Any]) -> dict[str, Parameter]:
-    annotations = inspect.get_annotations(cls)
-    return find_parameters(cls, {name: resolve(value) for name, value in annotations.items()})
+    return find_parameters(cls, _annotations(cls, resolve))
+
+
+def _annotations(cls: type, resolve: Callable[[Any], Any]) -> dict[str, Any]:
+    return {name: resolve(value) for name, value in inspect.get_annotations(cls).items()}
+
+
+def collect_dependencies(
+    cls: Any, taken: Collection[str], resolve: Callable[[Any], Any]
+) -> dict[str, Dependency]:
+    """The dependencies of a class and its bases. Its parameters are collected already.
+
+    Raises:
+        TypeError: A dependency has the name of a parameter, or one in `taken` other than "user".
+    """
+    found: dict[str, Dependency] = {}
+    for base in reversed(cls.__mro__[1:-1]):
+        inherited = vars(base).get("dependencies")
+        found |= _own_dependencies(base, resolver(base)) if inherited is None else inherited
+    found |= _own_dependencies(cls, resolve)
+    for name in found:
+        if name in cls.parameters:
+            raise TypeError(f"{cls.__name__}.{name} is a parameter and a dependency")
+        if (name in taken and name != "user") or name.startswith("_"):
+            raise TypeError(f"{cls.__name__}.{name} can't be a dependency, the name is taken")
+    return found
+
+
+def _own_dependencies(cls: type, resolve: Callable[[Any], Any]) -> dict[str, Dependency]:
+    return find_dependencies(cls, _annotations(cls, resolve), resolve)
 
 
 def check_class(cls: Any, taken: Collection[str]) -> None:
@@ -129,6 +163,8 @@ def check_class(cls: Any, taken: Collection[str]) -> None:
         _check_channel(cls, channel)
     for hook, arguments in HOOKS.items():
         _check_hook(cls, hook, arguments)
+    for hook, arguments in CLASS_HOOKS.items():
+        _check_class_hook(cls, hook, arguments)
     for hook in PLAIN_HOOKS:
         if inspect.iscoroutinefunction(inspect.unwrap(getattr(cls, hook))):
             raise TypeError(f"{cls.__name__}.{hook} must be a plain 'def', it is not awaited")
@@ -154,6 +190,22 @@ def _check_hook(cls: type, name: str, arguments: tuple[str, ...]) -> None:
         raise TypeError(f"{cls.__name__}.{name} must be 'async def {name}({form})'") from None
 
 
+def _check_class_hook(cls: type, name: str, arguments: tuple[str, ...]) -> None:
+    """Check that a hook is an `async` class method, and takes its arguments."""
+    method = inspect.getattr_static(cls, name)
+    form = f"'async def {name}({', '.join(('cls', *arguments))})'"
+    if not isinstance(method, classmethod):
+        raise TypeError(f"{cls.__name__}.{name} must be a @classmethod, {form}")
+    function: Any = method.__func__
+    written = inspect.unwrap(function)
+    if getattr(written, "__name__", name) == name and not inspect.iscoroutinefunction(written):
+        raise TypeError(f"{cls.__name__}.{name} must be 'async def', it is awaited")
+    try:
+        inspect.signature(function, follow_wrapped=False).bind("cls", *arguments)
+    except TypeError:
+        raise TypeError(f"{cls.__name__}.{name} must be {form}") from None
+
+
 def _check_async(cls: type, name: str) -> None:
     """Check that a method that we await is `async`.
 
@@ -177,8 +229,9 @@ def _check_name(cls: type, name: str, taken: Collection[str]) -> None:
         raise TypeError(f"{cls.__name__}.channel: did you mean 'channels'?")
     if name in taken or getattr(value, "__on_message__", False) is True:
         return
-    known = (*HOOKS, *PLAIN_HOOKS) if isinstance(value, FunctionType) else ATTRIBUTES
-    meant = ELSEWHERE.get(name) if isinstance(value, FunctionType) else None
+    is_method = isinstance(value, FunctionType | classmethod)
+    known = (*HOOKS, *CLASS_HOOKS, *PLAIN_HOOKS) if is_method else ATTRIBUTES
+    meant = ELSEWHERE.get(name) if is_method else None
     close = get_close_matches(name.lower(), known, n=1, cutoff=0.85)
     if close and abs(len(close[0]) - len(name)) <= 1 and not name.startswith(close[0]):
         # Others, such as `on_connected` and `authenticated`, may be methods of their own.

@@ -1,10 +1,11 @@
 """The life of one connection, from handshake to end.
 
-    handshake   origin, parameters, `authenticate`        may be refused: no accept
+    handshake   origin, parameters, dependencies, `authenticate`; may be refused: no accept
     accept      `on_connect`; the channels are joined, then the accept is sent
     open        `on_accept`, then per message `on_receive` or its handler: one at a time
     end         messages received before are handled for `linger` seconds at most; tasks are
-                cancelled, channels left, and `on_disconnect` is called once, whatever the cause
+                cancelled, channels left, and `on_disconnect` is called once, whatever the cause;
+                then what dependencies opened is closed
 
 The rules of this file:
 
@@ -20,7 +21,8 @@ import asyncio
 import inspect
 import logging
 import time
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, ClassVar, Literal, Protocol
 
 import anyio
@@ -30,13 +32,16 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from chatserver import logs
-from chatserver.auth import ANONYMOUS, Identity, credentials
+from chatserver.auth import Identity, credentials, user_of
 from chatserver.connection import Connection
 from chatserver.cookies import check_cookies
-from chatserver.endpoints.application import ENDING, setting_of
+from chatserver.endpoints.application import ENDING, overrides_of, setting_of
 from chatserver.endpoints.channels import Template, fill_in
+from chatserver.endpoints.dependencies import Dependency
+from chatserver.endpoints.identification import note_endpoint
 from chatserver.endpoints.internals import DEPARTURES, answer_by_handlers, has_handlers
 from chatserver.endpoints.messages import Handler, parse
+from chatserver.endpoints.occupancy import Occupancy, Place, enter, joined, leave
 from chatserver.endpoints.origin import check_origin
 from chatserver.endpoints.outcome import (
     OutageLog,
@@ -50,6 +55,7 @@ from chatserver.endpoints.outcome import (
     root_of,
 )
 from chatserver.endpoints.params import Parameter
+from chatserver.endpoints.resolution import Opened, Resolution
 from chatserver.endpoints.tasks import ENDED, TaskGroup, run_apart
 from chatserver.errors import BrokerUnavailable, InvalidHandshake, InvalidMessage, InvalidToken
 from chatserver.hub import Hub, Subscribed
@@ -83,8 +89,10 @@ class Served(Protocol):
     history: ClassVar[int]
     disconnect_timeout: ClassVar[float]
     parameters: ClassVar[Mapping[str, Parameter]]
+    dependencies: ClassVar[Mapping[str, Dependency]]
     handlers: ClassVar[Mapping[str, Handler]]
     _templates: ClassVar[tuple[Template, ...]]
+    _has_channel_task: ClassVar[bool]
 
     scope: Scope
     receive: Receive
@@ -94,6 +102,8 @@ class Served(Protocol):
     hub: Hub
     connection: Connection
     _channels: tuple[str, ...]
+    _client_info: ClientInfo | None
+    _opened: Sequence[Opened]
     _lifecycle: "Lifecycle"
     _tasks: TaskGroup | None
 
@@ -314,15 +324,29 @@ class Lifecycle:
         for parameter in endpoint.parameters.values():
             setattr(endpoint, parameter.name, parameter.read(websocket))
         endpoint._channels = fill_in(endpoint._templates, vars(endpoint))
-        endpoint.user = await endpoint.authenticate(websocket)
+        if endpoint.dependencies:
+            await self._resolve(websocket)
+        user = await endpoint.authenticate(websocket)
+        if user is not None:
+            endpoint.user = user
         self._admit(endpoint.user)
         self._authenticated = True
         if self._connection.accepted:
             # `authenticate` has accepted it, to ask for the token in a message.
             await self._join()
-            self._handshake_is_complete()
+            await self._complete_handshake()
         if websocket.application_state is WebSocketState.CONNECTING:
             await self._connect(websocket)
+
+    async def _resolve(self, websocket: WebSocket) -> None:
+        """Give the endpoint the values of its dependencies."""
+        endpoint = self._endpoint
+        note_endpoint(endpoint)
+        opened: list[Opened] = []
+        endpoint._opened = opened
+        resolution = Resolution(websocket, overrides_of(endpoint.scope), opened)
+        for name, dependency in endpoint.dependencies.items():
+            setattr(endpoint, name, await resolution.value(dependency))
 
     def _allowed_origins(self) -> Collection[str]:
         own = self._endpoint.allowed_origins
@@ -341,13 +365,14 @@ class Lifecycle:
             raise TypeError(f"{name}.authenticate() returned an awaitable: 'await' is missing")
         if isinstance(user, Identity):
             endpoint.identity = user
-        # In open mode all users are anonymous, so their connections are not one user's.
-        if endpoint.identity is None or endpoint.identity is ANONYMOUS:
-            return
         for channel in endpoint._channels:
             self._check_may(channel)
-        endpoint.hub.admission.enter_user(endpoint.identity.user)
-        self._connection.user = self._counted_user = endpoint.identity.user
+        # In open mode all users are anonymous, so their connections are not one user's.
+        if name := user_of(endpoint.identity or user):
+            endpoint.hub.admission.enter_user(name)
+            self._connection.user = self._counted_user = name
+        if endpoint._client_info is not None:
+            endpoint._client_info = None  # `authenticate` has published something
 
     def _check_may(self, channel: str) -> None:
         identity = self._endpoint.identity
@@ -391,9 +416,12 @@ class Lifecycle:
         await self._send_event(self._with_subprotocol(event))
         hub.opened(connection)
         if self._authenticated:
-            self._handshake_is_complete()
+            await self._complete_handshake()
 
-    def _handshake_is_complete(self) -> None:
+    async def _complete_handshake(self) -> None:
+        if self._endpoint._has_channel_task:
+            for channel in self._endpoint._channels:
+                await enter(self._place(channel), self._connection, self.fail)
         if self._connection.close_code is None:
             self._stop_timer()
 
@@ -418,7 +446,32 @@ class Lifecycle:
             TooManyChannels: These are as many as the limits allow.
         """
         self._check_may(channel)
-        return await self._subscribe(channel, since, self._last_will())
+        subscribed = await self._subscribe(channel, since, self._last_will())
+        if self._endpoint._has_channel_task:
+            await enter(self._place(channel), self._connection, self.fail)
+        return subscribed
+
+    async def leave(self, channel: str) -> None:
+        """Leave a channel; of the last one this waits until the channel's task has ended."""
+        occupied = self._occupied((channel,))
+        await self._endpoint.hub.unsubscribe(self._connection, channel)
+        for each in occupied:
+            await each.ended()
+
+    def _place(self, channel: str) -> Place:
+        """Where this connection is a member, for the task of a channel."""
+        endpoint = self._endpoint
+        return Place(asyncio.get_running_loop(), endpoint.hub, type(endpoint), channel)
+
+    def _occupied(self, channels: Iterable[str]) -> Sequence[Occupancy]:
+        """What this connection is a member of, because of the tasks of these channels."""
+        if not self._endpoint._has_channel_task:
+            return ()
+        found = (joined(self._place(channel), self._connection) for channel in channels)
+        return [each for each in found if each is not None]
+
+    def _has_left(self, channel: str) -> None:
+        leave(self._place(channel), self._connection)
 
     def _last_will(self) -> Payload | None:
         will = self._endpoint.last_will()
@@ -429,15 +482,17 @@ class Lifecycle:
     ) -> Subscribed:
         """Follow a channel that the client's token opens."""
         endpoint = self._endpoint
+        presence = endpoint.presence or endpoint.hub.broker.rules(channel).presence
         return await endpoint.hub.subscribe(
             self._connection,
             channel,
             encoder=PLAIN[endpoint.encoding],
             since=since,
             recent=endpoint.history,
-            info=endpoint._info() if endpoint.presence else None,
+            info=endpoint._info() if presence else None,
             last_will=last_will,
             answer=self._welcome if since is None and endpoint.history else self._missed,
+            on_left=self._has_left if endpoint._has_channel_task else None,
         )
 
     def _welcome(self, subscribed: Subscribed) -> Sequence[Frame]:
@@ -524,6 +579,7 @@ class Lifecycle:
         try:
             await self._leave()
             await self._attempt(self._say_goodbye(websocket))
+            await self._close_dependencies()
         finally:
             ENDING.discard(self)
         await self._attempt(self._connection.finish())
@@ -552,7 +608,10 @@ class Lifecycle:
             await self._attempt(tasks.end())
         if self._registered:
             self._registered = False
+            occupied = self._occupied(self._connection.members)
             await self._attempt(self._unregister())
+            for each in occupied:
+                await self._attempt(each.ended())
 
     async def _unregister(self) -> None:
         async with asyncio.timeout(self._endpoint.disconnect_timeout):
@@ -560,26 +619,49 @@ class Lifecycle:
 
     async def _say_goodbye(self, websocket: WebSocket) -> None:
         endpoint = self._endpoint
+        last = endpoint.on_disconnect(websocket, self._connection.close_code or 1000)
+        with suppress(*DEPARTURES):  # it tried to send, and the client is gone
+            await self._limited(last, "on_disconnect()")
+
+    async def _close_dependencies(self) -> None:
+        """Close what dependencies have opened, the last first, even if one before fails."""
+        for opened in reversed(self._endpoint._opened):
+            await self._attempt(self._close_dependency(opened))
+
+    async def _close_dependency(self, opened: Opened) -> None:
+        error = self._error
+        if error is None and self._interrupted:
+            error = WebSocketDisconnect(self._connection.close_code or 1006)
+        try:
+            await self._limited(opened.close(error), f"closing of {opened.name}()")
+        except Exception:
+            if not self._connection.accepted:
+                self._error = None  # what it raises instead says how the handshake is refused
+            raise
+
+    async def _limited(self, step: Coroutine[Any, Any, None], what: str) -> None:
+        """Take a step of the end, within `disconnect_timeout` seconds."""
+        endpoint = self._endpoint
         limit = asyncio.timeout(endpoint.disconnect_timeout)
         try:
             async with limit:
-                await endpoint.on_disconnect(websocket, self._connection.close_code or 1000)
+                await step
         except TimeoutError:
             if not limit.expired():
                 raise
             logger.error(
-                "%s.on_disconnect() took more than %g s and was cancelled",
+                "%s.%s took more than %g s and was cancelled",
                 type(endpoint).__name__,
+                what,
                 endpoint.disconnect_timeout,
             )
-        except DEPARTURES:
-            pass  # it tried to send, and the client is gone
 
     async def _refuse(self, websocket: WebSocket) -> None:
         """Answer a handshake that is not accepted, as `reject_as` says."""
-        error = self._error
         try:
             await self._leave()
+            await self._close_dependencies()
+            error = self._error
             refusal = as_refusal(error)
             if error is not None and refusal is None:
                 raise error

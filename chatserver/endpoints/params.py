@@ -27,13 +27,21 @@ from chatserver.cookies import cookie
 from chatserver.errors import InvalidHandshake
 
 __all__ = [
+    "COOKIE",
+    "HEADER",
+    "PATH",
+    "QUERY",
+    "REQUIRED",
     "FromCookie",
     "FromHeader",
     "FromPath",
     "FromQuery",
     "Parameter",
+    "Source",
     "bound_integers",
     "find_parameters",
+    "make_parameter",
+    "source_of",
 ]
 
 T = TypeVar("T")
@@ -45,10 +53,15 @@ class Source(NamedTuple):
     name: str
 
 
-FromPath: TypeAlias = Annotated[T, Source("path parameter")]
-FromQuery: TypeAlias = Annotated[T, Source("query parameter")]
-FromHeader: TypeAlias = Annotated[T, Source("header")]
-FromCookie: TypeAlias = Annotated[T, Source("cookie")]
+PATH = Source("path parameter")
+QUERY = Source("query parameter")
+HEADER = Source("header")
+COOKIE = Source("cookie")
+
+FromPath: TypeAlias = Annotated[T, PATH]
+FromQuery: TypeAlias = Annotated[T, QUERY]
+FromHeader: TypeAlias = Annotated[T, HEADER]
+FromCookie: TypeAlias = Annotated[T, COOKIE]
 
 #: Stands for the default of a parameter that has none.
 REQUIRED: Any = object()
@@ -77,14 +90,15 @@ _KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "tex
 
 
 class Parameter(NamedTuple):
-    """One handshake value of an endpoint class.
+    """One handshake value of an endpoint class, or of a dependency.
 
     Attributes:
-        name: The name of the class attribute.
+        name: The name of the class attribute, or of the dependency's parameter.
         source: Where the value comes from.
         type: What it is converted to.
         default: The value when it is absent; `REQUIRED` if it must not be absent.
         is_number: Whether a text such as "007" is read as a number.
+        sent_as: Its name in the handshake; that of a header has "-" for "_".
     """
 
     name: str
@@ -92,12 +106,12 @@ class Parameter(NamedTuple):
     type: Any
     default: Any
     is_number: bool
+    sent_as: str
 
     @property
     def label(self) -> str:
         """Source and name, for a refusal: "query parameter 'q'"."""
-        name = self.name.replace("_", "-") if self.source.name == "header" else self.name
-        return f"{self.source.name} {name!r}"
+        return f"{self.source.name} {self.sent_as!r}"
 
     def read(self, connection: HTTPConnection) -> Any:
         """The value in this handshake.
@@ -124,17 +138,17 @@ class Parameter(NamedTuple):
     def _raw(self, connection: HTTPConnection) -> Any:
         match self.source.name:
             case "path parameter":
-                value = connection.path_params.get(self.name)
+                value = connection.path_params.get(self.sent_as)
                 if type(value) is int:
                     bound_integers(connection.scope.get("route"))
             case "query parameter" if self._is_list:
-                return [self._plain(item) for item in connection.query_params.getlist(self.name)]
+                return [self._plain(item) for item in connection.query_params.getlist(self.sent_as)]
             case "query parameter":
-                value = connection.query_params.get(self.name)
+                value = connection.query_params.get(self.sent_as)
             case "header":
-                value = connection.headers.get(self.name.replace("_", "-"))
+                value = connection.headers.get(self.sent_as)
             case _:
-                value = cookie(connection.scope, self.name)
+                value = cookie(connection.scope, self.sent_as)
         return self._plain(value)
 
     def _plain(self, value: Any) -> Any:
@@ -155,7 +169,7 @@ def find_parameters(cls: type, annotations: Mapping[str, Any]) -> dict[str, Para
         TypeError: A marker was assigned as a value, or a text can't be converted to its type.
     """
     for name, value in vars(cls).items():
-        if source := _source_of(value):
+        if source := source_of(value):
             marker = _MARKERS[source.name]
             raise TypeError(
                 f"{cls.__name__}.{name} = {marker}[...] declares nothing; "
@@ -163,25 +177,48 @@ def find_parameters(cls: type, annotations: Mapping[str, Any]) -> dict[str, Para
             )
     found = {}
     for name, annotation in annotations.items():
-        if source := _source_of(annotation):
-            inner, *others = get_args(annotation)
-            rest = tuple(other for other in others if other is not source)
-            kind = Annotated[(_without_none(inner), *rest)] if rest else _without_none(inner)
-            if not _can_be_read(kind, source):
-                raise TypeError(
-                    f"{cls.__name__}.{name}: a {source.name} is a text, which can't be "
-                    f"converted to {inner!r}"
-                )
-            is_number = _mentions(kind, int) and not _mentions(kind, str)
-            found[name] = Parameter(name, source, kind, getattr(cls, name, REQUIRED), is_number)
+        if source := source_of(annotation):
+            where, default = f"{cls.__name__}.{name}", getattr(cls, name, REQUIRED)
+            found[name] = make_parameter(where, name, source, annotation, default)
     return found
 
 
-def _source_of(annotation: Any) -> Source | None:
+def make_parameter(
+    where: str, name: str, source: Source, annotation: Any, default: Any, sent_as: str = ""
+) -> Parameter:
+    """A parameter of this type.
+
+    Args:
+        where: Where it is declared, for the error.
+        name: As for `Parameter`.
+        source: As for `Parameter`.
+        annotation: The type, with or without the source among its metadata.
+        default: As for `Parameter`.
+        sent_as: As for `Parameter`; empty for what follows from the name.
+
+    Raises:
+        TypeError: A text can't be converted to the type.
+    """
+    inner, *others = get_args(annotation) if _metadata(annotation) else (annotation,)
+    rest = tuple(other for other in others if type(other) is not Source)
+    kind = Annotated[(_without_none(inner), *rest)] if rest else _without_none(inner)
+    if not _can_be_read(kind, source):
+        raise TypeError(
+            f"{where}: a {source.name} is a text, which can't be converted to {inner!r}"
+        )
+    is_number = _mentions(kind, int) and not _mentions(kind, str)
+    sent_as = sent_as or (name.replace("_", "-") if source == HEADER else name)
+    return Parameter(name, source, kind, default, is_number, sent_as)
+
+
+def source_of(annotation: Any) -> Source | None:
+    """The marker in an annotation such as `FromPath[str]`; None without one."""
+    return next((mark for mark in _metadata(annotation) if type(mark) is Source), None)
+
+
+def _metadata(annotation: Any) -> tuple[Any, ...]:
     metadata = getattr(annotation, "__metadata__", ())
-    if type(metadata) is not tuple:
-        return None
-    return next((mark for mark in metadata if type(mark) is Source), None)
+    return metadata if type(metadata) is tuple else ()
 
 
 def _can_be_read(kind: Any, source: Source) -> bool:

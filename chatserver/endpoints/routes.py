@@ -10,7 +10,7 @@ from starlette.convertors import Convertor
 from starlette.routing import BaseRoute, Host, Mount, WebSocketRoute
 
 from chatserver.endpoints.internals import each_route
-from chatserver.endpoints.params import Parameter, bound_integers
+from chatserver.endpoints.params import PATH, Parameter, bound_integers
 
 __all__ = ["EndpointRoute", "check_routes", "endpoint_routes"]
 
@@ -73,11 +73,17 @@ def check_routes(routes: Iterable[BaseRoute]) -> None:
 
 
 def _check_route(found: EndpointRoute) -> None:
-    parameters: Mapping[str, Parameter] = found.endpoint.parameters
-    for parameter in parameters.values():
-        in_path = parameter.source.name == "path parameter"
-        if in_path and parameter.name not in found.convertors:
+    name = found.endpoint.__name__
+    for where, parameter in _parameters(found.endpoint):
+        if parameter.source == PATH and parameter.sent_as not in found.convertors:
             raise TypeError(
-                f"{found.endpoint.__name__}.{parameter.name} is FromPath, but the route "
-                f"{found.path!r} has no {{{parameter.name}}}"
+                f"{name}.{where} is FromPath, but the route {found.path!r} "
+                f"has no {{{parameter.sent_as}}}"
             )
+
+
+def _parameters(endpoint: Any) -> Iterator[tuple[str, Parameter]]:
+    """The parameters of an endpoint and of its dependencies, each with its place."""
+    yield from endpoint.parameters.items()
+    for name, dependency in endpoint.dependencies.items():
+        yield from ((f"{name}: {where}", found) for where, found in dependency.parameters)

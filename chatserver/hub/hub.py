@@ -12,6 +12,7 @@ loop's thread uses; other threads put deliveries into its inbox.
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Awaitable, Collection, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any
@@ -24,7 +25,7 @@ from chatserver.errors import BrokerUnavailable, TooManyChannels
 from chatserver.hub.admission import Admission
 from chatserver.hub.fanout import Fanout, Lost, Shared, running_loop
 from chatserver.hub.following import Following
-from chatserver.hub.rows import Answer, Member, OnLost
+from chatserver.hub.rows import Answer, Member, OnLeft, OnLost
 from chatserver.hub.subscription import State, Step, Subscribed, Verdict, before
 from chatserver.limits import Counts, Limits
 from chatserver.publication import (
@@ -38,6 +39,7 @@ from chatserver.publication import (
     Publication,
     payload,
 )
+from chatserver.rules import RulesByName, rules_by_name
 
 __all__ = ["Hub", "Statistics"]
 
@@ -79,6 +81,7 @@ class Hub:
         broker: Carries the publications; by default a `MemoryBroker`. It can't belong to
             another hub.
         limits: What clients may take.
+        rules: What is kept of which channels; see `chatserver.rules`.
 
     Attributes:
         broker: The broker.
@@ -87,8 +90,16 @@ class Hub:
         counts: How many clients went beyond a limit, and what was lost.
     """
 
-    def __init__(self, broker: Broker | None = None, *, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        broker: Broker | None = None,
+        *,
+        limits: Limits | None = None,
+        rules: RulesByName | None = None,
+    ) -> None:
         self.broker: Broker | MemoryBroker = broker or MemoryBroker()
+        if rules:
+            self.broker.rules = rules_by_name(rules, self.broker.rules)
         self.broker.attach(self.deliver, self.lost, self.control)
         self.admission: Admission = Admission(limits)
         self.limits: Limits = self.admission.limits
@@ -331,6 +342,7 @@ class Hub:
         last_will: Payload | None = None,
         answer: Answer | None = None,
         on_lost: OnLost | None = None,
+        on_left: OnLeft | None = None,
     ) -> Subscribed:
         """Subscribe a connection to a channel, from now on or from a position on.
 
@@ -352,6 +364,8 @@ class Hub:
             on_lost: Called when the client has missed something, on the connection's loop. Then
                 the client stays in the channel, but nothing more is written to it until it has
                 left and subscribed again. Without it, the client goes on after the gap.
+            on_left: Called once when the client has left the channel, whoever made it leave, or
+                when this raises after it had joined; on the connection's loop. It must not raise.
 
         Raises:
             ValueError: The connection is in the channel already, or is not registered (any
@@ -365,12 +379,12 @@ class Hub:
         if last_will is not None and info is None:
             info = ClientInfo(connection.id)
         member = self._join(connection, channel, encoder)
-        member.answer, member.on_lost = answer, on_lost
+        member.answer, member.on_lost, member.on_left = answer, on_lost, on_left
         try:
             await self._following.settle(channel)
             if info is not None:
-                member.info = info
-                await self.broker.enter(channel, info, last_will=last_will)
+                member.info = structs.replace(info, since=time.time())
+                await self.broker.enter(channel, member.info, last_will=last_will)
             history = await self._read(channel, since, recent)
             if connection.members.get(channel) is not member:
                 raise RuntimeError(f"the connection left channel {channel!r} while subscribing")
@@ -536,6 +550,8 @@ class Hub:
             if member.channel not in fanout.channels:
                 self._unroute(member.channel, fanout)
                 self._forget_if_empty(fanout)
+        if member.on_left is not None:
+            member.on_left(member.channel)
 
     def _part_all(self, members: Sequence[Member]) -> None:
         for member in members:

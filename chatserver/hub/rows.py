@@ -19,7 +19,17 @@ from chatserver.hub.log import Log
 from chatserver.hub.subscription import Subscribed, Subscription
 from chatserver.publication import ClientInfo, Encoder, Frame, Position
 
-__all__ = ["ROW_MEMBERS", "Answer", "Channel", "Feed", "Member", "OnLost", "Row", "write_each"]
+__all__ = [
+    "ROW_MEMBERS",
+    "Answer",
+    "Channel",
+    "Feed",
+    "Member",
+    "OnLeft",
+    "OnLost",
+    "Row",
+    "write_each",
+]
 
 logger = logging.getLogger("chatserver")
 
@@ -30,6 +40,8 @@ ROW_MEMBERS = 100
 Answer: TypeAlias = Callable[[Subscribed], Sequence[Frame]]
 #: Called with a channel and the position after which it goes on when a member missed something.
 OnLost: TypeAlias = Callable[[str, Position], None]
+#: Called with a channel when a member has left it.
+OnLeft: TypeAlias = Callable[[str], None]
 #: The form of a publication: its encoder, and the window for compressed messages.
 Format: TypeAlias = tuple[Encoder, int | None]
 
@@ -50,11 +62,12 @@ class Member:
         info: Its entry in the channel's presence; None without one.
         answer: Makes the frames that are written before everything else.
         on_lost: Called when it has missed something; if None, it goes on after the gap.
+        on_left: Called when it has left; None where nobody wants to know.
     """
 
     __slots__ = (
-        *("answer", "channel", "connection", "encoder", "index", "info", "joining", "on_lost"),
-        "row",
+        *("answer", "channel", "connection", "encoder", "index", "info", "joining", "on_left"),
+        *("on_lost", "row"),
     )
 
     def __init__(self, connection: Connection, channel: str, encoder: Encoder, most: int) -> None:
@@ -67,6 +80,7 @@ class Member:
         self.info: ClientInfo | None = None
         self.answer: Answer | None = None
         self.on_lost: OnLost | None = None
+        self.on_left: OnLeft | None = None
 
 
 class Row:
