@@ -46,7 +46,6 @@ class Who(Message):
 
 class Ordered(Message):
     order: dict[str, Any]
-    id: str | None = None
 
 
 class Shop(Endpoint):
@@ -73,7 +72,7 @@ class Shop(Endpoint):
 class Bytes(Endpoint):
     encoding = "bytes"
 
-    async def on_receive(self, websocket: WebSocket, data: bytes) -> bytes:
+    async def on_receive(self, websocket: WebSocket, data: bytes) -> Any:
         return bytes(reversed(data))
 
 
