@@ -26,8 +26,8 @@ The map, in the order in which a message passes the packages:
 and around them `auth/` (tokens), `limits` (every guard), `rules` (what is kept of which channels),
 `errors` (exceptions, close codes), `logs` (redaction of secrets), `settings`, `configuration`
 (gives an application its settings), `asyncapi/` (describes an application's endpoints), `tryit` (a
-page made from that), `pages` (what pages have in common), `app` (the ready application), `cli`,
-`testing`.
+page made from that), `pages` (what pages have in common), `app` (the ready application), `loading`
+(finds an application by its name), `cli`, `testing`.
 
 The words: an *endpoint* is a class, with one instance per connection. A *channel* is a named
 topic. A *publication* is one message in a channel. A *position* (offset, epoch) is a place in a
@@ -42,6 +42,7 @@ from chatserver.auth import OPEN_MODE, Identity
 from chatserver.brokers import MemoryBroker
 from chatserver.configuration import configure
 from chatserver.endpoints import (
+    Ack,
     BroadcastEndpoint,
     Depends,
     EchoEndpoint,
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "OPEN_MODE",
+    "Ack",
     "BroadcastEndpoint",
     "Depends",
     "EchoEndpoint",

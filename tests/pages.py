@@ -11,7 +11,11 @@ ROOT = Path(__file__).resolve().parent.parent
 #: The text of each page by its path in the repository.
 PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text("utf-8")
-    for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    for path in [
+        ROOT / "README.md",
+        ROOT / "examples" / "README.md",
+        *sorted((ROOT / "docs").rglob("*.md")),
+    ]
 }
 
 

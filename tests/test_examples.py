@@ -2,8 +2,10 @@
 
 import importlib
 import json
+import struct
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +22,7 @@ from websockets.sync.client import ClientConnection, connect
 from chatserver import cli
 from chatserver.auth import mint
 from chatserver.testing import LiveServer, assert_no_message, live_server
-from tests.asgi import Edge
+from tests.asgi import Edge, wait_until
 
 FOLDER = Path(__file__).resolve().parent.parent / "examples"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
@@ -255,6 +257,49 @@ def test_tutorial_in_fastapi_on_a_server(server: LiveServer) -> None:
         assert refused.value.response.status_code == 403
 
 
+# fastapi_depends
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+def test_fastapi_depends(client: TestClient) -> None:
+    with client.websocket_connect("/notes/live", headers=bearer("k-1")) as session:
+        session.send_text("milk")
+        assert session.receive_text() == "1 notes"
+        assert client.get("/notes", headers=bearer("k-2")).json() == []
+    assert client.get("/notes", headers=bearer("k-2")).json() == ["ann: milk"]
+    for headers, status in [({}, 401), (bearer("x"), 401), (bearer("k-2"), 403)]:
+        with pytest.raises(WebSocketDenialResponse) as denied:
+            client.websocket_connect("/notes/live", headers=headers).__enter__()
+        assert denied.value.status_code == status
+
+
+def test_fastapi_depends_with_overrides(load: Load) -> None:
+    app: Any = load("fastapi_depends")
+    notes: list[str] = []
+    example = sys.modules["examples.fastapi_depends"]
+    app.dependency_overrides = {
+        example.current_user: lambda: "eve",
+        example.notebook: lambda: notes,
+    }
+    with TestClient(app) as client, client.websocket_connect("/notes/live") as session:
+        session.send_text("milk")
+        assert session.receive_text() == "1 notes"
+    assert notes == ["eve: milk"]
+
+
+def test_fastapi_depends_on_a_server(server: LiveServer) -> None:
+    with connect(f"{server.ws}/notes/live", additional_headers=bearer("k-1")) as client:
+        client.send("milk")
+        assert client.recv(timeout=TIMEOUT) == "1 notes"
+    with pytest.raises(InvalidStatus) as refused:
+        connect(f"{server.ws}/notes/live", additional_headers=bearer("k-2")).__enter__()
+    assert refused.value.response.status_code == 403
+    wait_until(lambda: httpx2.get(f"{server.http}/notes", headers=bearer("k-2")).json())
+
+
 # ticker
 
 
@@ -285,6 +330,57 @@ def all_that_comes(client: ClientConnection) -> list[Any]:
         while True:
             came.append(client.recv(timeout=0.3))
     return came
+
+
+# game_loop
+
+
+def positions(frame: bytes) -> dict[int, tuple[int, int]]:
+    return {number: (x, y) for number, x, y in struct.iter_unpack("!HHH", frame)}
+
+
+def test_game_loop(client: TestClient) -> None:
+    with client.websocket_connect("/arenas/cellar") as ann:
+        assert ann.receive_bytes() == b""
+        assert list(positions(ann.receive_bytes()).values()) == [(0, 0)]
+        for key in (b"R", b"R", b"D", b"?", b"U", b"U"):
+            ann.send_bytes(key)
+        while positions(ann.receive_bytes()) != {1: (2, 999)}:
+            pass
+        with client.websocket_connect("/arenas/cellar") as bob:
+            while positions(bob.receive_bytes()) != {1: (2, 999), 2: (0, 0)}:
+                pass
+        while positions(ann.receive_bytes()) != {1: (2, 999)}:
+            pass
+    with client.websocket_connect("/arenas/cellar") as ann:
+        assert ann.receive_bytes() == b""
+
+
+def test_game_loop_on_a_server(server: LiveServer) -> None:
+    with (
+        connect(f"{server.ws}/arenas/cellar") as ann,
+        connect(f"{server.ws}/arenas/attic") as bob,
+    ):
+        ann.send(b"R")
+        while (1, 0) not in frame_of(ann).values():
+            pass
+        assert (1, 0) not in frame_of(bob).values()
+        began = time.monotonic()
+        for _ in range(10):
+            frame_of(bob)
+        assert time.monotonic() - began > 0.3  # of 0.5 s
+        bob.send("no bytes")
+        with pytest.raises(ConnectionClosed) as closed:
+            while True:
+                bob.recv(timeout=TIMEOUT)
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1003
+
+
+def frame_of(client: ClientConnection) -> dict[int, tuple[int, int]]:
+    frame = client.recv(timeout=TIMEOUT)
+    assert isinstance(frame, bytes)
+    return positions(frame)
 
 
 # tokens

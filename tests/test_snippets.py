@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
+from uuid import uuid4
 
 import jwt
 import pytest
@@ -30,7 +31,13 @@ from tests.pages import BLOCKS, table
 SECRET = "correct-horse-battery-staple-0123456789"
 SNIPPETS = {block.name: block.text for block in BLOCKS if block.language == "python"}
 #: The variables of the environment that a snippet is run with.
-ENVIRONMENT = {"docs/guide/tokens.md: Ask for one": {"CHATSERVER_TOKEN_SECRET": SECRET}}
+ENVIRONMENT = {
+    name: {"CHATSERVER_TOKEN_SECRET": SECRET}
+    for name in (
+        "docs/guide/tokens.md: Ask for one",
+        "docs/guide/dependencies.md: The user of a token",
+    )
+}
 
 Run = Callable[[str], ModuleType]
 Conversation = Callable[[TestClient, ModuleType], None]
@@ -77,9 +84,11 @@ def texts(session: WebSocketTestSession, count: int) -> list[str]:
     return [session.receive_text() for _ in range(count)]
 
 
-def echo(client: TestClient, url: str, expected: str = "Message text was: hi") -> None:
+def echo(
+    client: TestClient, url: str, expected: str = "Message text was: hi", text: str = "hi"
+) -> None:
     with client.websocket_connect(url) as session:
-        session.send_text("hi")
+        session.send_text(text)
         assert session.receive_text() == expected
 
 
@@ -251,6 +260,20 @@ def recovery(client: TestClient, snippet: ModuleType) -> None:
         assert session.receive_json()["recovered"] is False
 
 
+@talks("docs/guide/channels.md: A task for a channel")
+def task_for_a_channel(client: TestClient, snippet: ModuleType) -> None:
+    for _ in range(2):
+        with client.websocket_connect("/arenas/a/ann") as one:
+            first = one.receive_json()
+            assert first == {"step": 1, "names": []}
+            with client.websocket_connect("/arenas/a/bob") as two:
+                while (step := two.receive_json())["names"] != ["ann", "bob"]:
+                    pass
+                while one.receive_json() != step:
+                    pass
+        assert snippet.Arena.worlds == {}
+
+
 @talks("docs/guide/channels.md: Presence")
 def presence(client: TestClient, snippet: ModuleType) -> None:
     with (
@@ -309,6 +332,22 @@ def strict(client: TestClient, snippet: ModuleType) -> None:
         assert "text" in reason
 
 
+@talks("docs/guide/messages.md: Said once")
+def said_once(client: TestClient, snippet: ModuleType) -> None:
+    id = str(uuid4())
+    with client.websocket_connect("/hall") as other:
+        for _ in range(2):
+            with client.websocket_connect("/hall") as session:
+                session.send_json({"type": "say", "text": "hi", "id": id})
+                while session.receive_json() != {"type": "ack", "id": id}:
+                    pass
+        assert other.receive_json() == {"type": "said", "text": "hi"}
+        assert_no_message(other)
+        other.send_json({"type": "say", "text": "", "id": 1})
+        error = other.receive_json()
+        assert (error["type"], error["id"]) == ("error", 1)
+
+
 @talks("docs/guide/messages.md: pydantic models")
 def pydantic(client: TestClient, snippet: ModuleType) -> None:
     with client.websocket_connect("/auction") as session:
@@ -353,6 +392,45 @@ def open_mode(client: TestClient, snippet: ModuleType) -> None:
         echo(client, "/items/a/ws")
 
 
+# Dependencies
+
+
+@talks("docs/guide/dependencies.md: Dependencies")
+def dependencies(client: TestClient, snippet: ModuleType) -> None:
+    with client.websocket_connect("/news?number=2", headers={"X-API-Key": "k"}) as session:
+        assert session.receive_json() == ["the owner of k", 2, 10]
+    assert denial(client, "/news").status_code == 401
+    denied = denial(client, "/news?number=x", headers={"X-API-Key": "k"})
+    assert denied.text == "query parameter 'number' must be an integer"
+
+
+@talks("docs/guide/dependencies.md: Open and close")
+def open_and_close(client: TestClient, snippet: ModuleType) -> None:
+    echo(client, "/transfers", expected="noted", text="5")
+    assert snippet.ledger == ["5"]
+    with pytest.raises(ValueError, match="no number"):
+        echo(client, "/transfers")
+    assert snippet.ledger == ["5", "rolled back"]
+
+
+@talks("docs/guide/dependencies.md: The user of a token")
+def user_of_a_token(client: TestClient, snippet: ModuleType) -> None:
+    token = mint(SECRET, user="ann", ttl_seconds=60, channels=["inbox"])
+    with client.websocket_connect(f"/inbox?token={token}") as session:
+        assert session.receive_text() == "Hello, Ann Lee"
+    other = mint(SECRET, user="ann", ttl_seconds=60, channels=["outbox"])
+    assert denial(client, f"/inbox?token={other}").status_code == 403
+
+
+@talks("docs/guide/dependencies.md: FastAPI's own")
+def fastapis_own(client: TestClient, snippet: ModuleType) -> None:
+    bearer = {"Authorization": "Bearer x"}
+    assert client.get("/me", headers=bearer).json() == "user of x"
+    with client.websocket_connect("/live", headers=bearer) as session:
+        assert session.receive_text() == "user of x"
+    assert denial(client, "/live").status_code == 401
+
+
 # FastAPI
 
 
@@ -389,6 +467,26 @@ def sub_applications(client: TestClient, snippet: ModuleType) -> None:
 def mounted(client: TestClient, snippet: ModuleType) -> None:
     assert 'data-path="/chat/ws"' in client.get("/chat/").text
     echo(client, "/chat/ws")
+
+
+# AsyncAPI
+
+
+@talks("docs/guide/asyncapi.md: AsyncAPI")
+def asyncapi(client: TestClient, snippet: ModuleType) -> None:
+    document = client.get("/asyncapi.json").json()
+    assert document["info"]["title"] == "Restaurant"
+    channel = document["channels"]["Table"]
+    assert channel["parameters"]["table"]["description"] == "Its number."
+    assert channel["bindings"]["ws"]["query"]["properties"]["language"]["default"] == "en"
+    reply = document["operations"]["Table_order"]["reply"]["messages"]
+    assert [message["$ref"] for message in reply] == [
+        "#/channels/Table/messages/Accepted",
+        "#/channels/Table/messages/Busy",
+    ]
+    with client.websocket_connect("/tables/7") as session:
+        session.send_json({"type": "order", "dish": "soup"})
+        assert session.receive_json() == {"type": "accepted", "number": 1}
 
 
 # Settings

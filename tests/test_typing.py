@@ -80,3 +80,25 @@ def test_the_type_of_the_user_is_known_where_a_class_says_it(folder: Path) -> No
     assert 'Cannot access attribute "lowest" for class "str"' in told
     assert "upper" not in told
     assert "anything" not in told
+
+
+def test_the_type_of_a_dependency_is_known(folder: Path) -> None:
+    (folder / "room.py").write_text(
+        "from typing import Annotated\n"
+        "import fastapi\n"
+        "from chatserver import Depends, Endpoint\n"
+        "def name() -> str:\n"
+        "    return 'ann'\n"
+        "class Room(Endpoint[str]):\n"
+        "    user: Annotated[str, Depends(name)]\n"
+        "    other: Annotated[str, fastapi.Depends(name)]\n"
+        "    older: str = Depends(name)\n"
+        "    async def on_accept(self, websocket: object) -> None:\n"
+        "        print(self.user.upper(), self.other.upper(), self.older.upper())\n"
+        "        print(self.user.no1(), self.other.no2(), self.older.no3())\n"
+    )
+    told = pyright(folder, "room.py")
+    for name in ("no1", "no2", "no3"):
+        assert f'Cannot access attribute "{name}" for class "str"' in told
+    assert "upper" not in told
+    assert "overrides" not in told

@@ -39,8 +39,9 @@ from chatserver.endpoints.application import ENDING, overrides_of, setting_of
 from chatserver.endpoints.channels import Template, fill_in
 from chatserver.endpoints.dependencies import Dependency
 from chatserver.endpoints.identification import note_endpoint
+from chatserver.endpoints.ids import MessageId, unique_id
 from chatserver.endpoints.internals import DEPARTURES, answer_by_handlers, has_handlers
-from chatserver.endpoints.messages import Handler, parse
+from chatserver.endpoints.messages import Handler, answers, parse
 from chatserver.endpoints.occupancy import Occupancy, Place, enter, joined, leave
 from chatserver.endpoints.origin import check_origin
 from chatserver.endpoints.outcome import (
@@ -99,6 +100,7 @@ class Served(Protocol):
     send: Send
     user: Any
     identity: Identity | None
+    message_id: str | None
     hub: Hub
     connection: Connection
     _channels: tuple[str, ...]
@@ -544,12 +546,32 @@ class Lifecycle:
         endpoint = self._endpoint
         if endpoint.handlers:
             text = event.get("text")
-            handler, message = parse(endpoint.handlers, event["bytes"] if text is None else text)
+            data = event["bytes"] if text is None else text
+            handler, message, id = parse(endpoint.handlers, data)
+            if id is not None:
+                await self._handle_with_id(websocket, handler, message, id)
+                return
             reply = await getattr(endpoint, handler.name)(websocket, message)
         else:
             reply = await endpoint.on_receive(websocket, await endpoint.decode(websocket, event))
         if reply is not None:
             await endpoint.push(reply)
+
+    async def _handle_with_id(
+        self, websocket: WebSocket, handler: Handler, message: Any, id: MessageId
+    ) -> None:
+        """Handle a message whose client waits for its answer."""
+        endpoint = self._endpoint
+        endpoint.message_id = unique_id(id, self._counted_user, self._connection.id)
+        try:
+            reply = await getattr(endpoint, handler.name)(websocket, message)
+        except InvalidMessage as error:
+            error.id = id
+            raise
+        finally:
+            endpoint.message_id = None
+        for answer in answers(reply, id):
+            await endpoint.push(answer)
 
     # The end
 
@@ -579,7 +601,8 @@ class Lifecycle:
         try:
             await self._leave()
             await self._attempt(self._say_goodbye(websocket))
-            await self._close_dependencies()
+            if self._endpoint._opened:
+                await self._close_dependencies()
         finally:
             ENDING.discard(self)
         await self._attempt(self._connection.finish())
@@ -621,7 +644,7 @@ class Lifecycle:
         endpoint = self._endpoint
         last = endpoint.on_disconnect(websocket, self._connection.close_code or 1000)
         with suppress(*DEPARTURES):  # it tried to send, and the client is gone
-            await self._limited(last, "on_disconnect()")
+            await self._limited(last, f"{type(endpoint).__name__}.on_disconnect()")
 
     async def _close_dependencies(self) -> None:
         """Close what dependencies have opened, the last first, even if one before fails."""
@@ -632,8 +655,9 @@ class Lifecycle:
         error = self._error
         if error is None and self._interrupted:
             error = WebSocketDisconnect(self._connection.close_code or 1006)
+        what = f"{type(self._endpoint).__name__}: closing {opened.name}()"
         try:
-            await self._limited(opened.close(error), f"closing of {opened.name}()")
+            await self._limited(opened.close(error), what)
         except Exception:
             if not self._connection.accepted:
                 self._error = None  # what it raises instead says how the handshake is refused
@@ -641,26 +665,22 @@ class Lifecycle:
 
     async def _limited(self, step: Coroutine[Any, Any, None], what: str) -> None:
         """Take a step of the end, within `disconnect_timeout` seconds."""
-        endpoint = self._endpoint
-        limit = asyncio.timeout(endpoint.disconnect_timeout)
+        seconds = self._endpoint.disconnect_timeout
+        limit = asyncio.timeout(seconds)
         try:
             async with limit:
                 await step
         except TimeoutError:
             if not limit.expired():
                 raise
-            logger.error(
-                "%s.%s took more than %g s and was cancelled",
-                type(endpoint).__name__,
-                what,
-                endpoint.disconnect_timeout,
-            )
+            logger.error("%s took more than %g s and was cancelled", what, seconds)
 
     async def _refuse(self, websocket: WebSocket) -> None:
         """Answer a handshake that is not accepted, as `reject_as` says."""
         try:
             await self._leave()
-            await self._close_dependencies()
+            if self._endpoint._opened:
+                await self._close_dependencies()
             error = self._error
             refusal = as_refusal(error)
             if error is not None and refusal is None:
