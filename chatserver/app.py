@@ -10,12 +10,9 @@ import sys
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from functools import cache
-from pathlib import Path
 from typing import Any, ClassVar
 
-from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PrefixLoader, StrictUndefined
 from starlette.applications import Starlette
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -27,14 +24,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from chatserver import __version__
+from chatserver.asyncapi import asyncapi_route
 from chatserver.auth import OpenMode
 from chatserver.configuration import configure
 from chatserver.endpoints import BroadcastEndpoint, EchoEndpoint, Endpoint, ItemEndpoint
 from chatserver.endpoints.application import lifespan, note_outer, verifier_of
+from chatserver.endpoints.local import why_not_local
 from chatserver.endpoints.plain import answer_plain_requests
 from chatserver.errors import CLOSE_CODES, ChatServerError, InvalidSetting, VerifierMissing
+from chatserver.pages import STATIC, SecurityHeaders, templates
 from chatserver.server.uvicorn_ import host_of_server
 from chatserver.settings import EXPOSED, Settings, is_loopback
+from chatserver.tryit import docs_routes
 
 __all__ = ["app", "create_app"]
 
@@ -43,21 +44,12 @@ logger = logging.getLogger("chatserver")
 app: Starlette
 """Made on first use, with the settings from the environment."""
 
-PACKAGE = Path(__file__).resolve().parent
-INSTALLED, CHECKOUT = PACKAGE / "templates", PACKAGE.parent / "templates"
-TEMPLATES = INSTALLED if INSTALLED.is_dir() else CHECKOUT
-
-# The page needs no script, style, font or frame but its own. `connect-src 'self'` covers the
-# WebSocket of the same host (CSP level 3).
-HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
+#: What the AsyncAPI document says of the application.
+INFO = {
+    "title": "chatserver",
+    "version": __version__,
+    "description": "Real-time channels over WebSocket.",
+    "license": {"name": "BSD-3-Clause"},
 }
 
 
@@ -77,14 +69,21 @@ def create_app(settings: Settings | None = None) -> Starlette:
             WebSocketRoute("/ws", EchoEndpoint, name="echo"),
             WebSocketRoute("/ws/{client_id}", BroadcastEndpoint, name="chat"),
             WebSocketRoute("/items/{item_id}/ws", ItemEndpoint, name="item"),
-            Mount("/static", StaticFiles(directory=PACKAGE / "static"), name="static"),
+            asyncapi_route(),
+            Mount("/static", StaticFiles(directory=STATIC), name="static"),
         ],
         middleware=[Middleware(SecurityHeaders), Middleware(StartInOneSentence)],
         lifespan=_ready_lifespan,
     )
     app.router.default = unknown_path
     answer_plain_requests(app)
-    app.state.templates = _templates(settings.templates)
+    app.state.templates = templates(settings.templates)
+    app.state.asyncapi_info = INFO
+    app.state.docs = settings.docs
+    if settings.docs != "off":
+        is_public = settings.docs == "on"
+        routes = docs_routes(app, public=is_public, templates=app.state.templates)
+        app.router.routes.extend(routes)
     configure(app, settings)
     return app
 
@@ -102,14 +101,21 @@ async def page(request: Request) -> Response:
         "open_mode": _is_open(request.scope),
         "static": f"{prefix}/static",
         "paths": paths,
+        "docs": f"{prefix}/docs" if _shows_docs(request) else None,
         "max_message_size": request.app.state.hub.limits.max_message_size,
         "close_codes": [
             {"code": row.code, "meaning": row.meaning, "retry": row.retry}
             for row in CLOSE_CODES.values()
         ],
     }
-    templates: Jinja2Templates = request.app.state.templates
-    return templates.TemplateResponse(request, "index.html", context)
+    pages: Jinja2Templates = request.app.state.templates
+    return pages.TemplateResponse(request, "index.html", context)
+
+
+def _shows_docs(request: Request) -> bool:
+    """Whether this client may see the page that `docs_routes` makes."""
+    docs = request.app.state.docs
+    return docs == "on" or (docs == "local" and not why_not_local(request.scope))
 
 
 def _is_open(scope: Scope) -> bool:
@@ -136,27 +142,6 @@ async def unknown_path(scope: Scope, receive: Receive, send: Send) -> None:
         await UnknownPath(scope, receive, send)
     else:
         raise HTTPException(404, "There is nothing at this path.")
-
-
-class SecurityHeaders:
-    """Adds the headers that keep a page from running or showing content of others."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Serve the inner application. A WebSocket handshake needs no such headers."""
-        if scope["type"] != "http":
-            return self.app(scope, receive, send)
-
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    headers.setdefault(name, value)
-            await send(message)
-
-        return self.app(scope, receive, send_with_headers)
 
 
 class StartInOneSentence:
@@ -191,19 +176,6 @@ async def _ready_lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
         )
     async with lifespan(app) as state:
         yield state
-
-
-def _templates(own: Path | None) -> Jinja2Templates:
-    """Our templates, and before them those of the user's own folder.
-
-    Ours are always available under "chatserver/", so that a page can extend the one it replaces.
-    """
-    ours = FileSystemLoader(TEMPLATES)
-    front = [] if own is None else [FileSystemLoader(own)]
-    loader = ChoiceLoader([*front, ours, PrefixLoader({"chatserver": ours})])
-    return Jinja2Templates(
-        env=Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
-    )
 
 
 @cache

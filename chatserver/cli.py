@@ -1,4 +1,4 @@
-"""The command line: `chatserver run` serves, `chatserver token` prints a token to try it with.
+"""The command line: `run` serves, `token` prints a token to try it with, `asyncapi` a description.
 
 The exit status is one of `EXIT_STATUSES`, which `--help` shows. A mistake of the user is one
 sentence on stderr, never a traceback.
@@ -28,14 +28,15 @@ __all__ = ["main"]
 
 PACKAGE = Path(__file__).resolve().parent
 GRACE = 3  # seconds that connections get to close on shutdown
+READY = "chatserver.app:app"
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 NO_SECRET = (
     "A token needs a secret: set CHATSERVER_TOKEN_SECRET, here and for the server, to what "
     '`python -c "import secrets; print(secrets.token_urlsafe(32))"` prints.'
 )
 EXIT_STATUSES = (
-    "Exit status: 0 done; 1 the address can't be listened on; 2 a flag or setting can't be used; "
-    "3 the application failed to start; 130 ended by Ctrl-C."
+    "Exit status: 0 done; 1 the address can't be listened on; 2 an argument or setting can't be "
+    "used; 3 the application failed to start; 130 ended by Ctrl-C."
 )
 EPILOG = (
     "Flags win over the environment, but other users of the machine can read them: "
@@ -72,7 +73,9 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="run | token")
+    commands = parser.add_subparsers(
+        title="commands", required=True, metavar="run | token | asyncapi"
+    )
 
     run = commands.add_parser(
         "run",
@@ -105,6 +108,30 @@ def _parser() -> argparse.ArgumentParser:
     for row in Settings.describe():
         if row.name in wanted:
             _add_flag(token, row)
+
+    asyncapi = commands.add_parser(
+        "asyncapi",
+        help="print the AsyncAPI document of an application",
+        description="Print the AsyncAPI document of an application's endpoints, as JSON.",
+        epilog=EXIT_STATUSES,
+        allow_abbrev=False,
+    )
+    asyncapi.set_defaults(command=_asyncapi)
+    asyncapi.add_argument(
+        "application",
+        nargs="?",
+        default=READY,
+        metavar="module:app",
+        help="the application, found from the current directory (default: %(default)s)",
+    )
+    asyncapi.add_argument(
+        "--factory", action="store_true", help="module:app is a function that makes it"
+    )
+    asyncapi.add_argument(
+        "--server",
+        metavar="URL",
+        help="where clients reach it, as in wss://example.org (default: the document doesn't say)",
+    )
     return parser
 
 
@@ -153,6 +180,22 @@ def _seconds(duration: str) -> int:
     if not match or not int(match[1]):
         raise ValueError(f"expected --ttl as in 30s, 5m, 1h or 7d, but got {duration!r}")
     return int(match[1]) * SECONDS[match[2]]
+
+
+def _asyncapi(*, application: str, factory: bool, server: str | None) -> int:
+    import msgspec
+
+    from chatserver.asyncapi import describe
+    from chatserver.loading import load_application
+
+    app = load_application(application, factory=factory)
+    try:
+        document = describe(app, server=server)
+    except (TypeError, ValueError) as error:
+        raise InvalidSetting(f"{application} can't be described: {error}") from None
+    # As bytes, because JSON is UTF-8 whatever the terminal's encoding is.
+    sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(document)) + b"\n")
+    return 0
 
 
 def _run(**overrides: Any) -> int:

@@ -168,6 +168,11 @@ class Settings(Limits):
     templates: Path | None = setting(  # noqa: RUF009 - it is a field, like every other line
         None, "folder of templates put in front of ours", _folder
     )
+    docs: str = setting(
+        "local",
+        "who sees the try-it page at /docs: local (clients of this machine), on (everybody) or off",
+        _one_of("local", "on", "off"),
+    )
     allowed_origins: tuple[str, ...] = setting(
         (), "origins that may connect besides our own, comma-separated; * is any", _origins
     )

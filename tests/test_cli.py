@@ -1,5 +1,6 @@
 """The command line, as a person meets it: in processes of its own."""
 
+import json
 import os
 import re
 import signal
@@ -128,7 +129,7 @@ def test_help_has_every_setting_with_default_unit_and_variable() -> None:
 EXITS = {"0": "done", "1": "listened on", "2": "setting", "3": "failed to start", "130": "Ctrl-C"}
 
 
-@pytest.mark.parametrize("command", [(), ("run",), ("token",)])
+@pytest.mark.parametrize("command", [(), ("run",), ("token",), ("asyncapi",)])
 def test_help_has_every_exit_status(command: tuple[str, ...]) -> None:
     shown = re.sub(r"\s+", " ", run(*command, "--help").stdout)
     listed = dict(re.findall(r"(\d+) ([^;.]+)", shown.partition("Exit status: ")[2]))
@@ -172,9 +173,55 @@ def test_help_imports_no_server() -> None:
         "import sys; from chatserver.cli import main\n"
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
-        "assert not {'uvicorn', 'chatserver.app'} & set(sys.modules)"
+        "assert not {'uvicorn', 'chatserver.app', 'chatserver.asyncapi'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], env=environment(), check=True, timeout=DEADLINE)
+
+
+def test_asyncapi_of_the_ready_application() -> None:
+    done = run("asyncapi", token_secret=SECRET)
+    document = json.loads(done.stdout)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert document["info"]["title"] == "chatserver"
+    assert "servers" not in document
+    assert done.stdout.startswith('{\n  "asyncapi": "3.1.0",\n')
+
+
+def test_asyncapi_of_another_application(tmp_path: Path) -> None:
+    source = "print('noise')\nfrom examples.typed_room import app\ndef create(): return app\n"
+    (tmp_path / "shop.py").write_text(source)
+    arguments = ("asyncapi", "shop:create", "--factory", "--server", "wss://example.org/café")
+    done = subprocess.run(
+        [*COMMAND, *arguments],
+        cwd=tmp_path,
+        env=environment() | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        timeout=DEADLINE,
+        check=True,
+    )
+    document = json.loads(done.stdout)
+    assert document["servers"]["server"]["pathname"] == "/café"
+    assert list(document["channels"]) == ["Room"]
+    assert done.stderr == b"noise\n"
+
+
+NOT_DESCRIBED = [
+    (("nowhere:app",), "there is no module 'nowhere', neither here nor installed"),
+    (("chatserver.app:nothing",), "module 'chatserver.app' has no attribute 'nothing'"),
+    (
+        ("chatserver.app:app", "--server", "example.org"),
+        "chatserver.app:app can't be described: expected the URL of a server as in "
+        "wss://example.org, got 'example.org'",
+    ),
+]
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), NOT_DESCRIBED)
+def test_asyncapi_of_no_application(
+    arguments: tuple[str, ...], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["asyncapi", *arguments]) == 2
+    assert capsys.readouterr() == ("", f"chatserver: error: {sentence}\n")
 
 
 ALONE = {"token_secret": SECRET}

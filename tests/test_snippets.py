@@ -92,6 +92,15 @@ def echo(
         assert session.receive_text() == expected
 
 
+@talks("docs/guide/tryit.md: The try-it page")
+def talk_to_a_room_with_a_page(client: TestClient, module: ModuleType) -> None:
+    assert client.get("/docs").status_code == 200
+    assert "Room" in client.get("/docs/asyncapi.json").json()["channels"]
+    with client.websocket_connect("/rooms/kitchen") as session:
+        session.send_json({"type": "say", "text": "hi"})
+        assert session.receive_json() == {"type": "say", "text": "hi"}
+
+
 # README and index
 
 
@@ -458,6 +467,26 @@ def sub_applications(client: TestClient, snippet: ModuleType) -> None:
 def mounted(client: TestClient, snippet: ModuleType) -> None:
     assert 'data-path="/chat/ws"' in client.get("/chat/").text
     echo(client, "/chat/ws")
+
+
+# AsyncAPI
+
+
+@talks("docs/guide/asyncapi.md: AsyncAPI")
+def asyncapi(client: TestClient, snippet: ModuleType) -> None:
+    document = client.get("/asyncapi.json").json()
+    assert document["info"]["title"] == "Restaurant"
+    channel = document["channels"]["Table"]
+    assert channel["parameters"]["table"]["description"] == "Its number."
+    assert channel["bindings"]["ws"]["query"]["properties"]["language"]["default"] == "en"
+    reply = document["operations"]["Table_order"]["reply"]["messages"]
+    assert [message["$ref"] for message in reply] == [
+        "#/channels/Table/messages/Accepted",
+        "#/channels/Table/messages/Busy",
+    ]
+    with client.websocket_connect("/tables/7") as session:
+        session.send_json({"type": "order", "dish": "soup"})
+        assert session.receive_json() == {"type": "accepted", "number": 1}
 
 
 # Settings

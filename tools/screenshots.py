@@ -1,4 +1,4 @@
-"""Take the pictures of the page for the README: docs/page.png, page-dark.png, page-phone.png.
+"""Take the pictures for README and docs: page.png, page-dark.png, page-phone.png, tryit.png.
 
 A real server on a free port, three browser tabs that chat, and a fourth that leaves. The clock
 is stopped, and numbers and texts are fixed, so that only a change of the page changes the pictures.
@@ -112,11 +112,31 @@ def chat(browser: Browser, url: str) -> list[Page]:
     return pages
 
 
+def tried(browser: Browser, url: str, options: dict[str, Any]) -> Page:
+    """The try-it page with an order that was answered."""
+    context = browser.new_context(
+        **options, device_scale_factor=2, locale="en-GB", timezone_id="UTC"
+    )
+    context.clock.set_fixed_time(NOON)
+    page = context.new_page()
+    page.goto(f"{url}/docs")
+    shown = page.locator(".view:not([hidden])")
+    shown.get_by_label("shop").fill("corner")
+    shown.get_by_role("button", name="Connect", exact=True).click()
+    expect(shown.locator(".pill")).to_have_text("Connected")
+    for label, text in (("name", "tea"), ("count", "2"), ("city", "Oslo")):
+        shown.get_by_label(label).fill(text)
+    shown.get_by_role("button", name="Send", exact=True).click()
+    shown.locator(".frame.received .head").click()
+    shown.locator(".after").evaluate("node => { node.textContent = 'next frame after 1.2 ms' }")
+    return page
+
+
 def picture(page: Page) -> bytes:
     """The page as it stands, as a PNG with a palette."""
-    page.get_by_role("tab", selected=True).focus()
+    page.get_by_role("tab", selected=True).first.focus()
     page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
-    page.locator(".address").evaluate_all(
+    page.locator(".address, .url").evaluate_all(
         "(all, port) => all.forEach((node) =>"
         " (node.textContent = node.textContent.replace(/:[0-9]+/, `:${port}`)))",
         PORT_SHOWN,
@@ -164,9 +184,14 @@ def main() -> None:
     if executable is None:
         parser.exit(1, "No Chromium on PATH: install one or set CHROMIUM.\n")
     into.mkdir(parents=True, exist_ok=True)
-    with running() as server, launched(executable) as browser:
-        pages = chat(browser, server.url)
-        for name, page in zip(("page", "page-dark", "page-phone"), pages, strict=True):
+    names = ("page", "page-dark", "page-phone", "tryit")
+    with (
+        running() as server,
+        running("tests.tried:app") as other,
+        launched(executable) as browser,
+    ):
+        pages = [*chat(browser, server.url), tried(browser, other.url, DESK)]
+        for name, page in zip(names, pages, strict=True):
             path = into / f"{name}.png"
             path.write_bytes(picture(page))
             print(f"{path}: {path.stat().st_size // 1024} KiB")

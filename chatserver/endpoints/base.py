@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeAli
 
 from starlette.endpoints import WebSocketEndpoint
 from starlette.types import Message as Event
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from chatserver import logs
 from chatserver.auth import Credential, Identity, credentials
@@ -163,6 +163,10 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
         """
         if websocket is None:
             return super().__new__(cls)
+        if websocket.application_state is not WebSocketState.CONNECTING:
+            raise RuntimeError(
+                f"{cls.__name__} must get its connection before a dependency accepts or closes it"
+            )
         return cast("Self", cls(*asgi_of(websocket)).dispatch())
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

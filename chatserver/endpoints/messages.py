@@ -87,6 +87,7 @@ class Handler(NamedTuple):
         decode: Decodes one from JSON.
         keeps_id: Whether its field "id" is its own, and not the id of the message.
         forbids_id: Whether it has no such field, and refuses unknown ones.
+        reply: What the method is annotated to return; used for documentation only.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Handler(NamedTuple):
     decode: Callable[[str | bytes], Any]
     keeps_id: bool = False
     forbids_id: bool = False
+    reply: Any = Any
 
 
 class _Envelope(Struct, gc=False):
@@ -230,25 +232,26 @@ def _first_error(exc: Any) -> str:
 
 
 def _handler(cls: type, name: str, method: Any, resolve: Callable[[Any], Any]) -> Handler:
-    parameters = list(inspect.signature(method).parameters.values())
+    signature = inspect.signature(method)
+    parameters = list(signature.parameters.values())
     annotation = parameters[2].annotation if len(parameters) == 3 else inspect.Parameter.empty
     if annotation is inspect.Parameter.empty:
         raise TypeError(
             f"{cls.__name__}.{name} must be a handler of the form "
             f"'async def {name}(self, websocket, message: SomeMessage)'"
         )
-    kind = resolve(annotation)
+    kind, reply = resolve(annotation), resolve(signature.return_annotation)
     if isinstance(kind, type) and issubclass(kind, Message) and kind is not Message:
         config = kind.__struct_config__
         fields = msgspec.structs.fields(kind)
         own = next(((f.required, f.type) for f in fields if f.encode_name == "id"), None)
         decode = msgspec.json.Decoder(kind).decode
         use = _use_of_id(own, forbids=config.forbid_unknown_fields)
-        return Handler(name, kind, str(config.tag), decode, *use)
+        return Handler(name, kind, str(config.tag), decode, *use, reply)
     if hasattr(kind, "model_validate_json"):
         forbids = kind.model_config.get("extra") == "forbid"
         use = _use_of_id(_pydantic_id(kind), forbids=forbids)
-        return Handler(name, kind, _pydantic_tag(kind), kind.model_validate_json, *use)
+        return Handler(name, kind, _pydantic_tag(kind), kind.model_validate_json, *use, reply)
     raise TypeError(
         f"{cls.__name__}.{name} must take a subclass of Message or a pydantic model, got {kind!r}"
     )

@@ -1,7 +1,8 @@
 /** The chat's panel: whose a message is, and the number by which the others know this client. */
 
+import { address } from "./address.js";
 import { recall, remember } from "./memory.js";
-import { Panel, address } from "./panel.js";
+import { Panel } from "./panel.js";
 
 const HUES = 6; // colours for the names of others, in page.css
 

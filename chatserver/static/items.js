@@ -1,7 +1,8 @@
 /** The items' panel: the fields that make its address, and what they have to do with a refusal. */
 
+import { address } from "./address.js";
 import { recall, remember } from "./memory.js";
-import { Panel, address } from "./panel.js";
+import { Panel } from "./panel.js";
 
 const { openMode } = document.querySelector("[data-open-mode]").dataset;
 

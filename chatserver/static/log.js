@@ -5,18 +5,13 @@
  * Every text goes in as a text node, whoever wrote it.
  */
 
+import { element } from "./element.js";
+
 const KEPT = 500;
 const NEAR = 48; // px from the bottom that still count as being there
 const time = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit" });
 const day = new Intl.DateTimeFormat([], { dateStyle: "full" });
 const moment = new Intl.DateTimeFormat([], { dateStyle: "full", timeStyle: "medium" });
-
-function element(tag, className, text) {
-  const node = document.createElement(tag);
-  if (className) node.className = className;
-  if (text !== undefined) node.textContent = text;
-  return node;
-}
 
 export class Log {
   #missed = 0;

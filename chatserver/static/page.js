@@ -1,5 +1,6 @@
 /** The page: three panels, the tabs over them, and what concerns them all. */
 
+import { announcer } from "./announcer.js";
 import { ChatPanel, claimClientId } from "./chat.js";
 import { ItemsPanel } from "./items.js";
 import { Panel } from "./panel.js";
@@ -37,20 +38,6 @@ function newsCounter() {
       unseen = 0;
       document.title = title;
     },
-  };
-}
-
-/** Says things aloud; what comes at the same moment is said together, as a new text ends the old. */
-function announcer(status) {
-  const texts = new Set();
-  return (text) => {
-    if (texts.size === 0) {
-      queueMicrotask(() => {
-        status.textContent = [...texts].join(" ");
-        texts.clear();
-      });
-    }
-    texts.add(text);
   };
 }
 

@@ -1,5 +1,6 @@
 /** One tab's panel: its connection's state, its messages, and the box to write in. */
 
+import { address } from "./address.js";
 import { Log } from "./log.js";
 import { recall, remember } from "./memory.js";
 import { Outbox } from "./outbox.js";
@@ -26,13 +27,6 @@ const ACTION = {
   waiting: "Retry now",
   closed: "Connect",
 };
-
-/** The WebSocket address of a path on the page's own host: http becomes ws, https becomes wss. */
-export function address(path) {
-  const url = new URL(path, location.href);
-  url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
-  return url;
-}
 
 export class Panel {
   emptyText = "Nothing yet.";

@@ -1,0 +1,126 @@
+"""The document: what an application's endpoints are, put together."""
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+from starlette.applications import Starlette
+
+from chatserver.asyncapi.channels import (
+    Channel,
+    channel_objects,
+    channels_of,
+    operation_objects,
+)
+from chatserver.asyncapi.messages import Messages
+from chatserver.asyncapi.schemas import Schemas
+from chatserver.asyncapi.security import SCHEMES, asks_for_token
+from chatserver.endpoints.routes import check_routes, endpoint_routes
+from chatserver.errors import CLOSE_CODES
+
+__all__ = ["describe", "server_object"]
+
+VERSION = "3.1.0"
+
+#: Fields of an Info Object, and the attributes that FastAPI has for them.
+_INFO = {
+    "title": "title",
+    "version": "version",
+    "description": "description",
+    "termsOfService": "terms_of_service",
+    "contact": "contact",
+    "license": "license_info",
+    "tags": "",
+    "externalDocs": "",
+}
+_CLOSE_CODES = "\n".join(
+    [
+        "### Close codes",
+        "",
+        "| code | meaning | come back? |",
+        "| --- | --- | --- |",
+        *(
+            f"| {row.code} | {row.meaning} | {'yes' if row.retry else 'no'} |"
+            for row in CLOSE_CODES.values()
+        ),
+    ]
+)
+
+
+def describe(app: Starlette, *, server: str | None = None) -> dict[str, Any]:
+    """Describe the endpoints of an application in AsyncAPI 3.1.
+
+    Each route to an endpoint class is a channel, wherever it is mounted. Title, version and the
+    like are taken from a FastAPI application, and from `app.state.asyncapi_info`, which wins: the
+    fields of an Info Object.
+
+    Args:
+        app: The application. What is added to it later is not in the document.
+        server: The URL at which clients reach it, such as "wss://chat.example.org/base"; the
+            document names no server if left out.
+
+    Returns:
+        The document, made of what JSON can hold.
+
+    Raises:
+        TypeError: `app.state.asyncapi_info` has other fields, or a `FromPath` is not in its route.
+        ValueError: The URL of the server has another scheme, or no host.
+    """
+    check_routes(app.routes)
+    channels = channels_of(endpoint_routes(app.routes))
+    types = [each for channel in channels for each in channel.messages]
+    received = [each.type for channel in channels for each in channel.received]
+    schemas = Schemas([each.type for each in types], received)
+    messages = Messages(types, schemas)
+    document: dict[str, Any] = {"asyncapi": VERSION, "info": _info(app)}
+    if server is not None:
+        document["servers"] = server_object(server)
+    document |= {
+        "defaultContentType": "application/json",
+        "channels": channel_objects(channels, messages),
+        "operations": operation_objects(channels, messages),
+        "components": _components(channels, messages, schemas),
+        "x-close-codes": [row._asdict() for row in CLOSE_CODES.values()],
+    }
+    # Only what JSON can hold: a default may be infinite, or of a class of its own.
+    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(document))
+    return plain
+
+
+def server_object(url: str) -> dict[str, Any]:
+    """The Servers Object for a URL.
+
+    Raises:
+        ValueError: It has another scheme than those of WebSocket and HTTP, or no host.
+    """
+    parts = urlsplit(url)
+    protocol = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}.get(parts.scheme)
+    if protocol is None or not parts.netloc:
+        raise ValueError(f"expected the URL of a server as in wss://example.org, got {url!r}")
+    found = {"host": parts.netloc, "protocol": protocol}
+    if path := parts.path.rstrip("/"):
+        found["pathname"] = path
+    return {"server": found}
+
+
+def _info(app: Starlette) -> dict[str, Any]:
+    own: Mapping[str, Any] = getattr(app.state, "asyncapi_info", {})
+    if unknown := own.keys() - _INFO.keys():
+        raise TypeError(
+            f"app.state.asyncapi_info has {', '.join(sorted(unknown))}; "
+            f"it may have {', '.join(_INFO)}"
+        )
+    found = {**{field: getattr(app, name, None) for field, name in _INFO.items()}, **own}
+    found["title"] = found["title"] or "WebSocket endpoints"
+    found["version"] = found["version"] or "0.1.0"
+    told = (found["description"], _CLOSE_CODES)
+    found["description"] = "\n\n".join(filter(None, told))
+    return {field: value for field, value in found.items() if value}
+
+
+def _components(channels: list[Channel], messages: Messages, schemas: Schemas) -> dict[str, Any]:
+    found: dict[str, Any] = {"messages": messages.components, "schemas": schemas.components}
+    if any(asks_for_token(channel.found.endpoint) for channel in channels):
+        found["securitySchemes"] = SCHEMES
+    return {name: value for name, value in found.items() if value}

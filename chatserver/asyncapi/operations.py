@@ -1,0 +1,123 @@
+"""What an endpoint class hears and says: its operations, with the types of their messages."""
+
+import inspect
+import types
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
+
+from chatserver.asyncapi.docstrings import Docstring, read_docstring
+from chatserver.endpoints import Endpoint, ErrorMessage
+from chatserver.publication import Publication
+
+__all__ = ["MessageType", "Operation", "operations_of"]
+
+JSON, TEXT, BINARY = "application/json", "text/plain", "application/octet-stream"
+
+#: What a frame holds where the class doesn't say more, by `encoding`.
+PLAIN: dict[Any, tuple[Any, ...]] = {
+    None: (str, bytes),
+    "text": (str,),
+    "bytes": (bytes,),
+    "json": (Any,),
+}
+
+
+class MessageType(NamedTuple):
+    """The type of a message.
+
+    Attributes:
+        type: The class, or another type; `Any` for any JSON.
+        content_type: How it is written on the wire.
+        tag: The field "type" without which the server doesn't take it; None where it needs none.
+    """
+
+    type: Any
+    content_type: str
+    tag: str | None = None
+
+
+class Operation(NamedTuple):
+    """What the server does with messages of a channel.
+
+    Attributes:
+        name: Its name within the channel.
+        action: "receive" for what clients send, "send" for what the server does by itself.
+        messages: The types of its messages.
+        replies: The types of what the server answers, to this client alone.
+        docstring: The handler's.
+    """
+
+    name: str
+    action: Literal["receive", "send"]
+    messages: tuple[MessageType, ...]
+    replies: tuple[MessageType, ...]
+    docstring: Docstring
+
+
+def operations_of(cls: type[Endpoint]) -> tuple[Operation, ...]:
+    """The operations of an endpoint class: those that receive, then the one that sends."""
+    sent = tuple(_message_types(_sent(cls), cls))
+    says = read_docstring("What the server sends by itself.")
+    sending = [Operation("send", "send", sent, (), says)] if sent else []
+    return (*_receiving(cls), *sending)
+
+
+def _receiving(cls: type[Endpoint]) -> Iterator[Operation]:
+    for tag, handler in cls.handlers.items():
+        replies = tuple(_message_types(_members(handler.reply), cls))
+        said = read_docstring(getattr(cls, handler.name).__doc__)
+        received = (MessageType(handler.type, JSON, tag),)
+        yield Operation(handler.name, "receive", received, replies, said)
+    if not cls.handlers and cls.on_receive is not Endpoint.on_receive:
+        kinds = _members(_annotation(cls.on_receive, "data")) or PLAIN[cls.encoding]
+        heard = tuple(_message_types(kinds, cls))
+        replies = tuple(_message_types(_members(_annotation(cls.on_receive, "return")), cls))
+        said = read_docstring(cls.on_receive.__doc__)
+        yield Operation("receive", "receive", heard, replies, said)
+
+
+def _sent(cls: type[Endpoint]) -> Iterator[Any]:
+    """The types of what the server sends by itself, as far as the class says."""
+    declared = cls.sends if isinstance(cls.sends, tuple) else (cls.sends,)
+    for each in declared:
+        yield from _members(each)
+    if not (declared or cls.handlers):
+        yield from PLAIN[cls.encoding]
+    if cls.history and cls.welcome is not Endpoint.welcome:
+        yield from _members(_annotation(cls.welcome, "return"))
+    if cls.last_will is not Endpoint.last_will:
+        yield from _members(_annotation(cls.last_will, "return"))
+    if cls.handlers and cls.on_invalid is Endpoint.on_invalid:
+        yield ErrorMessage
+
+
+def _message_types(kinds: Iterable[Any], cls: type[Endpoint]) -> Iterator[MessageType]:
+    for kind in dict.fromkeys(kinds):
+        content_type = {str: TEXT, bytes: BINARY}.get(kind, JSON)
+        # A class with this encoding writes texts as JSON, too.
+        yield MessageType(kind, JSON if kind is str and cls.encoding == "json" else content_type)
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    """The types of messages that an annotation stands for; none if it doesn't say."""
+    annotation = getattr(annotation, "__value__", annotation)  # of `type Answer = Yes | No`
+    if get_origin(annotation) in (Union, types.UnionType):
+        return tuple(each for member in get_args(annotation) for each in _members(member))
+    if annotation in (None, type(None), Any, inspect.Signature.empty):
+        return ()
+    if isinstance(annotation, str) or not isinstance(annotation, Hashable):
+        return ()  # it could not be resolved
+    # Publications are sent as they were published.
+    return () if Publication in (annotation, *get_args(annotation)) else (annotation,)
+
+
+def _annotation(function: Callable[..., Any], name: str) -> Any:
+    """The annotation of a parameter, or of what is returned; Any where it can't be resolved."""
+    written = inspect.unwrap(function)
+    annotation = inspect.get_annotations(written).get(name, Any)
+    if not isinstance(annotation, str):
+        return annotation
+    try:
+        return eval(annotation, written.__globals__)
+    except Exception:  # whatever evaluating it raises
+        return Any
