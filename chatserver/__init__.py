@@ -42,6 +42,7 @@ from chatserver.auth import OPEN_MODE, Identity
 from chatserver.brokers import MemoryBroker
 from chatserver.configuration import configure
 from chatserver.endpoints import (
+    Ack,
     BroadcastEndpoint,
     Depends,
     EchoEndpoint,
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "OPEN_MODE",
+    "Ack",
     "BroadcastEndpoint",
     "Depends",
     "EchoEndpoint",

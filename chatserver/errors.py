@@ -78,9 +78,14 @@ class InvalidFrame(PeerError):
 
 
 class InvalidMessage(PeerError):
-    """A message can't be decoded: wrong frame type (1003), bad UTF-8, JSON or shape (1007)."""
+    """A message can't be decoded: wrong frame type (1003), bad UTF-8, JSON or shape (1007).
+
+    Attributes:
+        id: The id that the client gave its message, for the answer; None without one.
+    """
 
     code = 1007
+    id: str | int | None = None
 
 
 class InvalidToken(PeerError):

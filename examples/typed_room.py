@@ -79,8 +79,7 @@ class Room(Endpoint[str]):
             await self.publish(Came(name=self.name), keep=False)
 
     async def tabs(self) -> int:
-        users = (await self.present()).users
-        return sum(len(each.clients) for each in users if each.user == self.name)
+        return sum(each.user == self.name for each in (await self.present()).clients)
 
     def welcome(self, recent: Sequence[Publication]) -> Earlier | None:
         return Earlier(said=[each.value for each in recent]) if recent else None

@@ -2,8 +2,10 @@
 
 import importlib
 import json
+import struct
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -328,6 +330,57 @@ def all_that_comes(client: ClientConnection) -> list[Any]:
         while True:
             came.append(client.recv(timeout=0.3))
     return came
+
+
+# game_loop
+
+
+def positions(frame: bytes) -> dict[int, tuple[int, int]]:
+    return {number: (x, y) for number, x, y in struct.iter_unpack("!HHH", frame)}
+
+
+def test_game_loop(client: TestClient) -> None:
+    with client.websocket_connect("/arenas/cellar") as ann:
+        assert ann.receive_bytes() == b""
+        assert list(positions(ann.receive_bytes()).values()) == [(0, 0)]
+        for key in (b"R", b"R", b"D", b"?", b"U", b"U"):
+            ann.send_bytes(key)
+        while positions(ann.receive_bytes()) != {1: (2, 999)}:
+            pass
+        with client.websocket_connect("/arenas/cellar") as bob:
+            while positions(bob.receive_bytes()) != {1: (2, 999), 2: (0, 0)}:
+                pass
+        while positions(ann.receive_bytes()) != {1: (2, 999)}:
+            pass
+    with client.websocket_connect("/arenas/cellar") as ann:
+        assert ann.receive_bytes() == b""
+
+
+def test_game_loop_on_a_server(server: LiveServer) -> None:
+    with (
+        connect(f"{server.ws}/arenas/cellar") as ann,
+        connect(f"{server.ws}/arenas/attic") as bob,
+    ):
+        ann.send(b"R")
+        while (1, 0) not in frame_of(ann).values():
+            pass
+        assert (1, 0) not in frame_of(bob).values()
+        began = time.monotonic()
+        for _ in range(10):
+            frame_of(bob)
+        assert time.monotonic() - began > 0.3  # of 0.5 s
+        bob.send("no bytes")
+        with pytest.raises(ConnectionClosed) as closed:
+            while True:
+                bob.recv(timeout=TIMEOUT)
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1003
+
+
+def frame_of(client: ClientConnection) -> dict[int, tuple[int, int]]:
+    frame = client.recv(timeout=TIMEOUT)
+    assert isinstance(frame, bytes)
+    return positions(frame)
 
 
 # tokens

@@ -332,6 +332,32 @@ def test_a_dependency_refuses_and_is_overridden() -> None:
         assert session.receive_text() == "7"
 
 
+async def accept(websocket: WebSocket) -> None:
+    await websocket.accept()
+
+
+async def close(websocket: WebSocket) -> None:
+    await websocket.close(1008)
+
+
+@pytest.mark.parametrize("early", [accept, close])
+def test_a_dependency_must_not_accept_or_close(
+    early: Callable[..., Any], edge: Edge, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = FastAPI(lifespan=lifespan)
+    app.websocket("/x", dependencies=[Depends(early)])(Strict)
+    with (
+        live_server(app, **edge) as server,
+        pytest.raises((ConnectionClosed, InvalidStatus)) as ended,
+        connect(f"{server.ws}/x") as client,
+    ):
+        client.recv(timeout=TIMEOUT)
+    assert isinstance(ended.value, ConnectionClosed if early is accept else InvalidStatus)
+    (fault,) = [record for record in caplog.records if record.exc_info]
+    assert fault.exc_info is not None
+    assert "Strict must get its connection before a dependency" in str(fault.exc_info[1])
+
+
 # Applications and what is around them
 
 

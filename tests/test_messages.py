@@ -1,17 +1,23 @@
 """Typed messages: their names on the wire, their handlers, and what can't be read."""
 
+import json
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+from uuid import uuid4
 
+import msgspec
 import pytest
-from pydantic import BaseModel
+from msgspec import Meta, Raw
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from starlette.applications import Starlette
+from starlette.exceptions import WebSocketException
 from starlette.routing import WebSocketRoute
-from starlette.testclient import TestClient
+from starlette.testclient import TestClient, WebSocketTestSession
 from starlette.websockets import WebSocket
 
-from chatserver import Endpoint, FromPath, Message, on_message
-from chatserver.endpoints.messages import parse, parse_json
+from chatserver import Ack, Endpoint, ErrorMessage, FromPath, Identity, Message, on_message
+from chatserver.endpoints.ids import is_for_ids, unique_id
+from chatserver.endpoints.messages import answers, parse, parse_json
 from chatserver.errors import InvalidMessage
 
 
@@ -211,3 +217,370 @@ def _with_a_builtin() -> None:
 def test_a_handler_without_a_message_class(declare: Callable[[], None]) -> None:
     with pytest.raises(TypeError, match=r"Bare\.say must"):
         declare()
+
+
+# Ids
+
+
+class Order(Message):
+    """Keeps "id" for itself: it is required."""
+
+    id: str
+
+
+class Invoice(Message):
+    """Keeps it: it is no text or integer."""
+
+    id: float = 0
+
+
+class Noted(Message):
+    """Wants to know the message's."""
+
+    text: str = ""
+    id: str | None = None
+
+
+class Exact(Message, forbid_unknown_fields=True):
+    n: int
+
+
+class Renamed(Message):
+    uid: int = msgspec.field(name="id")
+
+
+class ModelExact(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    type: Literal["model_exact"] = "model_exact"
+    n: int
+
+
+class ModelOrder(BaseModel):
+    id: int
+
+
+class ModelNoted(BaseModel):
+    id: Annotated[int, Field(ge=0)] | None = None
+
+
+class ModelRenamed(BaseModel):
+    uid: int = Field(alias="id")
+
+
+class ModelChoices(BaseModel):
+    uid: int = Field(validation_alias=AliasChoices("uid", "id"))
+
+
+class Show(Message):
+    """Asks for a reply of some kind."""
+
+    kind: str
+
+
+REPLIES: dict[str, Any] = {
+    "none": None,
+    "empty": {},
+    "spaced": Raw(b' { "a" : [1] } \n'),
+    "braces": {"a": "}{"},
+    "error": ErrorMessage(reason="no"),
+    "list": [1, {"id": 1}],
+    "text": "hi",
+    "bytes": b"{}",
+    "own": {"id": 0},
+    "null": {"id": None},
+    "broken": Raw(b"{"),
+}
+
+
+class Desk(Endpoint):
+    name: FromPath[str]
+    channels = ("desk",)
+    seen: list[Any]
+
+    async def authenticate(self, websocket: WebSocket) -> Any:
+        return Identity(self.name) if self.name != "-" else None
+
+    async def on_accept(self, websocket: WebSocket) -> None:
+        self.seen = []
+
+    @on_message
+    async def ping(self, websocket: WebSocket, message: Ping) -> Pong:
+        return Pong(n=message.n)
+
+    @on_message
+    async def say(self, websocket: WebSocket, message: Say) -> None:
+        await self.publish({"said": message.text}, id=self.message_id)
+
+    @on_message
+    async def show(self, websocket: WebSocket, message: Show) -> Any:
+        return REPLIES[message.kind]
+
+    @on_message
+    async def order(self, websocket: WebSocket, message: Order) -> Any:
+        return ["order", message.id, self.message_id]
+
+    @on_message
+    async def invoice(self, websocket: WebSocket, message: Invoice) -> None:
+        await self.push(["invoice", message.id, self.message_id])
+
+    @on_message
+    async def noted(self, websocket: WebSocket, message: Noted) -> Noted:
+        return message
+
+    @on_message
+    async def exact(self, websocket: WebSocket, message: Exact) -> Exact:
+        return message
+
+    @on_message
+    async def model_exact(self, websocket: WebSocket, message: ModelExact) -> ModelExact:
+        return message
+
+    @on_message
+    async def model_order(self, websocket: WebSocket, message: ModelOrder) -> ModelOrder:
+        return message
+
+    @on_message
+    async def model_noted(self, websocket: WebSocket, message: ModelNoted) -> ModelNoted:
+        return message
+
+    @on_message
+    async def wave(self, websocket: WebSocket, message: Wave) -> Any:
+        if message.hand == "left":
+            raise InvalidMessage("the other one")
+        raise WebSocketException(4000, "not here")
+
+
+desk = Starlette(routes=[WebSocketRoute("/{name}", Desk)])
+UUID = str(uuid4())
+
+
+def conversation(session: WebSocketTestSession, message: str) -> list[str]:
+    """What comes back for a message, before what comes for the next."""
+    session.send_text(message)
+    session.send_text('{"type": "ping", "n": 99}')
+    came: list[str] = []
+    while (text := _text(session)) != '{"type":"pong","n":99}':
+        came.append(text)
+    return came
+
+
+def _text(session: WebSocketTestSession) -> str:
+    event = session.receive()
+    if event["type"] == "websocket.close":
+        return f"closed {event['code']}"
+    text: str = event.get("text") or event["bytes"].decode()
+    return text
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ('{"type":"ping","n":1}', ['{"type":"pong","n":1}']),
+        ('{"type":"ping","n":1,"id":null}', ['{"type":"pong","n":1}']),
+        ('{"type":"ping","n":1,"id":7}', ['{"type":"pong","n":1,"id":7}']),
+        ('{"type":"ping","n":1,"id":"7"}', ['{"type":"pong","n":1,"id":"7"}']),
+        ('{"id":-1,"type":"ping","n":1}', ['{"type":"pong","n":1,"id":-1}']),
+        ('{"type":"ping","n":1,"id":"\\u00e4\\"\\n"}', ['{"type":"pong","n":1,"id":"ä\\"\\n"}']),
+        (
+            '{"type":"ping","n":1,"id":9223372036854775807}',
+            ['{"type":"pong","n":1,"id":9223372036854775807}'],
+        ),
+        # What can't carry it is followed by an Ack.
+        ('{"type":"show","kind":"none","id":1}', ['{"type":"ack","id":1}']),
+        ('{"type":"show","kind":"none"}', []),
+        ('{"type":"show","kind":"empty","id":1}', ['{"id":1}']),
+        ('{"type":"show","kind":"spaced","id":1}', ['{ "a" : [1] ,"id":1}']),
+        ('{"type":"show","kind":"braces","id":1}', ['{"a":"}{","id":1}']),
+        ('{"type":"show","kind":"error","id":1}', ['{"type":"error","reason":"no","id":1}']),
+        ('{"type":"show","kind":"error"}', ['{"type":"error","reason":"no"}']),
+        ('{"type":"show","kind":"list","id":1}', ['[1,{"id":1}]', '{"type":"ack","id":1}']),
+        ('{"type":"show","kind":"text","id":1}', ['"hi"', '{"type":"ack","id":1}']),
+        ('{"type":"show","kind":"bytes","id":1}', ["{}", '{"type":"ack","id":1}']),
+        ('{"type":"show","kind":"own","id":1}', ['{"id":0}', '{"type":"ack","id":1}']),
+        ('{"type":"show","kind":"own","id":0}', ['{"id":0}']),
+        ('{"type":"show","kind":"own","id":"0"}', ['{"id":0}', '{"type":"ack","id":"0"}']),
+        ('{"type":"show","kind":"null","id":1}', ['{"id":null}', '{"type":"ack","id":1}']),
+        ('{"type":"show","kind":"broken","id":1}', ["{", '{"type":"ack","id":1}']),
+        # What declares it for something else keeps it.
+        ('{"type":"order","id":"17"}', ['["order","17",null]']),
+        ('{"type":"invoice","id":1.5}', ['["invoice",1.5,null]']),
+        ('{"type":"model_order","id":17}', ['{"id":17}']),
+        # What declares it as optional gets it.
+        ('{"type":"noted","id":"a"}', ['{"type":"noted","text":"","id":"a"}']),
+        ('{"type":"noted"}', ['{"type":"noted","text":"","id":null}']),
+        ('{"type":"model_noted","id":3}', ['{"id":3}']),
+        # What refuses unknown fields doesn't refuse this one.
+        ('{"type":"exact","n":1,"id":7}', ['{"type":"exact","n":1,"id":7}']),
+        ('{"id":"x","n":1,"type":"model_exact"}', ['{"type":"model_exact","n":1,"id":"x"}']),
+        # Errors carry it.
+        (
+            '{"type":"ping","n":"1","id":7}',
+            [
+                '{"type":"error","reason":"not a valid message: '
+                'Expected `int`, got `str` - at `$.n`","id":7}'
+            ],
+        ),
+        (
+            '{"type":"wave","hand":"left","id":7}',
+            ['{"type":"error","reason":"the other one","id":7}'],
+        ),
+        ('{"type":"wave","hand":"left"}', ['{"type":"error","reason":"the other one"}']),
+    ],
+)
+def test_the_answer_carries_the_id(message: str, expected: list[str]) -> None:
+    with TestClient(desk).websocket_connect("/ann") as session:
+        assert conversation(session, message) == expected
+
+
+@pytest.mark.parametrize(
+    ("message", "id", "reason"),
+    [
+        ('{"type":"sing","id":"a"}', "a", "unknown message type 'sing'"),
+        ('{"type":"exact","n":1,"id":7,"x":1}', 7, "unknown field `x`"),
+        ('{"type":"noted","id":7}', 7, "Expected `str | null`, got `int` - at `$.id`"),
+        ('{"type":"model_noted","id":-3}', -3, "greater than or equal to 0 - at `$.id`"),
+        ('{"type":"exact","n":1,"id":null}', None, "unknown field `id`"),
+    ],
+)
+def test_an_error_carries_the_id(message: str, id: Any, reason: str) -> None:
+    with pytest.raises(InvalidMessage) as error:
+        parse(Desk.handlers, message)
+    assert error.value.id == id
+    assert reason in error.value.reason
+
+
+@pytest.mark.parametrize(
+    "id",
+    ['""', f'"{"x" * 65}"', "1.5", "1e2", "true", "[]", "{}", str(2**63), '"\\ud800"'],
+)
+def test_a_bad_id(id: str) -> None:
+    with pytest.raises(InvalidMessage) as error:
+        parse(Desk.handlers, f'{{"type": "ping", "n": 1, "id": {id}}}')
+    assert error.value.id is None
+    assert error.value.reason.startswith("not a valid message: ")
+
+
+def test_a_bad_id_in_a_binary_frame() -> None:
+    with pytest.raises(InvalidMessage):
+        parse(Desk.handlers, b'{"type": "ping", "n": 1, "id": "\xff"}')
+
+
+def test_the_longest_id() -> None:
+    assert parse(Desk.handlers, f'{{"type": "ping", "n": 1, "id": "{"ä" * 64}"}}')[2] == "ä" * 64
+
+
+def test_who_keeps_the_id() -> None:
+    class Keeping(Endpoint):
+        @on_message
+        async def renamed(self, websocket: WebSocket, message: Renamed) -> None: ...
+
+        @on_message
+        async def model_renamed(self, websocket: WebSocket, message: ModelRenamed) -> None: ...
+
+        @on_message
+        async def model_choices(self, websocket: WebSocket, message: ModelChoices) -> None: ...
+
+        @on_message
+        async def say(self, websocket: WebSocket, message: Say) -> None: ...
+
+    kept = {tag for tag, handler in Keeping.handlers.items() if handler.keeps_id}
+    assert kept == {"renamed", "model_renamed", "model_choices"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "fits"),
+    [
+        (str, True),
+        (int | None, True),
+        (Annotated[str, Meta(max_length=3)] | int, True),
+        (bool, False),
+        (str | float, False),
+        (Literal["a"], False),
+        (Any, False),
+    ],
+)
+def test_types_for_ids(kind: Any, fits: bool) -> None:
+    assert is_for_ids(kind) is fits
+
+
+def test_an_answer_is_what_is_sent() -> None:
+    assert answers(None, "a") == (Ack(id="a"),)
+    with pytest.raises(TypeError):
+        answers(object(), "a")
+
+
+def test_a_close_is_as_without_an_id() -> None:
+    with TestClient(desk).websocket_connect("/ann") as session:
+        session.send_text('{"type":"wave","id":7}')
+        assert _text(session) == "closed 4000"
+
+
+def test_on_invalid_is_told_the_id() -> None:
+    class Strict(Desk):
+        async def on_invalid(self, websocket: WebSocket, error: InvalidMessage) -> None:
+            await self.push([error.id, self.message_id])
+
+    client = TestClient(Starlette(routes=[WebSocketRoute("/{name}", Strict)]))
+    with client.websocket_connect("/ann") as session:
+        session.send_text('{"type":"ping","id":7}')
+        assert session.receive_json() == [7, None]
+
+
+# A publication with the id
+
+
+def published(session: WebSocketTestSession, id: Any) -> list[Any]:
+    """What comes of saying something twice with one id."""
+    return [json.loads(text) for text in said(session, id) + said(session, id)]
+
+
+def said(session: WebSocketTestSession, id: Any) -> list[str]:
+    return conversation(session, json.dumps({"type": "say", "text": "hi", "id": id}))
+
+
+@pytest.mark.parametrize("id", [1, "1", UUID])
+def test_a_repeated_message_is_published_once(id: Any) -> None:
+    ack, hi = {"type": "ack", "id": id}, {"said": "hi"}
+    app = Starlette(routes=[WebSocketRoute("/{name}", Desk)])
+    with TestClient(app).websocket_connect("/ann") as session:
+        assert published(session, id) == [hi, ack, ack]
+
+
+@pytest.mark.parametrize("name", ["ann", "-"])
+def test_a_client_that_comes_back_is_recognised_by_a_unique_id(name: str) -> None:
+    client = TestClient(Starlette(routes=[WebSocketRoute("/{name}", Desk)]))
+    counts = []
+    for _ in range(2):
+        with client.websocket_connect(f"/{name}") as session:
+            counts.append([len(said(session, UUID)), len(said(session, 1))])
+    # The counter begins anew with each connection, and none of its messages is lost.
+    assert counts == [[2, 2], [1, 2]]
+
+
+@pytest.mark.parametrize("names", [("ann", "bob"), ("-", "-"), ("ann", "ann"), ("ann", "-")])
+def test_clients_that_count_alike_lose_nothing(names: tuple[str, str]) -> None:
+    with TestClient(Starlette(routes=[WebSocketRoute("/{name}", Desk)])) as client:
+        one, two = (client.websocket_connect(f"/{name}") for name in names)
+        with one, two:
+            assert [len(said(one, id)) for id in (1, "1", 2)] == [2, 2, 2]
+            assert [len(said(two, id)) for id in (1, "1", 2)] == [5, 2, 2]
+
+
+def test_what_the_broker_is_told() -> None:
+    assert unique_id(1, "ann", "c0") == '["client","c0",1]'
+    assert unique_id("x" * 15, "ann", "c0") == f'["client","c0","{"x" * 15}"]'
+    assert unique_id(UUID, "ann", "c0") == unique_id(UUID, "ann", "c1")
+    others = [
+        unique_id(UUID, "", "c0"),
+        unique_id(UUID, "ann", "c0"),
+        unique_id(UUID, f'ann","{UUID}', "c0"),
+        unique_id(f'x","{UUID}', "ann", "c0"),
+    ]
+    assert len(set(others)) == len(others)
+
+
+def test_outside_of_a_handler_there_is_no_id() -> None:
+    assert Desk.message_id is None
+    with TestClient(desk).websocket_connect("/ann") as session:
+        said(session, 1)
+        assert conversation(session, '{"type":"order","id":"a"}') == ['["order","a",null]']

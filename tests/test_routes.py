@@ -63,6 +63,7 @@ def test_the_routes_of_included_routers_are_found_with_their_whole_paths() -> No
     outer.websocket("/decorated")(EchoEndpoint)
     outer.add_api_route("/page", lambda: "no endpoint")
     outer.include_router(inner, prefix="/between")
+    outer.host("{host}.example.org", Router([WebSocketRoute("/hosted", EchoEndpoint)]))
     app = FastAPI()
     app.include_router(outer, prefix="/{team}")
     mounted = Starlette(routes=[Mount("/api/{v:int}", app)])
@@ -72,6 +73,7 @@ def test_the_routes_of_included_routers_are_found_with_their_whole_paths() -> No
         ("/api/{v}/{team}/outer/decorated", ["team", "v"]),
         ("/api/{v}/{team}/outer/between/inner/{item_id}", ["item_id", "team", "v"]),
         ("/api/{v}/{team}/outer/between/mounted/{item_id}", ["item_id", "team", "v"]),
+        ("/api/{v}/{team}/hosted", ["host", "team", "v"]),
     ]
 
 

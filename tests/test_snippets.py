@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
+from uuid import uuid4
 
 import jwt
 import pytest
@@ -259,6 +260,20 @@ def recovery(client: TestClient, snippet: ModuleType) -> None:
         assert session.receive_json()["recovered"] is False
 
 
+@talks("docs/guide/channels.md: A task for a channel")
+def task_for_a_channel(client: TestClient, snippet: ModuleType) -> None:
+    for _ in range(2):
+        with client.websocket_connect("/arenas/a/ann") as one:
+            first = one.receive_json()
+            assert first == {"step": 1, "names": []}
+            with client.websocket_connect("/arenas/a/bob") as two:
+                while (step := two.receive_json())["names"] != ["ann", "bob"]:
+                    pass
+                while one.receive_json() != step:
+                    pass
+        assert snippet.Arena.worlds == {}
+
+
 @talks("docs/guide/channels.md: Presence")
 def presence(client: TestClient, snippet: ModuleType) -> None:
     with (
@@ -315,6 +330,22 @@ def strict(client: TestClient, snippet: ModuleType) -> None:
         code, reason = closed_with(session)
         assert code == 1007
         assert "text" in reason
+
+
+@talks("docs/guide/messages.md: Said once")
+def said_once(client: TestClient, snippet: ModuleType) -> None:
+    id = str(uuid4())
+    with client.websocket_connect("/hall") as other:
+        for _ in range(2):
+            with client.websocket_connect("/hall") as session:
+                session.send_json({"type": "say", "text": "hi", "id": id})
+                while session.receive_json() != {"type": "ack", "id": id}:
+                    pass
+        assert other.receive_json() == {"type": "said", "text": "hi"}
+        assert_no_message(other)
+        other.send_json({"type": "say", "text": "", "id": 1})
+        error = other.receive_json()
+        assert (error["type"], error["id"]) == ("error", 1)
 
 
 @talks("docs/guide/messages.md: pydantic models")

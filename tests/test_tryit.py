@@ -170,6 +170,14 @@ def test_a_form_is_sent_and_answered(server: Server, visit: Visit) -> None:
     expect(body).to_have_count(0)
 
 
+def test_a_message_with_an_id_is_answered_with_it(server: Server, visit: Visit) -> None:
+    shown = connected(visit, server, "Shop")
+    order(shown)
+    shown.get_by_label("with an id").check()
+    send(shown)
+    expect(received(shown).locator(".after")).to_have_text(re.compile(r"^answer after [\d.]+ ms$"))
+
+
 def test_an_answer_with_the_same_id_has_its_own_round_trip(server: Server, visit: Visit) -> None:
     shown = connected(visit, server, "Flood")
     send_raw(shown, '{"type": "a", "id": 7}')

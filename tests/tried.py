@@ -46,7 +46,6 @@ class Who(Message):
 
 class Ordered(Message):
     order: dict[str, Any]
-    id: str | None = None
 
 
 class Shop(Endpoint):

@@ -136,7 +136,7 @@ def picture(page: Page) -> bytes:
     """The page as it stands, as a PNG with a palette."""
     page.get_by_role("tab", selected=True).first.focus()
     page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
-    page.locator(".address").evaluate_all(
+    page.locator(".address, .url").evaluate_all(
         "(all, port) => all.forEach((node) =>"
         " (node.textContent = node.textContent.replace(/:[0-9]+/, `:${port}`)))",
         PORT_SHOWN,

@@ -7,10 +7,11 @@ from chatserver.endpoints.dependencies import Depends
 from chatserver.endpoints.echo import EchoEndpoint
 from chatserver.endpoints.identification import identify
 from chatserver.endpoints.item import ItemEndpoint
-from chatserver.endpoints.messages import ErrorMessage, Message, on_message
+from chatserver.endpoints.messages import Ack, ErrorMessage, Message, on_message
 from chatserver.endpoints.params import FromCookie, FromHeader, FromPath, FromQuery
 
 __all__ = [
+    "Ack",
     "BroadcastEndpoint",
     "Depends",
     "EchoEndpoint",

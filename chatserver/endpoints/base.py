@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeAli
 
 from starlette.endpoints import WebSocketEndpoint
 from starlette.types import Message as Event
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from chatserver import logs
 from chatserver.auth import Credential, Identity, credentials
@@ -107,6 +107,9 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
         identity: Whom the client's token stands for, once `identify` has found out. The channels
             are checked with it, whatever `authenticate` returns.
         credential: The token that `identify` accepted, as the client sent it; empty before.
+        message_id: In a handler, names the message if its client gave it an id: for
+            `publish(..., id=self.message_id)`, so that a repeated message is published once. No
+            message of another client has it. None without an id, and outside of handlers.
         hub: The application's hub.
         connection: This connection; see `chatserver.connection`.
         task_group: `self.task_group.start_soon(func, *args)` starts a task that is cancelled
@@ -131,6 +134,7 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
     user: User = cast("User", None)
     identity: Identity | None = None
     credential: str = ""
+    message_id: str | None = None
     hub: Hub
     connection: Connection
 
@@ -159,6 +163,10 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
         """
         if websocket is None:
             return super().__new__(cls)
+        if websocket.application_state is not WebSocketState.CONNECTING:
+            raise RuntimeError(
+                f"{cls.__name__} must get its connection before a dependency accepts or closes it"
+            )
         return cast("Self", cls(*asgi_of(websocket)).dispatch())
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -219,7 +227,7 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
         """
         if not self.handlers:
             raise error
-        await self.push(ErrorMessage(reason=error.reason))
+        await self.push(ErrorMessage(reason=error.reason, id=error.id))
 
     async def on_disconnect(self, websocket: WebSocket, close_code: int) -> None:
         """Called once after an accepted connection has ended, its tasks are done and channels left.

@@ -39,8 +39,9 @@ from chatserver.endpoints.application import ENDING, overrides_of, setting_of
 from chatserver.endpoints.channels import Template, fill_in
 from chatserver.endpoints.dependencies import Dependency
 from chatserver.endpoints.identification import note_endpoint
+from chatserver.endpoints.ids import MessageId, unique_id
 from chatserver.endpoints.internals import DEPARTURES, answer_by_handlers, has_handlers
-from chatserver.endpoints.messages import Handler, parse
+from chatserver.endpoints.messages import Handler, answers, parse
 from chatserver.endpoints.occupancy import Occupancy, Place, enter, joined, leave
 from chatserver.endpoints.origin import check_origin
 from chatserver.endpoints.outcome import (
@@ -99,6 +100,7 @@ class Served(Protocol):
     send: Send
     user: Any
     identity: Identity | None
+    message_id: str | None
     hub: Hub
     connection: Connection
     _channels: tuple[str, ...]
@@ -544,12 +546,32 @@ class Lifecycle:
         endpoint = self._endpoint
         if endpoint.handlers:
             text = event.get("text")
-            handler, message = parse(endpoint.handlers, event["bytes"] if text is None else text)
+            data = event["bytes"] if text is None else text
+            handler, message, id = parse(endpoint.handlers, data)
+            if id is not None:
+                await self._handle_with_id(websocket, handler, message, id)
+                return
             reply = await getattr(endpoint, handler.name)(websocket, message)
         else:
             reply = await endpoint.on_receive(websocket, await endpoint.decode(websocket, event))
         if reply is not None:
             await endpoint.push(reply)
+
+    async def _handle_with_id(
+        self, websocket: WebSocket, handler: Handler, message: Any, id: MessageId
+    ) -> None:
+        """Handle a message whose client waits for its answer."""
+        endpoint = self._endpoint
+        endpoint.message_id = unique_id(id, self._counted_user, self._connection.id)
+        try:
+            reply = await getattr(endpoint, handler.name)(websocket, message)
+        except InvalidMessage as error:
+            error.id = id
+            raise
+        finally:
+            endpoint.message_id = None
+        for answer in answers(reply, id):
+            await endpoint.push(answer)
 
     # The end
 

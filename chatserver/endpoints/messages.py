@@ -10,6 +10,9 @@
 The field "type" selects the handler. What a handler returns goes back to the sender. A pydantic
 model can take the place of a `Message`; its type is the default of its field `type`, or else its
 class's name in snake_case.
+
+A client that gives its message an "id" gets it back, in the reply, in an `ErrorMessage` or in an
+`Ack`, and so knows its own answer. A type that declares a field "id" for something else keeps it.
 """
 
 import inspect
@@ -18,15 +21,19 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, NamedTuple, TypeVar, dataclass_transform, get_args
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Raw, Struct, UnsetType
 from starlette.websockets import WebSocket
 
+from chatserver.endpoints.ids import MessageId, is_for_ids, read_id, with_id, without_id
 from chatserver.errors import InvalidMessage
+from chatserver.publication import payload
 
 __all__ = [
+    "Ack",
     "ErrorMessage",
     "Handler",
     "Message",
+    "answers",
     "find_handlers",
     "on_message",
     "parse",
@@ -48,14 +55,26 @@ class Message(Struct, frozen=True, tag_field="type", tag=_tag):
     """A message on the wire: a JSON object whose "type" is the class's name in snake_case."""
 
 
-class ErrorMessage(Message, frozen=True, tag="error"):
+class ErrorMessage(Message, frozen=True, tag="error", omit_defaults=True):
     """Sent by the server to a client whose message could not be used; the connection lives.
 
     Attributes:
         reason: What was expected and what came.
+        id: The id of that message; left out where it had none.
     """
 
     reason: str
+    id: MessageId | None = None
+
+
+class Ack(Message, frozen=True):
+    """Sent by the server when a message with an id was handled, and no reply carries the id.
+
+    Attributes:
+        id: The id of that message.
+    """
+
+    id: MessageId
 
 
 class Handler(NamedTuple):
@@ -66,6 +85,8 @@ class Handler(NamedTuple):
         type: The class of its messages.
         tag: The value of their field "type".
         decode: Decodes one from JSON.
+        keeps_id: Whether its field "id" is its own, and not the id of the message.
+        forbids_id: Whether it has no such field, and refuses unknown ones.
         reply: What the method is annotated to return; used for documentation only.
     """
 
@@ -73,14 +94,17 @@ class Handler(NamedTuple):
     type: Any
     tag: str
     decode: Callable[[str | bytes], Any]
+    keeps_id: bool = False
+    forbids_id: bool = False
     reply: Any = Any
 
 
-class _Tagged(Struct):
+class _Envelope(Struct, gc=False):
     type: str
+    id: Raw | UnsetType = UNSET
 
 
-_parse_tag = msgspec.json.Decoder(_Tagged).decode
+_parse_envelope = msgspec.json.Decoder(_Envelope).decode
 _parse_any = msgspec.json.Decoder().decode
 
 
@@ -125,18 +149,54 @@ def _by_tag(cls: type, by_method: Mapping[str, Handler]) -> dict[str, Handler]:
     return found
 
 
-def parse(handlers: Mapping[str, Handler], data: str | bytes) -> tuple[Handler, Any]:
+def parse(
+    handlers: Mapping[str, Handler], data: str | bytes
+) -> tuple[Handler, Any, MessageId | None]:
     """Find the handler of a message, and decode the message for it.
 
+    Returns:
+        The handler, the message, and the id that the answer has to carry; None without one.
+
     Raises:
-        InvalidMessage: It isn't JSON, has no known type, or doesn't fit its type.
+        InvalidMessage: It isn't JSON, has no known type or a bad id, or doesn't fit its type.
     """
-    tag = _decode(_parse_tag, data).type
-    handler = handlers.get(tag)
-    if handler is None:
-        known = ", ".join(repr(name) for name in sorted(handlers))
-        raise InvalidMessage(f"unknown message type {tag[:40]!r}; expected one of {known}")
-    return handler, _decode(handler.decode, data)
+    envelope = _decode(_parse_envelope, data)
+    handler = handlers.get(envelope.type)
+    if handler is not None and (envelope.id is UNSET or handler.keeps_id):
+        return handler, _decode(handler.decode, data), None
+    id = None if envelope.id is UNSET else read_id(envelope.id)
+    try:
+        if handler is None:
+            known = ", ".join(repr(name) for name in sorted(handlers))
+            tag = envelope.type[:40]
+            raise InvalidMessage(f"unknown message type {tag!r}; expected one of {known}")
+        if id is not None and handler.forbids_id:
+            data = without_id(data)
+        return handler, _decode(handler.decode, data), id
+    except InvalidMessage as error:
+        error.id = id
+        raise
+
+
+def answers(reply: Any, id: MessageId) -> tuple[Any, ...]:
+    """What a client is sent for a message with an id, in this order.
+
+    Args:
+        reply: What the handler returned.
+        id: The message's.
+
+    Returns:
+        The reply with the id. A reply that can't carry it, because it is no JSON object or has
+        another id of its own, is followed by an `Ack`; None is an `Ack` alone.
+
+    Raises:
+        TypeError: The reply can't be encoded as JSON.
+    """
+    if reply is None:
+        return (Ack(id=id),)
+    data = payload(reply)
+    carrying = with_id(data, id)
+    return (data, Ack(id=id)) if carrying is None else (carrying,)
 
 
 def parse_json(data: str | bytes) -> Any:
@@ -182,10 +242,16 @@ def _handler(cls: type, name: str, method: Any, resolve: Callable[[Any], Any]) -
         )
     kind, reply = resolve(annotation), resolve(signature.return_annotation)
     if isinstance(kind, type) and issubclass(kind, Message) and kind is not Message:
-        tag = kind.__struct_config__.tag
-        return Handler(name, kind, str(tag), msgspec.json.Decoder(kind).decode, reply)
+        config = kind.__struct_config__
+        fields = msgspec.structs.fields(kind)
+        own = next(((f.required, f.type) for f in fields if f.encode_name == "id"), None)
+        decode = msgspec.json.Decoder(kind).decode
+        use = _use_of_id(own, forbids=config.forbid_unknown_fields)
+        return Handler(name, kind, str(config.tag), decode, *use, reply)
     if hasattr(kind, "model_validate_json"):
-        return Handler(name, kind, _pydantic_tag(kind), kind.model_validate_json, reply)
+        forbids = kind.model_config.get("extra") == "forbid"
+        use = _use_of_id(_pydantic_id(kind), forbids=forbids)
+        return Handler(name, kind, _pydantic_tag(kind), kind.model_validate_json, *use, reply)
     raise TypeError(
         f"{cls.__name__}.{name} must take a subclass of Message or a pydantic model, got {kind!r}"
     )
@@ -197,3 +263,24 @@ def _pydantic_tag(model: Any) -> str:
         return _tag(model.__name__)
     choices = get_args(field.annotation) or (field.default,)
     return choices[0] if isinstance(choices[0], str) else _tag(model.__name__)
+
+
+def _pydantic_id(model: Any) -> tuple[bool, Any] | None:
+    for name, field in model.model_fields.items():
+        alias = field.validation_alias or name
+        if "id" in getattr(alias, "choices", (alias,)):
+            return field.is_required(), field.annotation
+    return None
+
+
+def _use_of_id(own: tuple[bool, Any] | None, *, forbids: bool) -> tuple[bool, bool]:
+    """Whether a type of messages keeps "id" for itself, and whether it refuses one.
+
+    Args:
+        own: Of its field "id", if it has one: whether it is required, and its type.
+        forbids: Whether it refuses unknown fields.
+    """
+    if own is None:
+        return False, forbids
+    required, kind = own
+    return required or not is_for_ids(kind), False
