@@ -4,15 +4,17 @@ from typing import Annotated, Any, Literal
 
 import httpx2
 import pytest
-from fastapi import FastAPI
+from fastapi import Cookie, FastAPI, Header, Query, Security, security
 from msgspec import Meta, Struct, defstruct
 from pydantic import BaseModel, create_model
 from starlette.applications import Starlette
+from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute, Mount, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket
 
 from chatserver import (
+    Depends,
     Endpoint,
     FromCookie,
     FromHeader,
@@ -22,6 +24,7 @@ from chatserver import (
     Message,
     Publication,
     __version__,
+    identify,
     lifespan,
     on_message,
 )
@@ -319,6 +322,47 @@ def test_a_cookie_that_may_be_absent() -> None:
     headers = document_of(Client)["channels"]["it"]["bindings"]["ws"]["headers"]
     assert list(headers["properties"]) == ["Cookie"]
     assert "required" not in headers
+
+
+def test_what_dependencies_ask_for() -> None:
+    async def page(
+        limit: int, room: str, number: Annotated[int, Query(ge=1, alias="n")] = 1
+    ) -> Any:
+        """Needs no request."""
+
+    async def reader(
+        page: Annotated[Any, Depends(page)],
+        websocket: WebSocket,
+        language: FromQuery[str],
+        x_key: Annotated[str, Header()],
+        under_score: Annotated[str, Header(convert_underscores=False)],
+        session: Annotated[str | None, Cookie()] = None,
+    ) -> Any: ...
+
+    class Room(Endpoint):
+        """A room.
+
+        Attributes:
+            language: What is spoken.
+        """
+
+        language: FromQuery[Literal["en", "de"]] = "en"
+        user: Annotated[Any, Depends(reader)]
+
+    channel = document_of(Room, "/{room}")["channels"]["it"]
+    assert channel["parameters"] == {"room": {}}
+    binding = channel["bindings"]["ws"]
+    assert binding["query"] == {
+        "type": "object",
+        "properties": {
+            "language": {"enum": ["de", "en"], "description": "What is spoken."},
+            "limit": {"type": "integer"},
+            "n": {"type": "integer", "minimum": 1, "default": 1},
+        },
+        "required": ["language", "limit"],
+    }
+    assert binding["headers"]["required"] == ["X-Key", "Under_score"]
+    assert list(binding["headers"]["properties"]) == ["X-Key", "Under_score", "Cookie"]
 
 
 # Operations and messages
@@ -641,6 +685,101 @@ ASKS = [(ByHelper, True), (BySuper, True), (Replaced, False), (WithoutAny, False
 @pytest.mark.parametrize(("cls", "asks"), ASKS)
 def test_whether_a_class_asks_for_a_token(cls: type[Endpoint], asks: bool) -> None:
     assert secured(document_of(cls)) is asks
+
+
+class InDependency(Endpoint):
+    user: Annotated[Any, Depends(identify)]
+
+
+async def current_user(connection: HTTPConnection) -> Any:
+    return await identify(connection)
+
+
+async def active_user(user: Annotated[Any, Depends(current_user)]) -> Any:
+    return user
+
+
+class InNestedDependency(Endpoint):
+    user: Annotated[Any, Depends(active_user)]
+
+
+@pytest.mark.parametrize("cls", [InDependency, InNestedDependency])
+def test_a_dependency_that_asks_for_a_token(cls: type[Endpoint]) -> None:
+    assert secured(document_of(cls))
+
+
+SECURITY: list[tuple[Any, dict[str, Any]]] = [
+    (
+        security.HTTPBearer(bearerFormat="JWT"),
+        {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+    ),
+    (
+        security.HTTPBasic(description="Ask."),
+        {"type": "http", "scheme": "basic", "description": "Ask."},
+    ),
+    (security.APIKeyHeader(name="X-Key"), {"type": "httpApiKey", "in": "header", "name": "X-Key"}),
+    (security.APIKeyQuery(name="key"), {"type": "httpApiKey", "in": "query", "name": "key"}),
+    (
+        security.OAuth2PasswordBearer(tokenUrl="https://id.example/token", scopes={"a": "All."}),
+        {
+            "type": "oauth2",
+            "flows": {
+                "password": {
+                    "tokenUrl": "https://id.example/token",
+                    "availableScopes": {"a": "All."},
+                }
+            },
+        },
+    ),
+    (
+        security.OAuth2PasswordBearer(tokenUrl="token"),
+        {"type": "http", "scheme": "bearer", "description": "A token from `token`."},
+    ),
+    (
+        security.OpenIdConnect(openIdConnectUrl="https://id.example/about"),
+        {"type": "openIdConnect", "openIdConnectUrl": "https://id.example/about"},
+    ),
+]
+
+
+@pytest.mark.parametrize(("scheme", "expected"), SECURITY, ids=lambda value: type(value).__name__)
+def test_security_objects_of_fastapi(scheme: Any, expected: dict[str, Any]) -> None:
+    class Guarded(Endpoint):
+        key: Annotated[Any, Depends(scheme)]
+
+    document = document_of(Guarded)
+    assert secured(document)
+    assert document["components"]["securitySchemes"] == {type(scheme).__name__: expected}
+
+
+def test_scopes() -> None:
+    absolute = security.OAuth2PasswordBearer(tokenUrl="https://id.example/token")
+    bearer = security.HTTPBearer()
+
+    async def writer(
+        one: Annotated[Any, Depends(absolute)], two: Annotated[Any, Depends(bearer)]
+    ) -> Any: ...
+
+    class Guarded(Endpoint):
+        user: Annotated[Any, Security(writer, scopes=["read", "write"])]
+
+    document = document_of(Guarded)
+    inline, reference = document["operations"]["it_send"]["security"]
+    assert inline["scopes"] == ["read", "write"]
+    assert reference == {"$ref": "#/components/securitySchemes/HTTPBearer"}
+
+
+def test_two_schemes_of_one_name() -> None:
+    class Two(Endpoint):
+        one: Annotated[Any, Depends(security.APIKeyHeader(name="X-One"))]
+        two: Annotated[Any, Depends(security.APIKeyHeader(name="X-Two"))]
+        three: Annotated[Any, Depends(security.APIKeyHeader(name="X-One"))]
+
+    schemes = document_of(Two)["components"]["securitySchemes"]
+    assert {key: each["name"] for key, each in schemes.items()} == {
+        "APIKeyHeader": "X-One",
+        "APIKeyHeader_2": "X-Two",
+    }
 
 
 # The whole document

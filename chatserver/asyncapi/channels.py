@@ -9,9 +9,13 @@ from starlette.routing import Host
 from chatserver.asyncapi.docstrings import docstring_of
 from chatserver.asyncapi.messages import Messages
 from chatserver.asyncapi.operations import MessageType, Operation, operations_of
-from chatserver.asyncapi.parameters import address_parameters, websocket_binding
+from chatserver.asyncapi.parameters import (
+    address_parameters,
+    handshake_parameters,
+    websocket_binding,
+)
 from chatserver.asyncapi.schemas import free_name, valid_name
-from chatserver.asyncapi.security import SCHEMES, asks_for_token
+from chatserver.asyncapi.security import Security
 from chatserver.endpoints import Endpoint
 from chatserver.endpoints.routes import EndpointRoute
 
@@ -72,14 +76,15 @@ def _channel(channel: Channel, messages: Messages) -> dict[str, Any]:
     keys = dict.fromkeys(messages.key_of(each) for each in channel.messages)
     # The parameters of a host are not in the address.
     convertors = {n: each for n, each in found.convertors.items() if f"{{{n}}}" in found.path}
+    parameters = handshake_parameters(cls, convertors)
     described: dict[str, Any] = {
         "address": found.path,
         "title": cls.__name__,
         "summary": docstring.summary,
         "description": "\n\n".join(filter(None, told)),
-        "parameters": address_parameters(convertors, cls.parameters, docstring.attributes),
+        "parameters": address_parameters(convertors, parameters, docstring.attributes),
         "messages": {key: {"$ref": f"#/components/messages/{key}"} for key in keys},
-        "bindings": {"ws": websocket_binding(cls.parameters, docstring.attributes)},
+        "bindings": {"ws": websocket_binding(parameters, docstring.attributes)},
         "x-subprotocols": list(cls.subprotocols),
     }
     return {name: value for name, value in described.items() if value}
@@ -103,13 +108,17 @@ def _facts(channel: Channel) -> Iterator[str]:
     yield _REFUSED[cls.reject_as]
 
 
-def operation_objects(channels: Sequence[Channel], messages: Messages) -> dict[str, Any]:
+def operation_objects(
+    channels: Sequence[Channel], messages: Messages, security: Security
+) -> dict[str, Any]:
     """The Operations Object."""
     found: dict[str, Any] = {}
     for channel in channels:
         for operation in channel.operations:
             key = free_name(f"{channel.key}_{operation.name}", found)
             found[key] = _operation(channel, operation, messages)
+            if schemes := security.of(channel.found.endpoint):
+                found[key]["security"] = schemes
     return found
 
 
@@ -128,6 +137,4 @@ def _operation(channel: Channel, operation: Operation, messages: Messages) -> di
     }
     if operation.replies:
         described["reply"] = {"channel": itself, "messages": references(operation.replies)}
-    if asks_for_token(channel.found.endpoint):
-        described["security"] = [{"$ref": f"#/components/securitySchemes/{n}"} for n in SCHEMES]
     return described

@@ -8,14 +8,13 @@ import msgspec
 from starlette.applications import Starlette
 
 from chatserver.asyncapi.channels import (
-    Channel,
     channel_objects,
     channels_of,
     operation_objects,
 )
 from chatserver.asyncapi.messages import Messages
 from chatserver.asyncapi.schemas import Schemas
-from chatserver.asyncapi.security import SCHEMES, asks_for_token
+from chatserver.asyncapi.security import Security
 from chatserver.endpoints.routes import check_routes, endpoint_routes
 from chatserver.errors import CLOSE_CODES
 
@@ -73,14 +72,20 @@ def describe(app: Starlette, *, server: str | None = None) -> dict[str, Any]:
     received = [each.type for channel in channels for each in channel.received]
     schemas = Schemas([each.type for each in types], received)
     messages = Messages(types, schemas)
+    security = Security(channel.found.endpoint for channel in channels)
+    components = {
+        "messages": messages.components,
+        "schemas": schemas.components,
+        "securitySchemes": security.components,
+    }
     document: dict[str, Any] = {"asyncapi": VERSION, "info": _info(app)}
     if server is not None:
         document["servers"] = server_object(server)
     document |= {
         "defaultContentType": "application/json",
         "channels": channel_objects(channels, messages),
-        "operations": operation_objects(channels, messages),
-        "components": _components(channels, messages, schemas),
+        "operations": operation_objects(channels, messages, security),
+        "components": {name: found for name, found in components.items() if found},
         "x-close-codes": [row._asdict() for row in CLOSE_CODES.values()],
     }
     # Only what JSON can hold: a default may be infinite, or of a class of its own.
@@ -117,10 +122,3 @@ def _info(app: Starlette) -> dict[str, Any]:
     told = (found["description"], _CLOSE_CODES)
     found["description"] = "\n\n".join(filter(None, told))
     return {field: value for field, value in found.items() if value}
-
-
-def _components(channels: list[Channel], messages: Messages, schemas: Schemas) -> dict[str, Any]:
-    found: dict[str, Any] = {"messages": messages.components, "schemas": schemas.components}
-    if any(asks_for_token(channel.found.endpoint) for channel in channels):
-        found["securitySchemes"] = SCHEMES
-    return {name: value for name, value in found.items() if value}

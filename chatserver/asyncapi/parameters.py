@@ -1,16 +1,21 @@
 """The values of a handshake: parameters of the address, and the bindings for query and headers."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 from starlette.convertors import Convertor
 
 from chatserver.asyncapi.schemas import Schema, inline_schema
-from chatserver.endpoints.params import REQUIRED, Parameter
+from chatserver.endpoints import Endpoint
+from chatserver.endpoints.arguments import Unmarked
+from chatserver.endpoints.dependencies import Dependency
+from chatserver.endpoints.params import COOKIE, HEADER, PATH, QUERY, REQUIRED, Parameter, Source
 
-__all__ = ["address_parameters", "websocket_binding"]
+__all__ = ["address_parameters", "handshake_parameters", "websocket_binding"]
+
+Convertors: TypeAlias = Mapping[str, Convertor[Any]]
 
 #: What Starlette's convertors let pass; others any text.
 _CONVERTED: dict[str, Schema] = {
@@ -29,21 +34,47 @@ _KINDS = {
 }
 
 
+def handshake_parameters(cls: type[Endpoint], convertors: Convertors) -> list[Parameter]:
+    """The parameters of a class and of its dependencies, each once.
+
+    Args:
+        cls: The class.
+        convertors: The convertors of the route, which has some of the path.
+    """
+    found: dict[tuple[Source, str], Parameter] = {}
+    asked = (*cls.parameters.values(), *_arguments(cls.dependencies.values(), convertors))
+    for each in asked:
+        known = found.setdefault((each.source, each.sent_as), each)
+        if each.default is REQUIRED:
+            found[each.source, each.sent_as] = known._replace(default=REQUIRED)
+    return list(found.values())
+
+
+def _arguments(found: Iterable[Any], convertors: Convertors) -> Iterator[Parameter]:
+    for each in found:
+        if isinstance(each, Dependency):
+            yield from _arguments(each.arguments.values(), convertors)
+        elif isinstance(each, Unmarked):
+            in_path = each.query.name in convertors
+            yield each.query._replace(source=PATH) if in_path else each.query
+        elif isinstance(each, Parameter):
+            yield each
+
+
 def address_parameters(
-    convertors: Mapping[str, Convertor[Any]],
-    declared: Mapping[str, Parameter],
-    descriptions: Mapping[str, str],
+    convertors: Convertors, parameters: Iterable[Parameter], descriptions: Mapping[str, str]
 ) -> dict[str, Any]:
     """The Parameter Objects of an address. Their values are texts; `x-schema` says which.
 
     Args:
         convertors: The convertor of each parameter in the address.
-        declared: The parameters of the class.
+        parameters: The parameters of the class.
         descriptions: What its docstring says of them.
     """
+    declared = {each.sent_as: each for each in parameters if each.source == PATH}
     found = {}
     for name, convertor in convertors.items():
-        if name in declared and declared[name].source.name == "path parameter":
+        if name in declared:
             schema = _schema(declared[name], descriptions)
         else:
             schema = dict(_CONVERTED.get(type(convertor).__name__, {"type": "string"}))
@@ -67,20 +98,20 @@ def _address_parameter(schema: Schema) -> Schema:
 
 
 def websocket_binding(
-    parameters: Mapping[str, Parameter], descriptions: Mapping[str, str]
+    parameters: Iterable[Parameter], descriptions: Mapping[str, str]
 ) -> dict[str, Any]:
     """The binding of a channel: how a handshake is made, with the schemas of query and headers."""
-    by_source: dict[str, list[Parameter]] = {}
-    for parameter in parameters.values():
-        by_source.setdefault(parameter.source.name, []).append(parameter)
+    by_source: dict[Source, dict[str, Parameter]] = {}
+    for each in parameters:
+        name = _header(each.sent_as) if each.source == HEADER else each.sent_as
+        by_source.setdefault(each.source, {})[name] = each
     binding: dict[str, Any] = {"method": "GET"}
-    if query := by_source.get("query parameter"):
-        binding["query"] = _object({each.name: each for each in query}, descriptions)
-    headers = {_header(each.name): each for each in by_source.get("header", ())}
-    if headers:
+    if query := by_source.get(QUERY):
+        binding["query"] = _object(query, descriptions)
+    if headers := by_source.get(HEADER):
         binding["headers"] = _object(headers, descriptions)
-    if cookies := by_source.get("cookie"):
-        _add_cookies(binding, _object({each.name: each for each in cookies}, descriptions))
+    if cookies := by_source.get(COOKIE):
+        _add_cookies(binding, _object(cookies, descriptions))
     return {**binding, "bindingVersion": "0.1.0"}
 
 
@@ -98,7 +129,7 @@ def _add_cookies(binding: dict[str, Any], cookies: Schema) -> None:
 
 
 def _header(name: str) -> str:
-    return "-".join(word.capitalize() for word in name.split("_"))
+    return "-".join(word.capitalize() for word in name.split("-"))
 
 
 def _object(parameters: Mapping[str, Parameter], descriptions: Mapping[str, str]) -> Schema:
