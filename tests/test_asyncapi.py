@@ -114,7 +114,7 @@ def test_a_channel() -> None:
             "parameters": {"room": {"description": "The name of the room."}},
             "messages": {
                 key: {"$ref": f"#/components/messages/{key}"}
-                for key in ("Say", "Said", "Unclear", "ErrorMessage")
+                for key in ("Say", "Said", "Unclear", "Ack", "ErrorMessage")
             },
             "bindings": {"ws": {"method": "GET", "bindingVersion": "0.1.0"}},
         }
@@ -383,6 +383,7 @@ def test_operations_of_typed_messages() -> None:
             "messages": [
                 {"$ref": "#/channels/Room/messages/Said"},
                 {"$ref": "#/channels/Room/messages/Unclear"},
+                {"$ref": "#/channels/Room/messages/Ack"},
             ],
         },
     }
@@ -398,7 +399,9 @@ def test_messages() -> None:
         "summary": "Something to be said.",
         "payload": {"$ref": "#/components/schemas/Say"},
         "contentType": "application/json",
+        "correlationId": {"$ref": "#/components/correlationIds/id"},
     }
+    assert components["correlationIds"]["id"]["location"] == "$message.payload#/id"
     assert components["schemas"]["Say"] == {
         "title": "Say",
         "description": "Something to be said.",
@@ -528,7 +531,47 @@ def test_publications_are_no_message() -> None:
 def test_replies_under_postponed_annotations() -> None:
     from tests.test_postponed_annotations import Room as Postponed
 
-    assert "reply" not in document_of(Postponed, "/{room}")["operations"]["it_say"]
+    say = document_of(Postponed, "/{room}")["operations"]["it_say"]
+    assert keys(say["reply"]["messages"]) == ["Ack"]
+
+
+def test_ids() -> None:
+    class Numbered(Message):
+        id: int
+
+    class Order(Message):
+        pass
+
+    class Taken(Message):
+        pass
+
+    class Shop(Endpoint):
+        sends = Said
+
+        @on_message
+        async def numbered(self, websocket: WebSocket, message: Numbered) -> Unclear | None: ...
+
+        @on_message
+        async def order(self, websocket: WebSocket, message: Order) -> Taken:
+            return Taken()
+
+        @on_message
+        async def say(self, websocket: WebSocket, message: Say) -> None: ...
+
+    document = document_of(Shop)
+    replies = {
+        key: keys(each["reply"]["messages"])
+        for key, each in document["operations"].items()
+        if "reply" in each
+    }
+    assert replies == {"it_numbered": ["Unclear"], "it_order": ["Taken"], "it_say": ["Ack"]}
+    messages = document["components"]["messages"]
+    correlated = {key for key, message in messages.items() if "correlationId" in message}
+    assert correlated == {"Order", "Taken", "Say", "Ack", "ErrorMessage"}
+
+
+def test_no_ids_without_handlers_that_take_them() -> None:
+    assert "correlationIds" not in document_of(ItemEndpoint, "/{item_id}")["components"]
 
 
 # Schemas
@@ -552,7 +595,7 @@ def test_classes_of_one_name_get_distinct_schemas() -> None:
     handlers = {f"take_{n}": handler(kind) for n, kind in enumerate([*structs, *models])}
     document = document_of(type("Store", (Endpoint,), handlers))
     assert sorted(document["components"]["schemas"]) == [
-        *("ErrorMessage", "attic__Item", "cellar__Item", "garden.Item", "shop.Item"),
+        *("Ack", "ErrorMessage", "attic__Item", "cellar__Item", "garden.Item", "shop.Item"),
     ]
     assert sorted(document["components"]["messages"]) == sorted(document["components"]["schemas"])
     for name, key in [("shop", "shop.Item"), ("cellar", "cellar__Item")]:

@@ -43,6 +43,13 @@ class Channel(NamedTuple):
             yield from operation.replies
 
     @property
+    def correlated(self) -> Iterator[Any]:
+        """The types of those whose id makes out which answer is whose."""
+        for operation in self.operations:
+            if operation.carries_id:
+                yield from (each.type for each in (*operation.messages, *operation.replies))
+
+    @property
     def received(self) -> Iterator[MessageType]:
         """The types of those that clients send."""
         for operation in self.operations:

@@ -71,12 +71,14 @@ def describe(app: Starlette, *, server: str | None = None) -> dict[str, Any]:
     types = [each for channel in channels for each in channel.messages]
     received = [each.type for channel in channels for each in channel.received]
     schemas = Schemas([each.type for each in types], received)
-    messages = Messages(types, schemas)
+    correlated = {kind for channel in channels for kind in channel.correlated}
+    messages = Messages(types, schemas, correlated)
     security = Security(channel.found.endpoint for channel in channels)
     components = {
         "messages": messages.components,
         "schemas": schemas.components,
         "securitySchemes": security.components,
+        "correlationIds": messages.correlation_ids,
     }
     document: dict[str, Any] = {"asyncapi": VERSION, "info": _info(app)}
     if server is not None:

@@ -1,11 +1,12 @@
 """The types of messages as Message Objects, each under a key of its own."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, get_args, get_origin
 
 from chatserver.asyncapi.docstrings import read_docstring
 from chatserver.asyncapi.operations import BINARY, TEXT, MessageType
 from chatserver.asyncapi.schemas import Schema, Schemas, free_name, valid_name
+from chatserver.endpoints import ErrorMessage
 
 __all__ = ["Messages"]
 
@@ -21,6 +22,14 @@ _PLAIN: dict[MessageType, tuple[str, str, str, Schema]] = {
     MessageType(Any, "application/json"): ("json", "JSON", "Any JSON value.", {}),
 }
 
+_ID = {
+    "description": (
+        "What a client calls its message: text of 1 to 64 characters, or an integer of 64 bits. "
+        "The answer carries it back."
+    ),
+    "location": "$message.payload#/id",
+}
+
 
 class Messages:
     """The Message Objects of a document.
@@ -28,10 +37,16 @@ class Messages:
     Args:
         types: All types of messages, in the order of the document.
         schemas: Their schemas.
+        correlated: The types of those that may have an id: messages of clients, and answers.
     """
 
-    def __init__(self, types: Iterable[MessageType], schemas: Schemas) -> None:
+    def __init__(
+        self, types: Iterable[MessageType], schemas: Schemas, correlated: Collection[Any]
+    ) -> None:
         self._schemas = schemas
+        self._correlated = {*correlated, ErrorMessage} if correlated else set[Any]()
+        #: What stands in `components.correlationIds`.
+        self.correlation_ids = {"id": _ID} if correlated else {}
         self._keys: dict[MessageType, str] = {}
         #: By key: what stands in `components.messages`.
         self.components: dict[str, dict[str, Any]] = {}
@@ -67,7 +82,10 @@ class Messages:
             payload = {"allOf": [payload, {"type": "object", **typed}]}
         label = _label(message.type)
         said = read_docstring(component.get("description"))
-        return {"name": tag or label, "title": label, **said.fields(), "payload": payload}
+        made = {"name": tag or label, "title": label, **said.fields(), "payload": payload}
+        if message.type in self._correlated:
+            made["correlationId"] = {"$ref": "#/components/correlationIds/id"}
+        return made
 
 
 def _label(kind: Any) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from chatserver.asyncapi.docstrings import Docstring, read_docstring
-from chatserver.endpoints import Endpoint, ErrorMessage
+from chatserver.endpoints import Ack, Endpoint, ErrorMessage
+from chatserver.endpoints.messages import Handler
 from chatserver.publication import Publication
 
 __all__ = ["MessageType", "Operation", "operations_of"]
@@ -45,6 +46,7 @@ class Operation(NamedTuple):
         messages: The types of its messages.
         replies: The types of what the server answers, to this client alone.
         docstring: The handler's.
+        carries_id: Whether a message may have an id, which the answer carries back.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Operation(NamedTuple):
     messages: tuple[MessageType, ...]
     replies: tuple[MessageType, ...]
     docstring: Docstring
+    carries_id: bool = False
 
 
 def operations_of(cls: type[Endpoint]) -> tuple[Operation, ...]:
@@ -64,16 +67,26 @@ def operations_of(cls: type[Endpoint]) -> tuple[Operation, ...]:
 
 def _receiving(cls: type[Endpoint]) -> Iterator[Operation]:
     for tag, handler in cls.handlers.items():
-        replies = tuple(_message_types(_members(handler.reply), cls))
         said = read_docstring(getattr(cls, handler.name).__doc__)
         received = (MessageType(handler.type, JSON, tag),)
-        yield Operation(handler.name, "receive", received, replies, said)
+        replies = tuple(_message_types(_replies(handler), cls))
+        carries_id = not handler.keeps_id
+        yield Operation(handler.name, "receive", received, replies, said, carries_id)
     if not cls.handlers and cls.on_receive is not Endpoint.on_receive:
         kinds = _members(_annotation(cls.on_receive, "data")) or PLAIN[cls.encoding]
         heard = tuple(_message_types(kinds, cls))
         replies = tuple(_message_types(_members(_annotation(cls.on_receive, "return")), cls))
         said = read_docstring(cls.on_receive.__doc__)
         yield Operation("receive", "receive", heard, replies, said)
+
+
+def _replies(handler: Handler) -> Iterator[Any]:
+    """The types of a handler's replies. What has an id and gets no reply gets an `Ack`."""
+    members = _members(handler.reply)
+    yield from members
+    may_be_none = type(None) in get_args(getattr(handler.reply, "__value__", handler.reply))
+    if (may_be_none or not members) and not handler.keeps_id:
+        yield Ack
 
 
 def _sent(cls: type[Endpoint]) -> Iterator[Any]:
