@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, NamedTuple, TypedDict, TypeVar
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI, Header, Query, Security, security
 from msgspec import Meta, Struct
 from pydantic import BaseModel, Field, computed_field
 from starlette.applications import Starlette
@@ -24,6 +24,7 @@ from chatserver import (
     ItemEndpoint,
     Message,
     Publication,
+    identify,
     on_message,
 )
 from chatserver.asyncapi import asyncapi_route
@@ -230,6 +231,34 @@ class Open(ItemEndpoint):
         return None
 
 
+async def user(
+    bearer: Annotated[Any, Depends(security.HTTPBearer(bearerFormat="JWT"))],
+    key: Annotated[Any, Depends(security.APIKeyCookie(name="key"))],
+    form: Annotated[Any, Depends(security.OAuth2PasswordBearer(tokenUrl="token"))],
+    code: Annotated[
+        Any,
+        Depends(
+            security.OAuth2AuthorizationCodeBearer(
+                authorizationUrl="https://id.example/authorize",
+                tokenUrl="https://id.example/token",
+                refreshUrl="https://id.example/refresh",
+                scopes={"read": "Read all."},
+            )
+        ),
+    ],
+    about: Annotated[
+        Any, Depends(security.OpenIdConnect(openIdConnectUrl="https://id.example/about"))
+    ],
+    limit: Annotated[int, Query(ge=1)],
+    agent: Annotated[str | None, Header(alias="User-Agent")] = None,
+) -> Any: ...
+
+
+class Guarded(Endpoint):
+    token: Annotated[Any, Depends(identify)]
+    reader: Annotated[Any, Security(user, scopes=["read"])]
+
+
 EVERY = "/every/{name}/{number:int}/{colour}/{letter}/{level}/{ident:uuid}"
 INNER: list[BaseRoute] = [
     WebSocketRoute(EVERY, Every),
@@ -244,6 +273,7 @@ app = Starlette(
         Mount("/fastapi", app=FastAPI(routes=[WebSocketRoute("/strings", Strings)])),
         Host("{customer}.example.org", app=Router(routes=[WebSocketRoute("/bytes", Bytes)])),
         WebSocketRoute("/same", Silent),
+        WebSocketRoute("/guarded", Guarded),
         WebSocketRoute("/items/{item_id}", ItemEndpoint, name="an item / with ~ and #"),
         WebSocketRoute("/open/{item_id}", Open, name="ü"),
         WebSocketRoute("/", Anything, name="ü"),

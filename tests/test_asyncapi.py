@@ -11,6 +11,7 @@ from starlette.applications import Starlette
 from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute, Mount, WebSocketRoute
 from starlette.testclient import TestClient
+from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from chatserver import (
@@ -151,6 +152,7 @@ def test_mounts_hosts_routers_and_sub_applications() -> None:
         "Strings": "/fastapi/strings",
         "Bytes": "/bytes",
         "Silent_same": "/same",
+        "Guarded": "/guarded",
         "an_item_with_and": "/items/{item_id}",
         "open_item_id": "/open/{item_id}",
         "channel": "/",
@@ -971,6 +973,19 @@ def test_served_from_where_it_stands(app: Starlette, prefix: str, base: str) -> 
             "pathname": f"/proxy{base}",
         }
         assert [each["address"] for each in document["channels"].values()] == ["/rooms/{room}"]
+
+
+@pytest.mark.parametrize("host", [None, b"[", b"a/b[", b"", b"\xff"])
+def test_a_request_that_names_no_host(host: bytes | None) -> None:
+    app = Starlette(routes=routes())
+
+    async def without_host(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [] if host is None else [(b"host", host)]
+        await app({**scope, "headers": headers, "server": None}, receive, send)
+
+    document = TestClient(without_host).get("/asyncapi.json").json()
+    assert "servers" not in document
+    assert list(document["channels"]) == ["Room"]
 
 
 def test_a_path_of_its_own() -> None:

@@ -3,7 +3,9 @@
 import asyncio
 import contextvars
 import json
+import queue
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -923,3 +925,36 @@ def test_names_that_are_taken() -> None:
         declare(__annotations__={"q": FromQuery[str]}, q=Depends(real))
     with pytest.raises(TypeError, match=r"Room: Annotated\[int, Depends\(nowhere\)\] can't be"):
         declare("Annotated[int, Depends(nowhere)]")
+
+
+def test_what_a_thread_opens_after_the_handshake_has_ended_is_closed() -> None:
+    pool: queue.Queue[str] = queue.Queue()
+    pool.put("connection")
+    told: list[str] = []
+
+    def pooled() -> Iterator[str]:
+        got = pool.get(timeout=30)
+        try:
+            yield got
+        except TimeoutError:
+            told.append("rolled back")
+            raise
+        finally:
+            pool.put(got)
+
+    class Pooled(Endpoint):
+        db: Annotated[str, Depends(pooled)]
+
+    app = Starlette(routes=[WebSocketRoute("/", Pooled)], lifespan=lifespan)
+    app.state.hub = Hub(limits=Limits(handshake_timeout=0.3))
+    with TestClient(app) as client:
+        with (
+            client.websocket_connect("/"),
+            pytest.raises(WebSocketDenialResponse),
+            client.websocket_connect("/"),
+        ):
+            pass
+        deadline = time.monotonic() + 10
+        while not (told and pool.qsize()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert (told, pool.qsize()) == (["rolled back"], 1)

@@ -663,3 +663,23 @@ async def test_a_class_without_one_has_no_part_in_it() -> None:
     assert not Plain._has_channel_task
     async with open_session(application(Plain), "/x"):
         pass
+
+
+def test_a_task_whose_own_helper_was_cancelled_fails_loudly(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Helped(Endpoint):
+        encoding = "text"
+        channels = ("helped",)
+
+        @classmethod
+        async def while_occupied(cls, channel: str, hub: Hub) -> None:
+            await asyncio.sleep(0)
+            helper = asyncio.ensure_future(asyncio.sleep(60))
+            helper.cancel()
+            await helper
+
+    app = Starlette(routes=[WebSocketRoute("/", Helped)], lifespan=lifespan)
+    with TestClient(app) as client, client.websocket_connect("/") as session:
+        assert session.receive()["code"] == 1011
+    assert "what it awaited was cancelled" in caplog.text

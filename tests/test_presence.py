@@ -14,7 +14,7 @@ from starlette.routing import WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket
 
-from chatserver import Endpoint, FromQuery, Identity, Message, lifespan, on_message
+from chatserver import OPEN_MODE, Endpoint, FromQuery, Identity, Message, lifespan, on_message
 from chatserver.auth import ANONYMOUS, user_of
 from chatserver.brokers import Disconnect
 from chatserver.endpoints.application import hub_of
@@ -196,3 +196,16 @@ def test_info_that_is_a_coroutine_is_a_mistake_of_the_class() -> None:
         class Wrong(Endpoint):
             async def info(self) -> Any:
                 return {}
+
+
+def test_the_name_that_authenticate_returned_counts_before_that_of_the_token() -> None:
+    class Named(Room):
+        async def authenticate(self, websocket: WebSocket) -> dict[str, str]:
+            await self.identify(websocket)
+            return {"username": self.name}
+
+    app = Starlette(routes=[WebSocketRoute("/", Named)], lifespan=lifespan)
+    app.state.verifier = OPEN_MODE
+    with TestClient(app) as client, client.websocket_connect("/?name=ann&token=x") as ann:
+        ann.send_json({"type": "who"})
+        assert [user["user"] for user in receive_json(ann)["presence"]["users"]] == ["ann"]

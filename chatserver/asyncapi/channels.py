@@ -44,7 +44,7 @@ class Channel(NamedTuple):
 
     @property
     def correlated(self) -> Iterator[Any]:
-        """The types of those whose id makes out which answer is whose."""
+        """The types of those that may have an id: messages of clients, and their answers."""
         for operation in self.operations:
             if operation.carries_id:
                 yield from (each.type for each in (*operation.messages, *operation.replies))

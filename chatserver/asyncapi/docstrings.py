@@ -7,7 +7,7 @@ from typing import NamedTuple
 __all__ = ["Docstring", "docstring_of", "read_docstring"]
 
 #: The section, up to the next line at the margin.
-_ATTRIBUTES = re.compile(r"^(?:Class attributes|Attributes):\n((?:[ \t].*\n|\n)*)", re.MULTILINE)
+_ATTRIBUTES = re.compile(r"^Attributes:\n((?:[ \t].*\n|\n)*)", re.MULTILINE)
 #: An attribute, with the indented lines that follow it.
 _ATTRIBUTE = re.compile(r"^(\w+)(?: \([^)\n]*\))?:((?:.*)(?:\n(?:[ \t].*)?)*)", re.MULTILINE)
 

@@ -7,11 +7,7 @@ from urllib.parse import urlsplit
 import msgspec
 from starlette.applications import Starlette
 
-from chatserver.asyncapi.channels import (
-    channel_objects,
-    channels_of,
-    operation_objects,
-)
+from chatserver.asyncapi.channels import channel_objects, channels_of, operation_objects
 from chatserver.asyncapi.messages import Messages
 from chatserver.asyncapi.schemas import Schemas
 from chatserver.asyncapi.security import Security
@@ -69,7 +65,7 @@ def describe(app: Starlette, *, server: str | None = None) -> dict[str, Any]:
     check_routes(app.routes)
     channels = channels_of(endpoint_routes(app.routes))
     types = [each for channel in channels for each in channel.messages]
-    received = [each.type for channel in channels for each in channel.received]
+    received = {each.type for channel in channels for each in channel.received}
     schemas = Schemas([each.type for each in types], received)
     correlated = {kind for channel in channels for kind in channel.correlated}
     messages = Messages(types, schemas, correlated)

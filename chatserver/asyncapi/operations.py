@@ -127,10 +127,8 @@ def _members(annotation: Any) -> tuple[Any, ...]:
 def _annotation(function: Callable[..., Any], name: str) -> Any:
     """The annotation of a parameter, or of what is returned; Any where it can't be resolved."""
     written = inspect.unwrap(function)
-    annotation = inspect.get_annotations(written).get(name, Any)
-    if not isinstance(annotation, str):
-        return annotation
     try:
-        return eval(annotation, written.__globals__)
+        annotation = inspect.get_annotations(written).get(name, Any)
+        return eval(annotation, written.__globals__) if isinstance(annotation, str) else annotation
     except Exception:  # whatever evaluating it raises
         return Any

@@ -1,6 +1,7 @@
 """The route that serves the description of its application."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
 
 from starlette.requests import Request
@@ -16,14 +17,17 @@ def asyncapi_route(path: str = "/asyncapi.json") -> Route:
     """A route that answers with the AsyncAPI document of the application that it is in.
 
     The document is made at the first request, and kept. Its server is the one that the request
-    was sent to.
+    was sent to, if that is known.
     """
     described = cache(describe)
 
     async def asyncapi(request: Request) -> Response:
-        url = request.url
-        base = f"{url.scheme}://{url.netloc}{_root_path(request, route)}"
-        return JSONResponse({**described(request.app), "servers": server_object(base)})
+        document = dict(described(request.app))
+        with suppress(ValueError):  # a request through a Unix socket may name no host
+            url = request.url
+            base = f"{url.scheme}://{url.netloc}{_root_path(request, route)}"
+            document["servers"] = server_object(base)
+        return JSONResponse(document)
 
     route = Route(path, asyncapi, name="asyncapi", include_in_schema=False)
     return route

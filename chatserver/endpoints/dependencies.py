@@ -14,6 +14,7 @@ and name like all others: `fast-depends` has one namespace for all arguments, an
 to check them, and takes its own marker only.
 """
 
+import asyncio
 import inspect
 import sys
 from collections.abc import Callable, Hashable, Iterator, Mapping
@@ -22,6 +23,7 @@ from contextlib import (
     AbstractContextManager,
     asynccontextmanager,
     contextmanager,
+    suppress,
 )
 from dataclasses import dataclass
 from functools import partial
@@ -97,6 +99,10 @@ class Dependency:
         )
 
 
+#: Tasks that close what was opened after its handshake had ended.
+_closing: "set[asyncio.Future[None]]" = set()
+
+
 class _InThreads(AbstractAsyncContextManager[Any]):
     """A context manager without `async`, which runs in threads."""
 
@@ -104,7 +110,21 @@ class _InThreads(AbstractAsyncContextManager[Any]):
         self._manager = manager
 
     async def __aenter__(self) -> Any:
-        return await run_in_threadpool(self._manager.__enter__)
+        entering = asyncio.ensure_future(run_in_threadpool(self._manager.__enter__))
+        try:
+            return await asyncio.shield(entering)
+        except asyncio.CancelledError:
+            # The thread goes on, and what it opens is closed when it has come to its `yield`.
+            closing = asyncio.ensure_future(self._close_later(entering))
+            _closing.add(closing)
+            closing.add_done_callback(_closing.discard)
+            raise
+
+    async def _close_later(self, entering: "asyncio.Future[Any]") -> None:
+        with suppress(Exception):  # nobody waits for this value any more
+            await entering
+            error = TimeoutError("the handshake has ended meanwhile")
+            await self.__aexit__(type(error), error, None)
 
     async def __aexit__(self, *error: Any) -> bool | None:
         # With a thread of its own. All others may be waiting for what this one gives back.

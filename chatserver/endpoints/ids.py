@@ -81,6 +81,8 @@ def unique_id(id: MessageId, user: str, client: str) -> str:
     A client that comes back is another connection, so its id must be unique by itself to be
     recognised: a text of 16 characters or more. Others are counters, and several connections of
     one user count from 1: such an id is recognised on its own connection only.
+    Clients whose user is unknown count as one user here: they have to choose unique ones, as
+    `crypto.randomUUID()` does.
 
     Args:
         id: The client's.

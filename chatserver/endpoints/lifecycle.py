@@ -370,7 +370,7 @@ class Lifecycle:
         for channel in endpoint._channels:
             self._check_may(channel)
         # In open mode all users are anonymous, so their connections are not one user's.
-        if name := user_of(endpoint.identity or user):
+        if name := user_of(user) or user_of(endpoint.identity):
             endpoint.hub.admission.enter_user(name)
             self._connection.user = self._counted_user = name
         if endpoint._client_info is not None:

@@ -12,7 +12,9 @@ from starlette.types import Scope
 __all__ = ["why_not_local"]
 
 #: Headers by which proxies name their clients.
-FORWARDED = re.compile(rb"forwarded|x-forwarded-.+|x-real-ip")
+FORWARDED = re.compile(
+    rb"forwarded|via|x-forwarded-.+|x-real-ip|(x|true|cf)-(client|connecting)-ip|fly-client-ip"
+)
 #: The addresses that test clients give.
 IN_MEMORY = ("testclient", "testserver")
 HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]*)(?::[0-9]*)?", re.IGNORECASE)

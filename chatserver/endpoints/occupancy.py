@@ -95,6 +95,13 @@ class Occupancy:
             await self._place.cls.while_occupied(self._place.channel, self._place.hub)
         except Exception as error:
             self._fail(error)
+        except asyncio.CancelledError as error:
+            if self._task.cancelling():
+                raise
+            # What it awaited was cancelled, and not the task itself: a fault as any other.
+            interrupted = RuntimeError("what it awaited was cancelled")
+            interrupted.__cause__ = error
+            self._fail(interrupted)
 
     def _fail(self, error: Exception) -> None:
         """Log a fault once, and close the members."""

@@ -85,6 +85,8 @@ _OF_TEXT = (
     inspect.UUIDType,
 )
 
+#: The value that msgspec quotes, if it is none of an enumeration.
+_ENUM_VALUE = re.compile(r"(?<=^Invalid enum value) .*", re.DOTALL)
 _LEADING_ZEROS = re.compile(r"^(-?)\+?0*(?=[0-9])")
 _KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
 
@@ -132,7 +134,8 @@ class Parameter(NamedTuple):
         except (msgspec.ValidationError, RecursionError) as exc:
             # Not the value itself: it may be a secret that was put in the wrong place.
             expected = _KINDS.get(self.type)
-            detail = f"must be {expected}" if expected else f"can't be used: {exc}"
+            why = _ENUM_VALUE.sub("", str(exc))
+            detail = f"must be {expected}" if expected else f"can't be used: {why}"
             raise InvalidHandshake(f"{self.label} {detail}") from None
 
     def _raw(self, connection: HTTPConnection) -> Any:
