@@ -109,7 +109,7 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
         credential: The token that `identify` accepted, as the client sent it; empty before.
         message_id: In a handler, names the message if its client gave it an id: for
             `publish(..., id=self.message_id)`, so that a repeated message is published once. No
-            message of another client has it. None without an id, and outside of handlers.
+            message of another user has it. None without an id, and outside of handlers.
         hub: The application's hub.
         connection: This connection; see `chatserver.connection`.
         task_group: `self.task_group.start_soon(func, *args)` starts a task that is cancelled

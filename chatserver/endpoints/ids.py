@@ -76,7 +76,7 @@ def with_id(data: Payload, id: MessageId) -> Payload | None:
 
 
 def unique_id(id: MessageId, user: str, client: str) -> str:
-    """An id for the broker, which no message of another client has.
+    """An id for the broker, which no message of another user has.
 
     A client that comes back is another connection, so its id must be unique by itself to be
     recognised: a text of 16 characters or more. Others are counters, and several connections of
