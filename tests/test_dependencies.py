@@ -5,7 +5,6 @@ import contextvars
 import json
 import queue
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -954,7 +953,5 @@ def test_what_a_thread_opens_after_the_handshake_has_ended_is_closed() -> None:
             client.websocket_connect("/"),
         ):
             pass
-        deadline = time.monotonic() + 10
-        while not (told and pool.qsize()) and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda: told and pool.qsize())
     assert (told, pool.qsize()) == (["rolled back"], 1)

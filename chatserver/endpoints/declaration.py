@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Collection
 from difflib import get_close_matches
 from types import FunctionType
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 from chatserver.endpoints.dependencies import Dependency, find_dependencies
 from chatserver.endpoints.origin import check_allowed_origins
@@ -18,6 +18,9 @@ from chatserver.endpoints.params import Parameter, find_parameters
 from chatserver.publication import PLAIN
 
 __all__ = ["check_class", "collect_dependencies", "collect_parameters", "resolver"]
+
+T = TypeVar("T")
+Resolve: TypeAlias = Callable[[Any], Any]
 
 #: Hooks that a class may override and that we await, with the names of their arguments.
 HOOKS = {
@@ -78,11 +81,7 @@ def collect_parameters(
     Raises:
         TypeError: A parameter has a name in `taken`.
     """
-    found: dict[str, Parameter] = {}
-    for base in reversed(cls.__mro__[1:-1]):
-        inherited = vars(base).get("parameters")
-        found |= _own_parameters(base, resolver(base)) if inherited is None else inherited
-    found |= _own_parameters(cls, resolve)
+    found = _collected(cls, "parameters", _own_parameters, resolve)
     for name in found:
         if name in taken or name.startswith("_"):
             raise TypeError(f"{cls.__name__}.{name} can't be a parameter, the name is taken")
@@ -94,6 +93,17 @@ def collect_parameters(
 
 def _own_parameters(cls: type, resolve: Callable[[Any], Any]) -> dict[str, Parameter]:
     return find_parameters(cls, _annotations(cls, resolve))
+
+
+def _collected(
+    cls: type, name: str, own: Callable[[Any, Resolve], dict[str, T]], resolve: Resolve
+) -> dict[str, T]:
+    """What a class declares, and its bases: an endpoint has its own and its bases' collected."""
+    found: dict[str, T] = {}
+    for base in reversed(cls.__mro__[1:-1]):
+        inherited = vars(base).get(name)
+        found |= own(base, resolver(base)) if inherited is None else inherited
+    return found | own(cls, resolve)
 
 
 def _annotations(cls: type, resolve: Callable[[Any], Any]) -> dict[str, Any]:
@@ -108,11 +118,7 @@ def collect_dependencies(
     Raises:
         TypeError: A dependency has the name of a parameter, or one in `taken` other than "user".
     """
-    found: dict[str, Dependency] = {}
-    for base in reversed(cls.__mro__[1:-1]):
-        inherited = vars(base).get("dependencies")
-        found |= _own_dependencies(base, resolver(base)) if inherited is None else inherited
-    found |= _own_dependencies(cls, resolve)
+    found = _collected(cls, "dependencies", _own_dependencies, resolve)
     for name in found:
         if name in cls.parameters:
             raise TypeError(f"{cls.__name__}.{name} is a parameter and a dependency")
