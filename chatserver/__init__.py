@@ -39,7 +39,7 @@ consumer* is a connection whose outgoing buffer is full: it is closed, never wai
 from typing import TYPE_CHECKING, Any
 
 from chatserver.auth import OPEN_MODE, Identity
-from chatserver.brokers import MemoryBroker
+from chatserver.brokers import MemoryBroker, broker_from_url
 from chatserver.configuration import configure
 from chatserver.endpoints import (
     Ack,
@@ -90,6 +90,7 @@ __all__ = [
     "Position",
     "Publication",
     "Verifier",
+    "broker_from_url",
     "configure",
     "docs_routes",
     "hub_of",

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "logs": {"errors"},
     "cookies": {"errors"},
     "auth": {"cookies", "errors"},
-    "settings": {"limits", "rules", "errors"},
+    "settings": {"brokers", "limits", "rules", "errors"},
     "connection": {"publication", "wire", "limits", "errors"},
     "brokers": {"publication", "rules", "errors"},
     "hub": {"connection", "brokers", "publication", "limits", "rules", "errors"},
@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "tryit": {"asyncapi", "endpoints", "pages"},
     "loading": {"errors"},
     "testing": {"endpoints", "hub", "connection", "brokers", "publication", "limits", "errors"},
-    "configuration": {"hub", "brokers", "auth", "settings"},
+    "configuration": {"hub", "brokers", "auth", "settings", "errors"},
     "__init__": {
         *("endpoints", "hub", "connection", "brokers", "publication", "limits", "errors", "auth"),
         *("configuration", "settings", "tryit"),
