@@ -26,8 +26,8 @@ The map, in the order in which a message passes the packages:
 and around them `auth/` (tokens), `limits` (every guard), `rules` (what is kept of which channels),
 `errors` (exceptions, close codes), `logs` (redaction of secrets), `settings`, `configuration`
 (gives an application its settings), `asyncapi/` (describes an application's endpoints), `tryit` (a
-page made from that), `pages` (what pages have in common), `app` (the ready application), `loading`
-(finds an application by its name), `cli`, `testing`.
+page made from that), `health` (routes for probes), `pages` (what pages have in common), `app` (the
+ready application), `loading` (finds an application by its name), `cli`, `testing`.
 
 The words: an *endpoint* is a class, with one instance per connection. A *channel* is a named
 topic. A *publication* is one message in a channel. A *position* (offset, epoch) is a place in a
@@ -60,6 +60,7 @@ from chatserver.endpoints import (
     on_message,
 )
 from chatserver.errors import InvalidToken
+from chatserver.health import health_routes
 from chatserver.hub import Hub
 from chatserver.limits import Limits
 from chatserver.publication import Position, Publication
@@ -93,6 +94,7 @@ __all__ = [
     "broker_from_url",
     "configure",
     "docs_routes",
+    "health_routes",
     "hub_of",
     "identify",
     "lifespan",
