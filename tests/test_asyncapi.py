@@ -890,6 +890,31 @@ def test_info_with_a_field_that_there_is_not() -> None:
         describe(app)
 
 
+INFOS: list[tuple[Any, str]] = [
+    (["title"], r"Expected `object`, got `array`"),
+    ("Shop", r"Expected `object`, got `str`"),
+    (None, r"Expected `object`, got `null`"),
+    ({1: "Shop"}, r"Expected `str` - at `key` in `\$`"),
+    ({"title": 1}, r"Expected `str`, got `int` - at `\$\.title`"),
+    ({"license": "MIT"}, r"Expected `object`, got `str` - at `\$\.license`"),
+    ({"license": {"url": "https://example.org"}}, r"missing required field `name`"),
+    ({"tags": ["chat"]}, r"Expected `object`, got `str` - at `\$\.tags\[0\]`"),
+]
+
+
+@pytest.mark.parametrize(("info", "reason"), INFOS)
+def test_info_of_another_shape(info: Any, reason: str) -> None:
+    app = Starlette()
+    app.state.asyncapi_info = info
+    with pytest.raises(TypeError, match=rf"^app\.state\.asyncapi_info: .*{reason}"):
+        describe(app)
+
+
+def test_info_of_fastapi_has_what_asyncapi_has() -> None:
+    app = FastAPI(license_info={"name": "MIT", "identifier": "MIT"})
+    assert describe(app)["info"]["license"] == {"name": "MIT"}
+
+
 SERVERS = [
     ("ws://127.0.0.1:8000", {"host": "127.0.0.1:8000", "protocol": "ws"}),
     ("https://example.org/", {"host": "example.org", "protocol": "wss"}),
@@ -1001,6 +1026,19 @@ def test_made_at_the_first_request_and_kept() -> None:
     app.router.routes.append(WebSocketRoute("/too-late", Room))
     assert list(client.get("/asyncapi.json").json()["channels"]) == ["WithoutAny"]
     assert "/asyncapi.json" not in app.openapi()["paths"]
+
+
+def test_a_description_that_cannot_be_made_is_a_500_and_one_traceback(
+    edge: Edge, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = Starlette(routes=routes())
+    app.state.asyncapi_info = ["title"]
+    with live_server(app, **edge) as server:
+        assert httpx2.get(f"{server.http}/asyncapi.json").status_code == 500
+    (logged,) = (each for each in caplog.records if each.levelname == "ERROR")
+    assert logged.exc_info and logged.exc_info[1] is not None
+    assert str(logged.exc_info[1]).startswith("app.state.asyncapi_info: Expected `object`")
+    assert logged.exc_info[1].__suppress_context__
 
 
 def test_one_route_in_two_applications() -> None:
