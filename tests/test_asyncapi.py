@@ -1036,9 +1036,10 @@ def test_a_description_that_cannot_be_made_is_a_500_and_one_traceback(
     with live_server(app, **edge) as server:
         assert httpx2.get(f"{server.http}/asyncapi.json").status_code == 500
     (logged,) = (each for each in caplog.records if each.levelname == "ERROR")
-    assert logged.exc_info and logged.exc_info[1] is not None
-    assert str(logged.exc_info[1]).startswith("app.state.asyncapi_info: Expected `object`")
-    assert logged.exc_info[1].__suppress_context__
+    error = logged.exc_info[1] if logged.exc_info else None
+    assert str(error).startswith("app.state.asyncapi_info: Expected `object`")
+    assert error is not None
+    assert error.__suppress_context__
 
 
 def test_one_route_in_two_applications() -> None:
