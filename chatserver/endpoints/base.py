@@ -144,6 +144,8 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
     _has_channel_task: ClassVar[bool] = False
     # The names of this connection's channels.
     _channels: tuple[str, ...] = ()
+    # Whether `authenticate` has returned, and its user may join the channels.
+    _admitted = False
     # Made on first use, and shared by all that this connection publishes.
     _client_info: ClientInfo | None = None
     # What dependencies have opened, to be closed at the end; set if the class has any.
@@ -249,8 +251,8 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
     def info(self) -> Any:
         """What others see of this client besides its user's name: in presence and publications.
 
-        Called once, after `authenticate`. By default nothing: what `authenticate` returns may hold
-        what is nobody else's business.
+        Called once, after `authenticate`; what that publishes itself goes without. By default
+        nothing: what `authenticate` returns may hold what is nobody else's business.
 
         Returns:
             Anything that can be encoded as JSON.
@@ -460,6 +462,8 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
         return message["bytes"] if text is None else text
 
     def _info(self) -> ClientInfo:
+        if not self._admitted:
+            return ClientInfo(self.connection.id)
         if self._client_info is None:
             data = self.info()
             info = None if data is None else value_of(payload(data))

@@ -104,7 +104,7 @@ class Served(Protocol):
     hub: Hub
     connection: Connection
     _channels: tuple[str, ...]
-    _client_info: ClientInfo | None
+    _admitted: bool
     _opened: Sequence[Opened]
     _lifecycle: "Lifecycle"
     _tasks: TaskGroup | None
@@ -150,7 +150,6 @@ class Lifecycle:
     """
 
     __slots__ = (
-        "_authenticated",
         "_closes_itself",
         "_connection",
         "_counted_user",
@@ -183,7 +182,6 @@ class Lifecycle:
         self._verdict: Exception | None = None
         # Why the connection ends; None for a normal end.
         self._error: BaseException | None = None
-        self._authenticated = False
         self._registered = False
         self._counted_user = ""
         # Whether the endpoint has begun to answer the handshake with an HTTP response.
@@ -332,7 +330,7 @@ class Lifecycle:
         if user is not None:
             endpoint.user = user
         self._admit(endpoint.user)
-        self._authenticated = True
+        endpoint._admitted = True
         if self._connection.accepted:
             # `authenticate` has accepted it, to ask for the token in a message.
             await self._join()
@@ -373,8 +371,6 @@ class Lifecycle:
         if name := user_of(user) or user_of(endpoint.identity):
             endpoint.hub.admission.enter_user(name)
             self._connection.user = self._counted_user = name
-        if endpoint._client_info is not None:
-            endpoint._client_info = None  # `authenticate` has published something
 
     def _check_may(self, channel: str) -> None:
         identity = self._endpoint.identity
@@ -413,11 +409,11 @@ class Lifecycle:
         hub, connection = self._endpoint.hub, self._connection
         hub.register(connection, self._counted_user)
         self._registered = True
-        if self._authenticated:
+        if self._endpoint._admitted:
             await self._join()
         await self._send_event(self._with_subprotocol(event))
         hub.opened(connection)
-        if self._authenticated:
+        if self._endpoint._admitted:
             await self._complete_handshake()
 
     async def _complete_handshake(self) -> None:
