@@ -22,6 +22,7 @@ from chatserver.endpoints.declaration import (
 from chatserver.endpoints.dependencies import Dependency
 from chatserver.endpoints.internals import asgi_of
 from chatserver.endpoints.lifecycle import Lifecycle
+from chatserver.endpoints.membership import join_channel, leave_channel
 from chatserver.endpoints.messages import ErrorMessage, Handler, find_handlers, parse_json
 from chatserver.endpoints.params import Parameter
 from chatserver.endpoints.resolution import Opened
@@ -393,7 +394,7 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
             ValueError: It is in this one.
             BrokerUnavailable: It is not certain that the broker delivers the channel.
         """
-        return await self._lifecycle.join(channel, since)
+        return await join_channel(self, channel, since, self._lifecycle.fail)
 
     async def present(self, channel: str | None = None) -> Presence:
         """Who is in this endpoint's channel, or in another, in all processes.
@@ -409,7 +410,7 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
 
     async def leave(self, channel: str) -> None:
         """Leave a channel; nothing happens when the connection isn't in it."""
-        await self._lifecycle.leave(channel)
+        await leave_channel(self, channel)
 
     @property
     def channel(self) -> str:

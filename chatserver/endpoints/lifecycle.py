@@ -21,14 +21,14 @@ import asyncio
 import inspect
 import logging
 import time
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine
 from contextlib import suppress
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any
 
 import anyio
 from starlette.exceptions import HTTPException, WebSocketException
 from starlette.types import Message as Event
-from starlette.types import Receive, Scope, Send
+from starlette.types import Receive, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from chatserver import logs
@@ -36,13 +36,12 @@ from chatserver.auth import Identity, credentials, user_of
 from chatserver.connection import Connection
 from chatserver.cookies import check_cookies
 from chatserver.endpoints.application import ENDING, overrides_of, setting_of
-from chatserver.endpoints.channels import Template, fill_in
-from chatserver.endpoints.dependencies import Dependency
+from chatserver.endpoints.channels import fill_in
 from chatserver.endpoints.identification import note_endpoint
 from chatserver.endpoints.ids import MessageId, unique_id
 from chatserver.endpoints.internals import DEPARTURES, answer_by_handlers, has_handlers
+from chatserver.endpoints.membership import check_may, join_declared, occupied_by, occupy
 from chatserver.endpoints.messages import Handler, answers, parse
-from chatserver.endpoints.occupancy import Occupancy, Place, enter, joined, leave
 from chatserver.endpoints.origin import check_origin
 from chatserver.endpoints.outcome import (
     OutageLog,
@@ -55,91 +54,15 @@ from chatserver.endpoints.outcome import (
     one_line,
     root_of,
 )
-from chatserver.endpoints.params import Parameter
 from chatserver.endpoints.resolution import Opened, Resolution
-from chatserver.endpoints.tasks import ENDED, TaskGroup, run_apart
+from chatserver.endpoints.served import Served
+from chatserver.endpoints.tasks import ENDED, run_apart
 from chatserver.errors import BrokerUnavailable, InvalidHandshake, InvalidMessage, InvalidToken
-from chatserver.hub import Hub, Subscribed
-from chatserver.publication import (
-    PLAIN,
-    ClientInfo,
-    Encoding,
-    Frame,
-    Payload,
-    Position,
-    Publication,
-    frame,
-    payload,
-)
 
-__all__ = ["Lifecycle", "Served"]
+__all__ = ["Lifecycle"]
 
 logger = logging.getLogger("chatserver")
 outages: OutageLog = OutageLog()
-
-
-class Served(Protocol):
-    """What a lifecycle needs of an endpoint; `Endpoint` says what each means."""
-
-    encoding: Encoding
-    presence: ClassVar[bool]
-    subprotocols: ClassVar[Sequence[str]]
-    allowed_origins: ClassVar[Collection[str] | None]
-    reject_as: ClassVar[Literal["http", "close", "policy"]]
-    linger: ClassVar[float | None]
-    history: ClassVar[int]
-    disconnect_timeout: ClassVar[float]
-    parameters: ClassVar[Mapping[str, Parameter]]
-    dependencies: ClassVar[Mapping[str, Dependency]]
-    handlers: ClassVar[Mapping[str, Handler]]
-    _templates: ClassVar[tuple[Template, ...]]
-    _has_channel_task: ClassVar[bool]
-
-    scope: Scope
-    receive: Receive
-    send: Send
-    user: Any
-    identity: Identity | None
-    message_id: str | None
-    hub: Hub
-    connection: Connection
-    _channels: tuple[str, ...]
-    _admitted: bool
-    _opened: Sequence[Opened]
-    _lifecycle: "Lifecycle"
-    _tasks: TaskGroup | None
-
-    async def authenticate(self, websocket: WebSocket) -> Any:
-        """See `Endpoint`."""
-
-    async def on_connect(self, websocket: WebSocket) -> None:
-        """See `Endpoint`."""
-
-    async def on_accept(self, websocket: WebSocket) -> None:
-        """See `Endpoint`."""
-
-    async def on_receive(self, websocket: WebSocket, data: Any) -> Any:
-        """See `Endpoint`."""
-
-    async def on_invalid(self, websocket: WebSocket, error: InvalidMessage) -> None:
-        """See `Endpoint`."""
-
-    async def on_disconnect(self, websocket: WebSocket, close_code: int) -> None:
-        """See `Endpoint`."""
-
-    async def decode(self, websocket: WebSocket, message: Event) -> Any:
-        """See `Endpoint`."""
-
-    async def push(self, data: Any) -> None:
-        """See `Endpoint`."""
-
-    def last_will(self) -> Any:
-        """See `Endpoint`."""
-
-    def welcome(self, recent: Sequence[Publication]) -> Any:
-        """See `Endpoint`."""
-
-    def _info(self) -> ClientInfo: ...
 
 
 class Lifecycle:
@@ -366,17 +289,11 @@ class Lifecycle:
         if isinstance(user, Identity):
             endpoint.identity = user
         for channel in endpoint._channels:
-            self._check_may(channel)
+            check_may(endpoint, channel)
         # In open mode all users are anonymous, so their connections are not one user's.
         if name := user_of(user) or user_of(endpoint.identity):
             endpoint.hub.admission.enter_user(name)
             self._connection.user = self._counted_user = name
-
-    def _check_may(self, channel: str) -> None:
-        identity = self._endpoint.identity
-        if identity is not None and not identity.may(channel):
-            reason = f"the token doesn't open the channel {channel!r}"
-            raise InvalidToken(reason, code=4403, status=403)
 
     async def _connect(self, websocket: WebSocket) -> None:
         await self._endpoint.on_connect(websocket)
@@ -417,94 +334,18 @@ class Lifecycle:
             await self._complete_handshake()
 
     async def _complete_handshake(self) -> None:
-        if self._endpoint._has_channel_task:
-            for channel in self._endpoint._channels:
-                await enter(self._place(channel), self._connection, self.fail)
+        await occupy(self._endpoint, self._endpoint._channels, self.fail)
         if self._connection.close_code is None:
             self._stop_timer()
 
     async def _join(self) -> None:
         """Join the channels, and have the connection closed when the token expires."""
         endpoint = self._endpoint
-        if endpoint._channels:
-            last_will = self._last_will()
-            for channel in endpoint._channels:
-                await self._subscribe(channel, None, last_will)
+        await join_declared(endpoint)
         if endpoint.identity is not None and endpoint.identity.expires is not None:
             left = endpoint.identity.expires - time.time()
             expired = InvalidToken("the token has expired")
             self._expiry = asyncio.get_running_loop().call_later(left, self.fail, expired)
-
-    async def join(self, channel: str, since: Position | None = None) -> Subscribed:
-        """Follow a channel; what its answer has is written before what is live.
-
-        Raises:
-            InvalidToken: The token doesn't open it.
-            ValueError: It is joined already.
-            TooManyChannels: These are as many as the limits allow.
-        """
-        self._check_may(channel)
-        subscribed = await self._subscribe(channel, since, self._last_will())
-        if self._endpoint._has_channel_task:
-            await enter(self._place(channel), self._connection, self.fail)
-        return subscribed
-
-    async def leave(self, channel: str) -> None:
-        """Leave a channel; of the last one this waits until the channel's task has ended."""
-        occupied = self._occupied((channel,))
-        await self._endpoint.hub.unsubscribe(self._connection, channel)
-        for each in occupied:
-            await each.ended()
-
-    def _place(self, channel: str) -> Place:
-        """Where this connection is a member, for the task of a channel."""
-        endpoint = self._endpoint
-        return Place(asyncio.get_running_loop(), endpoint.hub, type(endpoint), channel)
-
-    def _occupied(self, channels: Iterable[str]) -> Sequence[Occupancy]:
-        """What this connection is a member of, because of the tasks of these channels."""
-        if not self._endpoint._has_channel_task:
-            return ()
-        found = (joined(self._place(channel), self._connection) for channel in channels)
-        return [each for each in found if each is not None]
-
-    def _has_left(self, channel: str) -> None:
-        leave(self._place(channel), self._connection)
-
-    def _last_will(self) -> Payload | None:
-        will = self._endpoint.last_will()
-        return None if will is None else payload(will)
-
-    async def _subscribe(
-        self, channel: str, since: Position | None, last_will: Payload | None
-    ) -> Subscribed:
-        """Follow a channel that the client's token opens."""
-        endpoint = self._endpoint
-        presence = endpoint.presence or endpoint.hub.broker.rules(channel).presence
-        return await endpoint.hub.subscribe(
-            self._connection,
-            channel,
-            encoder=PLAIN[endpoint.encoding],
-            since=since,
-            recent=endpoint.history,
-            info=endpoint._info() if presence else None,
-            last_will=last_will,
-            answer=self._welcome if since is None and endpoint.history else self._missed,
-            on_left=self._has_left if endpoint._has_channel_task else None,
-        )
-
-    def _welcome(self, subscribed: Subscribed) -> Sequence[Frame]:
-        data = self._endpoint.welcome(subscribed.publications)
-        if data is subscribed.publications or _are_publications(data):
-            return self._frames(data)
-        return () if data is None else (frame(payload(data), self._endpoint.encoding),)
-
-    def _missed(self, subscribed: Subscribed) -> Sequence[Frame]:
-        return self._frames(subscribed.publications)
-
-    def _frames(self, publications: Sequence[Publication]) -> Sequence[Frame]:
-        made = map(PLAIN[self._endpoint.encoding], publications)
-        return tuple(each for each in made if each is not None)
 
     def _with_subprotocol(self, accept: Event) -> Event:
         offered = self._endpoint.scope.get("subprotocols")
@@ -627,7 +468,7 @@ class Lifecycle:
             await self._attempt(tasks.end())
         if self._registered:
             self._registered = False
-            occupied = self._occupied(self._connection.members)
+            occupied = occupied_by(self._endpoint, self._connection.members)
             await self._attempt(self._unregister())
             for each in occupied:
                 await self._attempt(each.ended())
@@ -726,8 +567,3 @@ class Lifecycle:
         if self._error is None or not is_outage(self._error):
             name = type(self._endpoint).__name__
             logger.warning("%s: handshake refused with %d: %s", name, told, one_line(reason))
-
-
-def _are_publications(data: Any) -> bool:
-    is_list = isinstance(data, list | tuple) and bool(data)
-    return is_list and all(isinstance(each, Publication) for each in data)
