@@ -7,6 +7,9 @@
                 cancelled, channels left, and `on_disconnect` is called once, whatever the cause;
                 then what dependencies opened is closed
 
+What needs no state is in `handshake`, which reads and checks, and in `membership`, which joins and
+leaves channels.
+
 The rules of this file:
 
 - All of it runs in one task and context, so that `on_disconnect` can undo what `on_connect` did.
@@ -18,10 +21,9 @@ The rules of this file:
 """
 
 import asyncio
-import inspect
 import logging
 import time
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
@@ -32,17 +34,20 @@ from starlette.types import Receive, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from chatserver import logs
-from chatserver.auth import Identity, credentials, user_of
+from chatserver.auth import credentials, user_of
 from chatserver.connection import Connection
 from chatserver.cookies import check_cookies
-from chatserver.endpoints.application import ENDING, overrides_of, setting_of
-from chatserver.endpoints.channels import fill_in
-from chatserver.endpoints.identification import note_endpoint
+from chatserver.endpoints.application import ENDING
+from chatserver.endpoints.handshake import (
+    read_handshake,
+    take_user,
+    tells_status,
+    with_subprotocol,
+)
 from chatserver.endpoints.ids import MessageId, unique_id
 from chatserver.endpoints.internals import DEPARTURES, answer_by_handlers, has_handlers
-from chatserver.endpoints.membership import check_may, join_declared, occupied_by, occupy
+from chatserver.endpoints.membership import join_declared, occupied_by, occupy
 from chatserver.endpoints.messages import Handler, answers, parse
-from chatserver.endpoints.origin import check_origin
 from chatserver.endpoints.outcome import (
     OutageLog,
     as_refusal,
@@ -54,7 +59,7 @@ from chatserver.endpoints.outcome import (
     one_line,
     root_of,
 )
-from chatserver.endpoints.resolution import Opened, Resolution
+from chatserver.endpoints.resolution import Opened
 from chatserver.endpoints.served import Served
 from chatserver.endpoints.tasks import ENDED, run_apart
 from chatserver.errors import BrokerUnavailable, InvalidHandshake, InvalidMessage, InvalidToken
@@ -243,16 +248,12 @@ class Lifecycle:
         endpoint = self._endpoint
         if self._error is not None:
             raise self._error  # there are too many cookies to parse
-        check_origin(endpoint.scope, self._allowed_origins())
-        for parameter in endpoint.parameters.values():
-            setattr(endpoint, parameter.name, parameter.read(websocket))
-        endpoint._channels = fill_in(endpoint._templates, vars(endpoint))
-        if endpoint.dependencies:
-            await self._resolve(websocket)
-        user = await endpoint.authenticate(websocket)
-        if user is not None:
-            endpoint.user = user
-        self._admit(endpoint.user)
+        await read_handshake(endpoint, websocket)
+        take_user(endpoint, await endpoint.authenticate(websocket))
+        # In open mode all users are anonymous, so their connections are not one user's.
+        if name := user_of(endpoint.user) or user_of(endpoint.identity):
+            endpoint.hub.admission.enter_user(name)
+            self._connection.user = self._counted_user = name
         endpoint._admitted = True
         if self._connection.accepted:
             # `authenticate` has accepted it, to ask for the token in a message.
@@ -260,40 +261,6 @@ class Lifecycle:
             await self._complete_handshake()
         if websocket.application_state is WebSocketState.CONNECTING:
             await self._connect(websocket)
-
-    async def _resolve(self, websocket: WebSocket) -> None:
-        """Give the endpoint the values of its dependencies."""
-        endpoint = self._endpoint
-        note_endpoint(endpoint)
-        opened: list[Opened] = []
-        endpoint._opened = opened
-        resolution = Resolution(websocket, overrides_of(endpoint.scope), opened)
-        for name, dependency in endpoint.dependencies.items():
-            setattr(endpoint, name, await resolution.value(dependency))
-
-    def _allowed_origins(self) -> Collection[str]:
-        own = self._endpoint.allowed_origins
-        if own is not None:
-            return own
-        allowed: Collection[str] = setting_of(self._endpoint.scope, "allowed_origins", ())
-        return allowed
-
-    def _admit(self, user: Any) -> None:
-        """Check that the user may join the channels, and count the connection as the user's."""
-        endpoint = self._endpoint
-        if user is not None and inspect.isawaitable(user):
-            if inspect.iscoroutine(user):
-                user.close()  # so that Python doesn't warn of it, too
-            name = type(endpoint).__name__
-            raise TypeError(f"{name}.authenticate() returned an awaitable: 'await' is missing")
-        if isinstance(user, Identity):
-            endpoint.identity = user
-        for channel in endpoint._channels:
-            check_may(endpoint, channel)
-        # In open mode all users are anonymous, so their connections are not one user's.
-        if name := user_of(user) or user_of(endpoint.identity):
-            endpoint.hub.admission.enter_user(name)
-            self._connection.user = self._counted_user = name
 
     async def _connect(self, websocket: WebSocket) -> None:
         await self._endpoint.on_connect(websocket)
@@ -328,7 +295,7 @@ class Lifecycle:
         self._registered = True
         if self._endpoint._admitted:
             await self._join()
-        await self._send_event(self._with_subprotocol(event))
+        await self._send_event(with_subprotocol(self._endpoint, event))
         hub.opened(connection)
         if self._endpoint._admitted:
             await self._complete_handshake()
@@ -346,15 +313,6 @@ class Lifecycle:
             left = endpoint.identity.expires - time.time()
             expired = InvalidToken("the token has expired")
             self._expiry = asyncio.get_running_loop().call_later(left, self.fail, expired)
-
-    def _with_subprotocol(self, accept: Event) -> Event:
-        offered = self._endpoint.scope.get("subprotocols")
-        if not offered or accept.get("subprotocol"):
-            return accept
-        # A browser that offered subprotocols fails the connection unless one is echoed. Of a
-        # token behind the marker "bearer", only the marker is echoed.
-        known = ("bearer",) if "bearer" in offered else self._endpoint.subprotocols
-        return {**accept, "subprotocol": next((name for name in offered if name in known), None)}
 
     # Messages
 
@@ -539,7 +497,7 @@ class Lifecycle:
     async def _accept_and_close(self, refusal: HTTPException | WebSocketException) -> None:
         code, reason = close_for(refusal)
         self._log_refusal(code, reason)
-        await self._send_event(self._with_subprotocol({"type": "websocket.accept"}))
+        await self._send_event(with_subprotocol(self._endpoint, {"type": "websocket.accept"}))
         self._connection.close(code, reason)
 
     async def _deny(
@@ -547,7 +505,7 @@ class Lifecycle:
     ) -> None:
         """Refuse before accept, with the application's own exception handlers if it has any."""
         endpoint = self._endpoint
-        if isinstance(refusal, HTTPException) and not self._tells(refusal.status_code):
+        if isinstance(refusal, HTTPException) and not tells_status(endpoint, refusal.status_code):
             refusal = WebSocketException(1008, refusal.detail)
         # Any other end without an accept is answered with 403 by every server.
         told = refusal.status_code if isinstance(refusal, HTTPException) else 403
@@ -555,12 +513,6 @@ class Lifecycle:
         if not has_handlers(endpoint.scope):
             raise refusal
         await answer_by_handlers(websocket, refusal, self._send)
-
-    def _tells(self, status: int) -> bool:
-        """Whether a refusal is sent with its own status."""
-        if "websocket.http.response" not in self._endpoint.scope.get("extensions", {}):
-            return False
-        return self._endpoint.reject_as != "policy" or status >= 500
 
     def _log_refusal(self, told: int, reason: object) -> None:
         """Log why a handshake was refused, but not an outage: `outages` logs that once for all."""
