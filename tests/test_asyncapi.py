@@ -913,6 +913,9 @@ def test_info_of_another_shape(info: Any, reason: str) -> None:
 def test_info_of_fastapi_has_what_asyncapi_has() -> None:
     app = FastAPI(license_info={"name": "MIT", "identifier": "MIT"})
     assert describe(app)["info"]["license"] == {"name": "MIT"}
+    wrong = FastAPI(contact={"name": 1})  # FastAPI itself takes it until it is asked for OpenAPI
+    with pytest.raises(TypeError, match=r"^the application's info: .* at `\$\.contact\.name`$"):
+        describe(wrong)
 
 
 SERVERS = [

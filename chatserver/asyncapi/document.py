@@ -100,8 +100,8 @@ def describe(app: Starlette, *, server: str | None = None) -> dict[str, Any]:
         The document, made of what JSON can hold.
 
     Raises:
-        TypeError: `app.state.asyncapi_info` has other fields or types, or a `FromPath` is not in
-            its route.
+        TypeError: `app.state.asyncapi_info` has other fields or types, or a route lacks what its
+            endpoint needs, such as a `FromPath`.
         ValueError: The URL of the server has another scheme, or no host.
     """
     check_routes(app.routes)
@@ -151,9 +151,9 @@ def server_object(url: str) -> dict[str, Any]:
 
 def _info(app: Starlette) -> dict[str, Any]:
     theirs = {field: getattr(app, name, None) for field, name in _OF_FASTAPI.items()}
+    given = {field: value for field, value in theirs.items() if value}
     # Without the fields that OpenAPI has and AsyncAPI has not, such as a license's identifier.
-    fitting = msgspec.convert({name: value for name, value in theirs.items() if value}, Info)
-    found: dict[str, Any] = {**fitting, **_own_info(app)}
+    found: dict[str, Any] = {**_fitting(given, "the application's info"), **_own_info(app)}
     found["title"] = found.get("title") or "WebSocket endpoints"
     found["version"] = found.get("version") or "0.1.0"
     found["description"] = "\n\n".join(filter(None, (found.get("description"), _CLOSE_CODES)))
@@ -162,10 +162,7 @@ def _info(app: Starlette) -> dict[str, Any]:
 
 def _own_info(app: Starlette) -> dict[str, Any]:
     own: dict[str, Any] = getattr(app.state, "asyncapi_info", {})
-    try:
-        msgspec.convert(own, Info)
-    except msgspec.ValidationError as error:
-        raise TypeError(f"app.state.asyncapi_info: {error}") from None
+    _fitting(own, "app.state.asyncapi_info")
     known = Info.__annotations__
     if unknown := own.keys() - known.keys():
         raise TypeError(
@@ -173,3 +170,15 @@ def _own_info(app: Starlette) -> dict[str, Any]:
             f"it may have {', '.join(known)}"
         )
     return own
+
+
+def _fitting(info: Any, where: str) -> Info:
+    """What an Info Object has of this.
+
+    Raises:
+        TypeError: It has other types.
+    """
+    try:
+        return msgspec.convert(info, Info)
+    except msgspec.ValidationError as error:
+        raise TypeError(f"{where}: {error}") from None
