@@ -6,7 +6,7 @@ import httpx2
 import pytest
 from fastapi import APIRouter, Cookie, FastAPI, Header, Query, Security, security
 from msgspec import Meta, Struct, defstruct
-from pydantic import BaseModel, create_model
+from pydantic import BaseModel, ConfigDict, create_model
 from starlette.applications import Starlette
 from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute, Mount, WebSocketRoute
@@ -696,6 +696,24 @@ def test_a_type_that_has_no_schema_is_any_json() -> None:
     messages = document_of(Odd)["components"]["messages"]
     assert messages["Custom"]["payload"] == {"title": "Custom"}
     assert messages["list_int"]["payload"] == {"type": "array", "items": {"type": "integer"}}
+
+
+def test_a_field_of_a_model_that_has_no_schema_is_any_json() -> None:
+    class Odd(BaseModel):
+        model_config = ConfigDict(arbitrary_types_allowed=True)
+
+        custom: everything.Custom
+        number: int
+
+    class Sends(Endpoint):
+        sends = Odd
+
+    odd = document_of(Sends)["components"]["schemas"]["Odd"]
+    assert odd["properties"] == {
+        "custom": {"title": "Custom"},
+        "number": {"title": "Number", "type": "integer"},
+    }
+    assert odd["required"] == ["custom", "number"]
 
 
 # Security
