@@ -27,8 +27,8 @@ and around them `auth/` (tokens), `limits` (every guard), `rules` (what is kept 
 `errors` (exceptions, close codes), `logs` (redaction of secrets), `settings`, `configuration`
 (gives an application its settings), `asyncapi/` (describes an application's endpoints), `tryit` (a
 page made from that), `health` (routes for probes), `pages` (what pages have in common), `app` (the
-ready application), `publisher` (for programs that are no server), `loading` (finds an application by
-its name), `cli`, `testing`.
+ready application), `publisher` (for programs that are no server), `loading` (finds an application
+by its name), `cli`, `testing`.
 
 The words: an *endpoint* is a class, with one instance per connection. A *channel* is a named
 topic. A *publication* is one message in a channel. A *position* (offset, epoch) is a place in a
