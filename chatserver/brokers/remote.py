@@ -171,8 +171,8 @@ class RemoteBroker(Broker):
         draft = Draft(
             channel,
             data,
-            id or f"~{self._process}{self._published:x}",
-            ID_TTL if id else OWN_ID_TTL,
+            f"~{self._process}{self._published:x}" if id is None else id,
+            OWN_ID_TTL if id is None else ID_TTL,
             self.rules(channel),
             info,
             keep,

@@ -135,6 +135,8 @@ class RedisEngine(Engine):
 
     def _tag(self, channel: str) -> str:
         """A channel's name as the hash tag of its keys (Redis Cluster specification)."""
+        if not channel:
+            return "{%}"  # an empty tag is none
         for sign, code in (("%", "%25"), ("{", "%7B"), ("}", "%7D")):
             channel = channel.replace(sign, code)
         return f"{{{channel}}}"
@@ -289,11 +291,11 @@ class RedisEngine(Engine):
 
     def _read(self, read: Read) -> "Call":
         command, start, end = ("XREVRANGE", "+", "-") if read.reverse else ("XRANGE", "-", "+")
-        limit = LARGE if read.limit is None else max(read.limit, 0)
+        limit = LARGE if read.limit is None else min(max(read.limit, 0), LARGE)
         epoch = b""
         if read.since is not None:
             first = read.since.offset + (-1 if read.reverse else 1)
-            limit = 0 if first < 0 else limit
+            limit = limit if read.since.epoch else 0  # no stream's epoch is empty
             start = f"{min(max(first, 0), LARGE)}-0"
             epoch = _bytes(read.since.epoch)
         keys = self._keys(read.channel, "top", "stream")
