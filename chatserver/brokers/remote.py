@@ -403,7 +403,10 @@ class RemoteBroker(Broker):
     async def _keep_leases(self) -> None:
         await self._keep_lease()
         for process in await self._engine.expired(self._lease):
-            await self._bury(process)
+            try:
+                await self._bury(process)
+            except BrokerUnavailable as error:
+                logger.warning("The entries of a dead process can't be removed: %s", error)
 
     async def _keep_lease(self) -> None:
         if await self._engine.renew(self._process, self._lease, new=self._is_new):

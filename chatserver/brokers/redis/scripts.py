@@ -35,6 +35,7 @@ local function read_top(key)
     local top = redis.call('GET', key)
     if not top then return nil end
     local offset, epoch = string.match(top, '^(%d+) (%w+)$')
+    if not offset or #offset > 15 then return nil end  -- 2^53 has 16 digits
     return tonumber(offset), epoch
 end
 
@@ -54,7 +55,7 @@ end
 
 local function publish(top_key, stream_key, id_key, a)
     local known = redis.call('GET', id_key)
-    if known then return known end
+    if known and string.match(known, '^%d+ %w+$') then return known end
     local offset, epoch = read_top(top_key)
     if not offset then
         redis.call('DEL', stream_key)
@@ -149,13 +150,16 @@ return 1
 
 EXPIRED = """
 local found = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, 100)
+local taken = {}
 for i, member in ipairs(found) do
-    local process = string.gsub(member, '^!', '')
     redis.call('ZREM', KEYS[1], member)
-    redis.call('ZADD', KEYS[1], now + ARGV[1], '!' .. process)
-    found[i] = process
+    local process = string.match(member, '^!?(%w+)$')
+    if process then
+        redis.call('ZADD', KEYS[1], now + ARGV[1], '!' .. process)
+        taken[#taken + 1] = process
+    end
 end
-return found
+return taken
 """
 
 ALIVE = """
