@@ -5,20 +5,22 @@ sentence on stderr, never a traceback.
 """
 
 import argparse
+import asyncio
 import errno
-import gc
 import importlib.util
 import os
 import re
 import socket
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chatserver import __version__
-from chatserver.errors import InvalidSetting
+from chatserver.brokers import Broker
+from chatserver.brokers.urls import MEMORY
+from chatserver.errors import BrokerUnavailable, InvalidSetting
 from chatserver.settings import EXPOSED, Row, Settings, is_loopback
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 PACKAGE = Path(__file__).resolve().parent
-GRACE = 3  # seconds that connections get to close on shutdown
+GRACE = 3  # seconds that handlers get on shutdown, after their clients were told to come back
 READY = "chatserver.app:app"
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 NO_SECRET = (
@@ -36,11 +38,12 @@ NO_SECRET = (
 )
 EXIT_STATUSES = (
     "Exit status: 0 done; 1 the address can't be listened on; 2 an argument or setting can't be "
-    "used; 3 the application failed to start; 130 ended by Ctrl-C."
+    "used, or the broker not be reached; 3 the application failed to start; 130 ended by Ctrl-C."
 )
 EPILOG = (
-    "Flags win over the environment, but other users of the machine can read them: "
-    f"set CHATSERVER_TOKEN_SECRET rather than giving --token-secret. {EXIT_STATUSES}"
+    "Flags win over the environment, but other users of the machine can read them: set "
+    "CHATSERVER_TOKEN_SECRET rather than giving --token-secret, and CHATSERVER_BROKER rather than "
+    f"--broker where the URL holds a password. {EXIT_STATUSES}"
 )
 
 
@@ -52,13 +55,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that the arguments name (those of the process if None).
 
     Returns:
-        The exit status, except 3: for that uvicorn raises SystemExit itself.
+        The exit status. For 3, without workers, uvicorn raises SystemExit itself.
     """
     arguments = vars(_parser().parse_args(argv))
     command = arguments.pop("command")
     try:
         return int(command(**arguments))
-    except (InvalidSetting, CannotListen) as error:
+    except (InvalidSetting, BrokerUnavailable, CannotListen) as error:
         print(f"chatserver: error: {error}", file=sys.stderr)
         return 1 if isinstance(error, CannotListen) else 2
     except KeyboardInterrupt:
@@ -199,6 +202,7 @@ def _asyncapi(*, application: str, factory: bool, server: str | None) -> int:
 
 
 def _run(**overrides: Any) -> int:
+    from chatserver.configuration import make_broker
     from chatserver.server.http import missing_guards
 
     settings = Settings.from_env(**overrides)
@@ -206,40 +210,38 @@ def _run(**overrides: Any) -> int:
         raise InvalidSetting(EXPOSED.format(host=settings.host))
     # create_app reads the environment, in this process and in a child that reloads.
     os.environ.update(settings.to_env())
+    if settings.broker != MEMORY:
+        asyncio.run(_try(make_broker(settings)))
     with _listen(settings.host, settings.port) as listener:
         if missing := missing_guards():
             print(missing, flush=True)
-        _serve(settings, listener)
-    return 0
+        return _serve(settings, listener)
 
 
-def _serve(settings: Settings, listener: socket.socket) -> None:
+async def _try(broker: Broker) -> None:
+    """Connect once before anything is started, so that a failure is one sentence."""
+    await broker.start()
+    await broker.stop()
+
+
+def _serve(settings: Settings, listener: socket.socket) -> int:
     from uvicorn.supervisors import ChangeReload
 
-    from chatserver.server.uvicorn_ import InvitingServer
+    from chatserver.server.processes import InvitingServer, Workers
+    from chatserver.server.uvicorn_ import STARTUP_FAILURE
 
     config = _uvicorn_config(settings)
-    server = InvitingServer(config, _invitation(settings, listener))
-    _make_room()
+    invite = partial(print, _invitation(settings, listener), flush=True)
+    server = InvitingServer(config, invite)
+    if settings.workers > 1:
+        workers = Workers(config, [listener], invite)
+        workers.run()
+        return STARTUP_FAILURE if workers.failed else 0
     if settings.reload:
         ChangeReload(config, target=server.run, sockets=[listener]).run()
     else:
         server.run(sockets=[listener])
-
-
-def _make_room() -> None:
-    """Allow as many connections as the machine does, and avoid long garbage collections."""
-    # A connection is about a hundred objects that stay. By default the garbage collector would
-    # search all of them again and again while clients connect.
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
-    try:
-        import resource
-    except ImportError:  # pragma: no cover - not on Windows
-        return
-    with suppress(OSError, ValueError):
-        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return 0
 
 
 def _uvicorn_config(settings: Settings) -> "uvicorn.Config":
@@ -259,6 +261,7 @@ def _uvicorn_config(settings: Settings) -> "uvicorn.Config":
         ws_ping_interval=settings.ping_interval,
         ws_ping_timeout=settings.ping_timeout,
         server_header=False,
+        workers=settings.workers,
         timeout_graceful_shutdown=GRACE,
         log_level=settings.log_level,
         log_config=logs.config(settings.log_level),

@@ -60,7 +60,7 @@ MAY_IMPORT = {
             "brokers",
             "publication",
         ),
-        *("limits", "errors", "auth", "logs", "settings", "server"),
+        *("limits", "errors", "auth", "logs", "settings", "configuration", "server"),
     },
     "__main__": {"cli"},
 }

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from starlette.applications import Starlette
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
@@ -213,7 +214,18 @@ NOT_DESCRIBED = [
         "chatserver.app:app can't be described: expected the URL of a server as in "
         "wss://example.org, got 'example.org'",
     ),
+    (
+        ("tests.test_cli:untitled", "--factory"),
+        "tests.test_cli:untitled can't be described: "
+        "app.state.asyncapi_info: Expected `object`, got `array`",
+    ),
 ]
+
+
+def untitled() -> Starlette:
+    app = Starlette()
+    app.state.asyncapi_info = ["title"]
+    return app
 
 
 @pytest.mark.parametrize(("arguments", "sentence"), NOT_DESCRIBED)

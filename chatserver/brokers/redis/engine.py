@@ -59,10 +59,8 @@ Question = TypeVar("Question")
 PREFIX = "chatserver"
 #: Versions of Redis that are new enough, for one node and for a Cluster.
 OLDEST, OLDEST_CLUSTER = (6, 2), (7, 0)
-#: Milliseconds for which a stream's position is remembered after its last publication, at least.
-TOP_TTL = 24 * 3600 * 1000
-#: Seconds for which a client's last will is not published again.
-WILL_TTL = 300.0
+#: Milliseconds for which a client's last will is not published again.
+WILL_TTL = 300_000
 #: More than any offset, and than any number of publications.
 LARGE = 2**62
 
@@ -79,6 +77,7 @@ class RedisBroker(RemoteBroker):
         rules: What is kept of every channel for which the hub has no rules.
         publish_timeout: Seconds until a question without an answer is `BrokerUnavailable`.
         lease: Seconds after which the clients of a killed process are gone.
+        publish_only: See `RemoteBroker`.
 
     Raises:
         ValueError: The URL can't be used; the sentence does not hold its password.
@@ -91,9 +90,15 @@ class RedisBroker(RemoteBroker):
         rules: Rules | None = None,
         publish_timeout: float = 5.0,
         lease: float = 30.0,
+        publish_only: bool = False,
     ) -> None:
-        engine = RedisEngine(nodes_for(url))
-        super().__init__(engine, rules=rules, publish_timeout=publish_timeout, lease=lease)
+        super().__init__(
+            RedisEngine(nodes_for(url)),
+            rules=rules,
+            publish_timeout=publish_timeout,
+            lease=lease,
+            publish_only=publish_only,
+        )
 
 
 class Entry(Struct, frozen=True, gc=False, array_like=True):
@@ -168,7 +173,7 @@ class RedisEngine(Engine):
 
     async def _try_rights(self) -> None:
         """Announce something that nobody hears, to find out whether the user may."""
-        draft = Draft("", "", secrets.token_hex(4), 1.0, Rules(), keep=False)
+        draft = Draft("", "", secrets.token_hex(4), 1.0, keep=False)
         try:
             _raise((await self.append([draft]))[0])
         except BrokerUnavailable as error:
@@ -219,13 +224,12 @@ class RedisEngine(Engine):
 
     # Streams
 
-    async def follow(self, channels: Sequence[str]) -> Answers[Position]:
+    async def follow(self, channels: Mapping[str, Rules]) -> Answers[Position]:
         names = {self._news(channel): channel for channel in channels}
         self._channels.update(names)
         await asyncio.gather(*(ear.subscribe(some) for ear, some in self._by_ear(names)))
         answers = await self._evaluate(
-            ("tops", self._keys(channel, "top", "stream"), (*self._fresh(), "", "0"))
-            for channel in channels
+            self._top(channel, rules, "", 0) for channel, rules in channels.items()
         )
         return [_then(answer, _position) for answer in answers]
 
@@ -246,11 +250,7 @@ class RedisEngine(Engine):
 
     async def tops(self, known: Mapping[str, Position]) -> Mapping[str, Position]:
         answers = await self._evaluate(
-            (
-                "tops",
-                self._keys(channel, "top", "stream"),
-                (*self._fresh(), position.epoch, position.offset),
-            )
+            self._top(channel, None, position.epoch, position.offset)
             for channel, position in known.items()
         )
         tops: dict[str, Position] = {}
@@ -261,6 +261,10 @@ class RedisEngine(Engine):
                 tops[channel] = _position(_raise(answer))
         return tops
 
+    def _top(self, channel: str, rules: Rules | None, epoch: str, offset: int) -> "Call":
+        keys = self._keys(channel, "top", "stream")
+        return "tops", keys, (_new_epoch(), *_kept(rules), epoch, offset)
+
     async def append(self, drafts: Sequence[Draft]) -> Answers[Position]:
         answers = await self._evaluate(_each(self._append, drafts))
         return [_then(answer, _position) for answer in answers]
@@ -268,19 +272,10 @@ class RedisEngine(Engine):
     def _append(self, draft: Draft) -> "Call":
         keys = self._keys(draft.channel, "top", "stream", f"id:{draft.id}")
         entry = _entry(draft.data, draft.info, draft.skip)
-        first = (self._news(draft.channel), entry, "1" if draft.keep else "0")
-        return "append", keys, (*first, *self._kept(draft.rules, draft.id_ttl))
-
-    def _kept(self, rules: Rules, id_ttl: float) -> tuple[bytes | str | int, ...]:
-        """The arguments that say what is kept of a publication."""
-        epoch, top_ttl = self._fresh()
-        ttl = int(rules.history_ttl * 1000)
-        size = rules.history_size if ttl > 0 else 0
-        return epoch, size, ttl, max(top_ttl, ttl), int(id_ttl * 1000)
-
-    def _fresh(self) -> tuple[str, int]:
-        """An epoch, if one is to begin, and how long a stream's position is remembered."""
-        return secrets.token_hex(4), TOP_TTL
+        keep = "1" if draft.keep else "0"
+        id_ttl = int(draft.id_ttl * 1000)
+        kept = _kept(draft.rules)
+        return "append", keys, (self._news(draft.channel), entry, keep, _new_epoch(), *kept, id_ttl)
 
     async def read(self, reads: Sequence[Read]) -> Answers[History]:
         answers = await self._evaluate(_each(self._read, reads))
@@ -299,7 +294,7 @@ class RedisEngine(Engine):
             start = f"{min(max(first, 0), LARGE)}-0"
             epoch = _bytes(read.since.epoch)
         keys = self._keys(read.channel, "top", "stream")
-        return "read", keys, (secrets.token_hex(4), epoch, command, start, end, limit)
+        return "read", keys, (_new_epoch(), epoch, command, start, end, limit)
 
     async def tell(self, controls: Sequence[Control]) -> Answers[None]:
         pipe = self._pipes[self._nodes.place(self._controls)]
@@ -359,7 +354,9 @@ class RedisEngine(Engine):
                 "1" if leave.rules.join_leave else "0",
                 "1" if leave.dead else "0",
                 self._news(leave.channel),
-                *self._kept(leave.rules, WILL_TTL),
+                _new_epoch(),
+                *_kept(leave.rules),
+                WILL_TTL,
             ),
         )
 
@@ -488,6 +485,18 @@ def _then(answer: Answer, convert: Any) -> Any:
 
 def _nothing(_: Answer) -> None:
     return None
+
+
+def _new_epoch() -> str:
+    """An epoch, in case that a stream begins."""
+    return secrets.token_hex(4)
+
+
+def _kept(rules: Rules | None) -> tuple[int | str, int | str]:
+    """Size and time of what is kept, as the scripts take them; of unknown rules nothing."""
+    if rules is None:
+        return "", ""
+    return rules.history_size, int(rules.history_ttl * 1000)
 
 
 def _info(text: bytes) -> dict[str, str]:
