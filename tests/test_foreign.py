@@ -165,7 +165,7 @@ async def test_a_known_id_whose_position_can_not_be_read_is_not_known(
     for number, garbage in enumerate(GARBAGE):
         await write(valkey, ("SET", "value"), f"chatserver:{{{channel}}}:id:{number}", garbage)
         position = await broker.publish(channel, "x", id=f"{number}")
-        if garbage == b"5 e 10 60000":
+        if garbage == b"5 e":
             assert position == Position(5, "e")
         else:
             assert position == await broker.publish(channel, "y", id=f"{number}")
