@@ -175,8 +175,8 @@ class RemoteBroker(Broker):
         draft = Draft(
             channel,
             data,
-            id or f"~{self._process}{self._published:x}",
-            ID_TTL if id else OWN_ID_TTL,
+            f"~{self._process}{self._published:x}" if id is None else id,
+            OWN_ID_TTL if id is None else ID_TTL,
             None if self._publish_only else self.rules(channel),
             info,
             keep,
@@ -414,7 +414,10 @@ class RemoteBroker(Broker):
     async def _keep_leases(self) -> None:
         await self._keep_lease()
         for process in await self._engine.expired(self._lease):
-            await self._bury(process)
+            try:
+                await self._bury(process)
+            except BrokerUnavailable as error:
+                logger.warning("The entries of a dead process can't be removed: %s", error)
 
     async def _keep_lease(self) -> None:
         if await self._engine.renew(self._process, self._lease, new=self._is_new):

@@ -7,7 +7,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Raw, Struct
@@ -111,7 +111,7 @@ class Entry(Struct, frozen=True, gc=False, array_like=True):
         skip: The client that does not get it.
     """
 
-    kind: int
+    kind: Literal[0, 1, 2]
     data: bytes
     info: bytes = b""
     skip: str = ""
@@ -140,6 +140,8 @@ class RedisEngine(Engine):
 
     def _tag(self, channel: str) -> str:
         """A channel's name as the hash tag of its keys (Redis Cluster specification)."""
+        if not channel:
+            return "{%}"  # an empty tag is none
         for sign, code in (("%", "%25"), ("{", "%7B"), ("}", "%7D")):
             channel = channel.replace(sign, code)
         return f"{{{channel}}}"
@@ -284,11 +286,11 @@ class RedisEngine(Engine):
 
     def _read(self, read: Read) -> "Call":
         command, start, end = ("XREVRANGE", "+", "-") if read.reverse else ("XRANGE", "-", "+")
-        limit = LARGE if read.limit is None else max(read.limit, 0)
+        limit = LARGE if read.limit is None else min(max(read.limit, 0), LARGE)
         epoch = b""
         if read.since is not None:
             first = read.since.offset + (-1 if read.reverse else 1)
-            limit = 0 if first < 0 else limit
+            limit = limit if read.since.epoch else 0  # no stream's epoch is empty
             start = f"{min(max(first, 0), LARGE)}-0"
             epoch = _bytes(read.since.epoch)
         keys = self._keys(read.channel, "top", "stream")
@@ -391,8 +393,17 @@ class RedisEngine(Engine):
 
     async def entries(self, process: str, limit: int) -> Sequence[tuple[str, str]]:
         key = self._members(process)
-        found = await self._pipes[self._nodes.place(key)].ask_one("SRANDMEMBER", key, limit)
-        return [_channel_and_client(member) for member in found]
+        pipe = self._pipes[self._nodes.place(key)]
+        entries: list[tuple[str, str]] = []
+        foreign: list[bytes] = []
+        for member in await pipe.ask_one("SRANDMEMBER", key, limit):
+            try:
+                entries.append(_channel_and_client(member))
+            except ValueError:
+                foreign.append(member)
+        if foreign:
+            await pipe.ask_one("SREM", key, *foreign)
+        return entries
 
     async def end(self, process: str) -> None:
         key = self._members(process)
@@ -537,11 +548,13 @@ def _history(read: Read, answer: Answer) -> History:
     position = _position(top)
     publications: list[Publication] = []
     for number, fields in found:
-        offset = int(number.partition(b"-")[0])
+        offset, _, ours = number.partition(b"-")
         named = dict(zip(fields[::2], fields[1::2], strict=True))
         try:
-            if int(named[b"t"]) > int(now) - read.ttl * 1000:
-                publications.append(_publication(read.channel, offset, position.epoch, named[b"e"]))
+            if ours == b"0" and int(named[b"t"]) > int(now) - read.ttl * 1000:
+                publications.append(
+                    _publication(read.channel, int(offset), position.epoch, named[b"e"])
+                )
         except (ValueError, KeyError, msgspec.MsgspecError):
             logger.warning("Redis has an entry that can't be read, in channel %.100r", read.channel)
     return History(tuple(publications), position)
@@ -569,5 +582,12 @@ def _member(channel: str, client: str) -> bytes:
 
 
 def _channel_and_client(member: bytes) -> tuple[str, str]:
-    channel, _, client = member.decode("utf-8", "surrogatepass").rpartition("\0")
+    """What `_member` was made of.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    channel, separator, client = member.decode("utf-8", "surrogatepass").rpartition("\0")
+    if not separator:
+        raise ValueError("expected a channel and a client")
     return channel, client

@@ -41,6 +41,8 @@ local function read_top(key)
     local top = redis.call('GET', key)
     if not top then return nil end
     local offset, epoch, size, ttl = string.match(top, '^(%d+) (%w+) (%d+) (%d+)$')
+    -- 2^53 has 16 digits.
+    if not offset or math.max(#offset, #size, #ttl) > 15 then return nil end
     return tonumber(offset), epoch, tonumber(size), tonumber(ttl)
 end
 
@@ -67,7 +69,7 @@ end
 
 local function publish(top_key, stream_key, id_key, a)
     local known = redis.call('GET', id_key)
-    if known then return known end
+    if known and string.match(known, '^%d+ %w+$') then return known end
     local offset, epoch, size, ttl = read_top(top_key)
     size, ttl = kept(a.size, a.ttl, size, ttl)
     if not offset then
@@ -163,13 +165,16 @@ return 1
 
 EXPIRED = """
 local found = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, 100)
+local taken = {}
 for i, member in ipairs(found) do
-    local process = string.gsub(member, '^!', '')
     redis.call('ZREM', KEYS[1], member)
-    redis.call('ZADD', KEYS[1], now + ARGV[1], '!' .. process)
-    found[i] = process
+    local process = string.match(member, '^!?(%w+)$')
+    if process then
+        redis.call('ZADD', KEYS[1], now + ARGV[1], '!' .. process)
+        taken[#taken + 1] = process
+    end
 end
-return found
+return taken
 """
 
 ALIVE = """
