@@ -134,7 +134,7 @@ def version(server: Server) -> str:
         others = python_versions(python, "starlette", "uvicorn", "websockets", "uvloop")
         return f"chatserver {_line([str(python), '-P', '-c', program])}, {others}"
     if server.kind in ("uvicorn", "python"):
-        names = [re.sub(r"\[.*", "", name) for name in server.packages]
+        names = [re.split(r"[\[<]", name)[0] for name in server.packages]
         below = ("websockets", "uvloop") if server.kind == "uvicorn" else ()
         return python_versions(_python(server), *names, *below)
     if server.kind == "bun":

@@ -56,7 +56,10 @@ def _environment(name: str, label: str, *packages: str) -> Server:
 
 DJANGO = _environment("channels-redis", "Django Channels", "channels_redis")
 LITESTAR = _environment("litestar-brokers", "Litestar", "litestar", "redis", "asyncpg")
-BROADCASTER = _environment("broadcaster-brokers", "broadcaster", "broadcaster[redis,postgres]")
+# With redis 8 broadcaster 0.3.1 hears nothing.
+BROADCASTER = _environment(
+    "broadcaster-brokers", "broadcaster", "broadcaster[redis,postgres]", "redis<8"
+)
 SOCKETIO = _environment("socketio-redis", "python-socketio", "python-socketio", "redis")
 
 OURS_PROMISE = "stored, with a position; one order; history; what was missed is noticed"

@@ -3,6 +3,7 @@
 import time
 from pathlib import Path
 
+from benchmarks.brokers.talk import Engine
 from benchmarks.environments import usual_command
 from benchmarks.load import GeneratorFailed, Load
 from benchmarks.probes import Checker
@@ -28,14 +29,14 @@ def name_of(engine: str, workers: int) -> str:
 
 
 def measure(
-    engine: str, workers: int, url: str, *, seconds: float, folder: Path
+    name: str, workers: int, engine: Engine, *, seconds: float, folder: Path
 ) -> list[Measurement]:
     """Seconds of processor time that the servers use for 1,000 publications."""
     form = Form("room", rounds=1, seconds=seconds, warmup=0.5)
     port = free_port()
-    flags = [*FLAGS, "--workers", str(workers), "--broker", url]
+    flags = [*FLAGS, "--workers", str(workers), "--broker", engine.url]
     command = usual_command(OURS, port, flags)
-    name = name_of(engine, workers)
+    name = name_of(name, workers)
     measurement = Measurement(name, ROOM.name, 0, None)
     try:
         with (

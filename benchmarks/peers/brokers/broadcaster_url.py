@@ -13,6 +13,8 @@ from broadcaster import Broadcast
 async def publisher(url: str, kind: str) -> AsyncIterator[Callable[[str], Awaitable[object]]]:
     # With PostgreSQL it has one connection, and raises if that is used by two at once.
     one_at_once = asyncio.Semaphore(1 if kind == "postgres" else 1000)
+    if kind == "redis":
+        url += "?max_connections=1000"
     async with Broadcast(url) as broadcast:
 
         async def publish(text: str) -> None:

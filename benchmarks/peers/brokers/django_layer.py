@@ -11,7 +11,8 @@ from channels_redis.pubsub import RedisPubSubChannelLayer
 
 
 def _layer(url: str, kind: str) -> Any:
-    return {"core": RedisChannelLayer, "pubsub": RedisPubSubChannelLayer}[kind](hosts=[url])
+    hosts = [{"address": url, "max_connections": 1000}]
+    return {"core": RedisChannelLayer, "pubsub": RedisPubSubChannelLayer}[kind](hosts=hosts)
 
 
 @asynccontextmanager

@@ -12,7 +12,8 @@ import socketio
 
 @asynccontextmanager
 async def publisher(url: str, kind: str) -> AsyncIterator[Callable[[str], Awaitable[object]]]:
-    manager = socketio.AsyncRedisManager(url, write_only=True)
+    options = {"max_connections": 1000}
+    manager = socketio.AsyncRedisManager(url, write_only=True, redis_options=options)
     yield lambda text: manager.emit("message", text, room="room")
 
 

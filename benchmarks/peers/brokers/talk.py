@@ -64,31 +64,36 @@ class Drive:
         self._publish = publish
         self._together = together
         self._begin = self._end = 0
-        self.sent = self.acknowledged = 0
+        self._sent = self._acknowledged = 0
 
     async def run(self, publishers: int, warmup: float, seconds: float) -> dict[str, Any]:
         """Publish for some seconds; only what is acknowledged after the warm-up counts."""
+        tasks, each = (1, publishers) if self._together else (publishers, 1)
+        # Many clients have a connection for each publisher, made when it publishes first.
+        await asyncio.gather(*(self._say(each) for _ in range(tasks)))
         self._begin = time.monotonic_ns() + int(warmup * 1e9)
         self._end = self._begin + int(seconds * 1e9)
-        self.sent = self.acknowledged = 0
-        used, start = time.process_time(), time.monotonic()
-        tasks, each = (1, publishers) if self._together else (publishers, 1)
+        used = time.process_time()
         await asyncio.gather(*(self._loop(each) for _ in range(tasks)))
         return {
-            "sent": self.sent,
-            "acknowledged": self.acknowledged,
+            "sent": self._sent,
+            "acknowledged": self._acknowledged,
             "seconds": seconds,
             "begin": self._begin,
             "end": self._end,
-            "cpu": (time.process_time() - used) / (time.monotonic() - start),
+            "cpu": time.process_time() - used,
         }
 
     async def _loop(self, each: int) -> None:
-        while (now := time.monotonic_ns()) < self._end:
-            await self._publish(*(text_of(now, number) for number in range(each)))
-            self.sent += each
+        while time.monotonic_ns() < self._end:
+            await self._say(each)
             if self._begin <= time.monotonic_ns() < self._end:
-                self.acknowledged += each
+                self._acknowledged += each
+
+    async def _say(self, each: int) -> None:
+        now = time.monotonic_ns()
+        await self._publish(*(text_of(now, number) for number in range(each)))
+        self._sent += each
 
 
 async def publish(module: Any, url: str, kind: str) -> None:
@@ -153,11 +158,11 @@ async def subscribe(module: Any, url: str, kind: str) -> None:
     if hearing.done():
         hearing.result()
     _answer(ready=True)
-    used, start = time.process_time(), time.monotonic()
+    used = time.process_time()
     while command := await _line():
-        cpu = (time.process_time() - used) / (time.monotonic() - start)
-        _answer(**await ears.report(**command), cpu=cpu)
-        used, start = time.process_time(), time.monotonic()
+        report = await ears.report(**command)
+        _answer(**report, cpu=time.process_time() - used)
+        used = time.process_time()
     hearing.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await hearing
