@@ -52,11 +52,16 @@ one = Starlette(
 """
 
 RUN = """
-import socket, sys
+import socket, sys, time
 from functools import partial
+from pathlib import Path
 from chatserver.server import edge
 from chatserver.server.processes import InvitingServer, Workers
 from chatserver.server.uvicorn_ import Config
+
+if __name__ == "__mp_main__" and Path("slow").exists():  # a worker imports this as well
+    Path("begun").touch()
+    time.sleep(60)
 
 if __name__ == "__main__":
     name, (workers, edge.ENDS_PER_SECOND, patience) = sys.argv[1], map(int, sys.argv[2:])
@@ -223,6 +228,16 @@ def test_ctrl_c_reaches_all_of_them_at_once(tmp_path: Path) -> None:
         os.killpg(server.process.pid, signal.SIGINT)
         assert server.process.wait(DEADLINE) == 0
         assert all(map(is_gone, pids))
+    assert "Traceback" not in server.log
+
+
+def test_ctrl_c_while_they_start(tmp_path: Path) -> None:
+    (tmp_path / "slow").touch()
+    with running(tmp_path, "served:app", 2) as server:
+        wait_for((tmp_path / "begun").exists)
+        os.killpg(server.process.pid, signal.SIGINT)
+        assert server.process.wait(DEADLINE) == 0
+    assert server.out == ""
     assert "Traceback" not in server.log
 
 
