@@ -178,8 +178,13 @@ def test_it_is_not_ready_before_the_clients_are_told(tmp_path: Path) -> None:
     with running(tmp_path, "served:one", 1, rate=20) as server, ExitStack() as stack:
         peers = [stack.enter_context(Peer(server.port, "/ws")) for _ in range(30)]
         assert readiness(server.port) == (200, "ready")
+        early = stack.enter_context(Peer(server.port))
         server.process.send_signal(signal.SIGTERM)
         wait_for(lambda: readiness(server.port) == (503, "stopping"))
+        early.send(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
+        early.read_head()
+        assert early.status == 503
+        assert "application/json" in early.head
         late = stack.enter_context(Peer(server.port, "/ws"))
         assert late.status == 503
         # The last ones are served until their turn has come.

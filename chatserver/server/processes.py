@@ -62,7 +62,7 @@ class InvitingServer(Server):
         edge = edge_of(self.config, self.server_state, self.lifespan.state)
         edge.stop()
         for connection in list(self.server_state.connections):
-            if isinstance(connection, WebSocketProtocol):
+            if isinstance(connection, WebSocketProtocol) and connection.has_asked:
                 connection.shutdown()
         await edge.ended.wait()
         await super().shutdown(sockets)
