@@ -4,6 +4,7 @@ What is stored under which key, and what is announced, stands in `scripts`.
 """
 
 import asyncio
+import hashlib
 import logging
 import secrets
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -107,12 +108,14 @@ class Entry(Struct, frozen=True, gc=False, array_like=True):
     Attributes:
         kind: 0 text, 1 bytes, 2 JSON.
         data: What was published.
+        id: Its identifier, by which two with the same data differ.
         info: The publisher as JSON; empty if unknown.
         skip: The client that does not get it.
     """
 
     kind: Literal[0, 1, 2]
     data: bytes
+    id: str
     info: bytes = b""
     skip: str = ""
 
@@ -132,6 +135,9 @@ class RedisEngine(Engine):
         self._nodes = nodes
         self._scripts = scripts(sharded=nodes.sharded)
         self._channels: dict[bytes, str] = {}  # followed, by the name they are announced under
+        # What was announced last in each of them, and was before the connection was lost.
+        self._latest: dict[str, bytes] = {}
+        self._before: dict[str, bytes] = {}
         self._leases = self._key("{leases}")
         self._controls = self._key("{control}", str(nodes.db))
 
@@ -168,6 +174,7 @@ class RedisEngine(Engine):
             for answer in await pipe.ask(loading):
                 _raise(answer_of(answer))
         self._channels = {}
+        self._before, self._latest = self._before | self._latest, {}
         await self._nodes.ears[self._nodes.place(self._controls)].subscribe([self._controls])
         await self._try_rights()
 
@@ -217,7 +224,12 @@ class RedisEngine(Engine):
         try:
             if name == self._controls:
                 return read_control(data)
-            return None if channel is None else _delivery(channel, data)
+            if channel is None:
+                return None
+            delivery = _delivery(channel, data)
+            if isinstance(delivery, Publication) and delivery.offset:
+                self._latest[channel] = data
+            return delivery
         except (ValueError, msgspec.MsgspecError):
             logger.warning("Redis has announced what can't be read, in channel %.100r", channel)
             return None
@@ -229,14 +241,17 @@ class RedisEngine(Engine):
         self._channels.update(names)
         await asyncio.gather(*(ear.subscribe(some) for ear, some in self._by_ear(names)))
         answers = await self._evaluate(
-            self._top(channel, rules, "", 0) for channel, rules in channels.items()
+            self._top(channel, rules, *_known(self._before.pop(channel, b"0  ")))
+            for channel, rules in channels.items()
         )
         return [_then(answer, _position) for answer in answers]
 
     async def unfollow(self, channels: Collection[str]) -> None:
         names = [self._news(channel) for channel in channels]
         for name in names:
-            self._channels.pop(name, None)
+            channel = self._channels.pop(name, "")
+            self._latest.pop(channel, None)
+            self._before.pop(channel, None)
         await asyncio.gather(*(ear.unsubscribe(some) for ear, some in self._by_ear(names)))
 
     def _by_ear(self, names: Iterable[bytes]) -> list[tuple[Ear, list[bytes]]]:
@@ -250,7 +265,7 @@ class RedisEngine(Engine):
 
     async def tops(self, known: Mapping[str, Position]) -> Mapping[str, Position]:
         answers = await self._evaluate(
-            self._top(channel, None, position.epoch, position.offset)
+            self._top(channel, None, position, self._entry_at(channel, position))
             for channel, position in known.items()
         )
         tops: dict[str, Position] = {}
@@ -261,9 +276,17 @@ class RedisEngine(Engine):
                 tops[channel] = _position(_raise(answer))
         return tops
 
-    def _top(self, channel: str, rules: Rules | None, epoch: str, offset: int) -> "Call":
+    def _top(self, channel: str, rules: Rules | None, known: Position, entry: bytes) -> "Call":
+        """Ask for a stream's top. With what is known of it, if anything is, at a position."""
         keys = self._keys(channel, "top", "stream")
-        return "tops", keys, (_new_epoch(), *_kept(rules), epoch, offset)
+        sha = hashlib.sha1(entry, usedforsecurity=False).hexdigest() if entry else ""
+        about = _bytes(known.epoch), known.offset, sha
+        return "tops", keys, (_new_epoch(), *_kept(rules), *about)
+
+    def _entry_at(self, channel: str, known: Position) -> bytes:
+        """The entry at a known position; empty if it is not the one that was announced last."""
+        position, entry = _known(self._latest.get(channel, b"0  "))
+        return entry if position == known else b""
 
     async def append(self, drafts: Sequence[Draft]) -> Answers[Position]:
         answers = await self._evaluate(_each(self._append, drafts))
@@ -271,7 +294,7 @@ class RedisEngine(Engine):
 
     def _append(self, draft: Draft) -> "Call":
         keys = self._keys(draft.channel, "top", "stream", f"id:{draft.id}")
-        entry = _entry(draft.data, draft.info, draft.skip)
+        entry = _entry(draft.data, draft.id, draft.info, draft.skip)
         keep = "1" if draft.keep else "0"
         id_ttl = int(draft.id_ttl * 1000)
         kept = _kept(draft.rules)
@@ -337,11 +360,13 @@ class RedisEngine(Engine):
 
     def _enter(self, enter: Enter) -> "Call":
         info = msgspec.json.encode(enter.info)
-        will = b"" if enter.last_will is None else _entry(enter.last_will, enter.info, "")
+        client, will = enter.info.client, b""
+        if enter.last_will is not None:
+            will = _entry(enter.last_will, client, enter.info, "")
         value = b"%s %d %s%s" % (enter.process.encode(), len(info), info, will)
         announce = self._news(enter.channel) if enter.announce else b""
         keys = self._keys(enter.channel, "present")
-        return "enter", keys, (_bytes(enter.info.client), value, announce, b"+ " + info)
+        return "enter", keys, (_bytes(client), value, announce, b"+ " + info)
 
     def _leave(self, leave: Leave) -> "Call":
         keys = self._keys(leave.channel, "present", "top", "stream", f"id:{leave.client}")
@@ -487,6 +512,12 @@ def _nothing(_: Answer) -> None:
     return None
 
 
+def _known(news: bytes) -> tuple[Position, bytes]:
+    """Position and entry of what was announced."""
+    offset, epoch, entry = news.split(b" ", 2)
+    return Position(int(offset), epoch.decode()), entry
+
+
 def _new_epoch() -> str:
     """An epoch, in case that a stream begins."""
     return secrets.token_hex(4)
@@ -509,16 +540,16 @@ def _position(answer: bytes) -> Position:
     return Position(int(offset), epoch.decode())
 
 
-def _entry(data: Payload, info: ClientInfo | None, skip: str) -> bytes:
+def _entry(data: Payload, id: str, info: ClientInfo | None, skip: str) -> bytes:
     about = b"" if info is None else msgspec.json.encode(info)
     if isinstance(data, str):
-        return _encode(Entry(0, data.encode(), about, skip))
+        return _encode(Entry(0, data.encode(), id, about, skip))
     if isinstance(data, Raw):
-        return _encode(Entry(2, bytes(data), about, skip))
-    return _encode(Entry(1, data, about, skip))
+        return _encode(Entry(2, bytes(data), id, about, skip))
+    return _encode(Entry(1, data, id, about, skip))
 
 
-def _publication(channel: str, offset: int, epoch: str, entry: bytes) -> Publication:
+def _publication(channel: str, position: Position, entry: bytes) -> Publication:
     read = _decode_entry(entry)
     info = _decode_info(read.info) if read.info else None
     data: Payload = read.data
@@ -526,7 +557,7 @@ def _publication(channel: str, offset: int, epoch: str, entry: bytes) -> Publica
         data = read.data.decode()
     elif read.kind == 2:
         data = Raw(read.data)
-    return Publication(channel, data, offset, epoch, info, read.skip)
+    return Publication(channel, data, position.offset, position.epoch, info, read.skip)
 
 
 def _delivery(channel: str, data: bytes) -> Delivery:
@@ -539,25 +570,24 @@ def _delivery(channel: str, data: bytes) -> Delivery:
         return Joined(channel, _decode_info(data[2:]))
     if data.startswith(b"- "):
         return Left(channel, _decode_info(data[2:]))
-    offset, epoch, rest = data.split(b" ", 2)
-    return _publication(channel, int(offset), epoch.decode("ascii"), rest)
+    position, entry = _known(data)
+    return _publication(channel, position, entry)
 
 
 def _history(read: Read, answer: Answer) -> History:
-    top, now, found = answer
-    position = _position(top)
+    position, now, found = answer
+    top = _position(position)
     publications: list[Publication] = []
     for number, fields in found:
         offset, _, ours = number.partition(b"-")
         named = dict(zip(fields[::2], fields[1::2], strict=True))
         try:
             if ours == b"0" and int(named[b"t"]) > int(now) - read.ttl * 1000:
-                publications.append(
-                    _publication(read.channel, int(offset), position.epoch, named[b"e"])
-                )
+                at = Position(int(offset), top.epoch)
+                publications.append(_publication(read.channel, at, named[b"e"]))
         except (ValueError, KeyError, msgspec.MsgspecError):
             logger.warning("Redis has an entry that can't be read, in channel %.100r", read.channel)
-    return History(tuple(publications), position)
+    return History(tuple(publications), top)
 
 
 def _entries(answer: list[bytes]) -> dict[str, tuple[str, ClientInfo]]:

@@ -105,11 +105,21 @@ return publish(KEYS[1], KEYS[2], KEYS[3], {
     size = ARGV[5], ttl = ARGV[6], id_ttl = ARGV[7]})
 """
 
-# A stream of the known epoch that does not reach the known offset has gone back.
+# A stream has gone back if it doesn't reach the known offset, or has something else there: Redis
+# was replaced by a replica that had not got all, and to which others have published since.
 TOPS = """
+local function has_gone_back(stream_key, offset, known, sha)
+    if offset < known then return true end
+    if sha == '' then return false end
+    local id = string.format('%.0f-0', known)
+    local found = redis.call('XRANGE', stream_key, id, id)[1]
+    return found and redis.sha1hex(found[2][2]) ~= sha
+end
+
 local offset, epoch, size, ttl = read_top(KEYS[1])
 size, ttl = kept(ARGV[2], ARGV[3], size, ttl)
-if not offset or (epoch == ARGV[4] and offset < tonumber(ARGV[5])) then
+if not offset or
+    (epoch == ARGV[4] and has_gone_back(KEYS[2], offset, tonumber(ARGV[5]), ARGV[6])) then
     redis.call('DEL', KEYS[2])
     offset, epoch = 0, ARGV[1]
 end
