@@ -23,6 +23,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, ClassVar, Literal, Protocol
 
 import anyio
@@ -35,6 +36,7 @@ from chatserver import logs
 from chatserver.auth import Identity, credentials, user_of
 from chatserver.connection import Connection
 from chatserver.cookies import check_cookies
+from chatserver.endpoints import recovery
 from chatserver.endpoints.application import ENDING, overrides_of, setting_of
 from chatserver.endpoints.channels import Template, fill_in
 from chatserver.endpoints.dependencies import Dependency
@@ -88,6 +90,7 @@ class Served(Protocol):
     reject_as: ClassVar[Literal["http", "close", "policy"]]
     linger: ClassVar[float | None]
     history: ClassVar[int]
+    recover: ClassVar[bool]
     disconnect_timeout: ClassVar[float]
     parameters: ClassVar[Mapping[str, Parameter]]
     dependencies: ClassVar[Mapping[str, Dependency]]
@@ -104,6 +107,7 @@ class Served(Protocol):
     hub: Hub
     connection: Connection
     _channels: tuple[str, ...]
+    _positions: dict[str, Position]
     _client_info: ClientInfo | None
     _opened: Sequence[Opened]
     _lifecycle: "Lifecycle"
@@ -326,6 +330,9 @@ class Lifecycle:
         for parameter in endpoint.parameters.values():
             setattr(endpoint, parameter.name, parameter.read(websocket))
         endpoint._channels = fill_in(endpoint._templates, vars(endpoint))
+        if endpoint.recover:
+            most = self._connection.limits.max_channels
+            endpoint._positions = recovery.positions(websocket, most)
         if endpoint.dependencies:
             await self._resolve(websocket)
         user = await endpoint.authenticate(websocket)
@@ -456,7 +463,7 @@ class Lifecycle:
     async def leave(self, channel: str) -> None:
         """Leave a channel; of the last one this waits until the channel's task has ended."""
         occupied = self._occupied((channel,))
-        await self._endpoint.hub.unsubscribe(self._connection, channel)
+        await self._endpoint.hub.leave(self._connection, channel)
         for each in occupied:
             await each.ended()
 
@@ -485,26 +492,37 @@ class Lifecycle:
         """Follow a channel that the client's token opens."""
         endpoint = self._endpoint
         presence = endpoint.presence or endpoint.hub.broker.rules(channel).presence
-        return await endpoint.hub.subscribe(
+        encoder, answer, on_lost = PLAIN[endpoint.encoding], self._begin, None
+        if endpoint.recover:
+            since = since or endpoint._positions.get(channel)
+            welcome = endpoint.welcome if endpoint.history else None
+            encoder, on_lost = recovery.enveloped, recovery.lost
+            answer = partial(recovery.begin, channel, since, welcome)
+        subscribed = await endpoint.hub.subscribe(
             self._connection,
             channel,
-            encoder=PLAIN[endpoint.encoding],
+            encoder=encoder,
             since=since,
             recent=endpoint.history,
             info=endpoint._info() if presence else None,
             last_will=last_will,
-            answer=self._welcome if since is None and endpoint.history else self._missed,
+            answer=answer,
+            on_lost=on_lost,
             on_left=self._has_left if endpoint._has_channel_task else None,
         )
+        if endpoint.recover:
+            endpoint._positions.pop(channel, None)  # if it joins again, it stands elsewhere
+        return subscribed
 
-    def _welcome(self, subscribed: Subscribed) -> Sequence[Frame]:
-        data = self._endpoint.welcome(subscribed.publications)
-        if data is subscribed.publications or _are_publications(data):
+    def _begin(self, subscribed: Subscribed) -> Sequence[Frame]:
+        """What a client gets first of a channel: what it missed, or the welcome."""
+        endpoint, publications = self._endpoint, subscribed.publications
+        if subscribed.recovered or not endpoint.history:
+            return self._frames(publications)
+        data = endpoint.welcome(publications)
+        if data is publications or recovery.are_publications(data):
             return self._frames(data)
-        return () if data is None else (frame(payload(data), self._endpoint.encoding),)
-
-    def _missed(self, subscribed: Subscribed) -> Sequence[Frame]:
-        return self._frames(subscribed.publications)
+        return () if data is None else (frame(payload(data), endpoint.encoding),)
 
     def _frames(self, publications: Sequence[Publication]) -> Sequence[Frame]:
         made = map(PLAIN[self._endpoint.encoding], publications)
@@ -730,8 +748,3 @@ class Lifecycle:
         if self._error is None or not is_outage(self._error):
             name = type(self._endpoint).__name__
             logger.warning("%s: handshake refused with %d: %s", name, told, one_line(reason))
-
-
-def _are_publications(data: Any) -> bool:
-    is_list = isinstance(data, list | tuple) and bool(data)
-    return is_list and all(isinstance(each, Publication) for each in data)
