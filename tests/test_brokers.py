@@ -20,6 +20,7 @@ from chatserver.brokers import (
     MemoryBroker,
     Unsubscribe,
 )
+from chatserver.hub import Hub
 from chatserver.publication import (
     ClientInfo,
     Delivery,
@@ -531,9 +532,9 @@ async def test_a_control_message_reaches_this_process_too(broker: Broker, contro
 
 def test_a_broker_belongs_to_the_hub_that_it_was_attached_to() -> None:
     broker = MemoryBroker()
-    broker.attach(print, print, print)
+    Hub(broker)
     with pytest.raises(ValueError, match="this MemoryBroker belongs to another Hub"):
-        broker.attach(print, print, print)
+        Hub(broker)
 
 
 def test_a_memory_broker_is_up_since_it_was_made() -> None:

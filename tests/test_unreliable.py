@@ -196,16 +196,76 @@ async def test_a_stream_begun_anew_is_told() -> None:
     await gone(hub, connection)
 
 
-async def test_a_broker_that_gives_continuity_up_says_so() -> None:
+async def test_a_check_finds_what_was_missed_in_silence() -> None:
     broker, hub = made()
     server, connection = await registered(hub)
-    subscribed = await hub.subscribe(connection, "a", encoder=offset)
+    await hub.subscribe(connection, "a", encoder=offset)
     await publish(hub, 1)
-    broker.lost("a", Position(7, subscribed.position.epoch))
-    broker.lost("nobody follows this", Position(7, "e"))
-    broker.deliver(Publication("a", "x", 8, subscribed.position.epoch))
-    await until(lambda: server.texts == ["1", "8"])
+    broker.fate = lambda delivery: 0
+    await publish(hub, 3)
+    await hub.check()
+    await until(lambda: server.texts == ["1", "2", "3", "4"])
+    assert hub.counts.lost == 0
+    await gone(hub, connection)
+
+
+async def test_a_check_while_deliveries_come_loses_nothing() -> None:
+    """The broker's answer is older than what was delivered meanwhile, or newer."""
+    _, hub = made()
+    server, connection = await registered(hub)
+    await hub.subscribe(connection, "a", encoder=offset)
+    for _ in range(20):
+        await asyncio.gather(hub.check(), publish(hub, 3), hub.check())
+    await until(lambda: len(server.texts) >= 60)
+    assert server.texts == [str(number) for number in range(1, 61)]
+    assert hub.counts.lost == 0
+    await gone(hub, connection)
+
+
+async def test_a_check_tells_what_the_history_does_not_have_any_more() -> None:
+    broker, hub = made(size=2)
+    server, connection = await registered(hub)
+    await hub.subscribe(connection, "a", encoder=offset)
+    broker.fate = lambda delivery: 0
+    await publish(hub, 5)
+    broker.fate = lambda delivery: 1
+    await hub.check()
+    await until(lambda: server.texts == ["4", "5"])
     assert hub.counts.lost == 1
+    await gone(hub, connection)
+
+
+async def test_a_check_tells_that_a_stream_was_begun_anew() -> None:
+    broker, hub = made()
+    told: list[Position] = []
+    _, connection = await registered(hub)
+    await hub.subscribe(connection, "a", on_lost=lambda _, position: told.append(position))
+    await publish(hub, 2)
+    assert isinstance(broker.inner, MemoryBroker)
+    broker.inner._streams.clear()  # as an engine that has forgotten all
+    await hub.check()
+    await until(lambda: told)
+    assert (told[0].offset, hub.counts.lost) == (0, 1)
+    await hub.check()
+    assert hub.counts.lost == 1
+    await gone(hub, connection)
+
+
+async def test_what_can_not_be_read_now_is_read_after_the_next_check() -> None:
+    broker, hub = made()
+    server, connection = await registered(hub)
+    await hub.subscribe(connection, "a", encoder=offset)
+    broker.fate = lambda delivery: 0
+    await publish(hub, 2)
+    broker.fate, broker.failing, reads = (lambda delivery: 1), 1.0, broker.reads
+    broker.deliver(Publication("a", "x", 3, (await broker.inner.history("a")).position.epoch))
+    await until(lambda: broker.reads > reads)
+    broker.failing = 0.0
+    await publish(hub, 1)
+    while len(server.texts) < 3:
+        await hub.check()
+    assert server.texts == ["1", "2", "3"]
+    assert hub.counts.lost == 0
     await gone(hub, connection)
 
 

@@ -6,7 +6,7 @@ channel stay in order; a test may have them dropped, repeated, or held back.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from random import Random
 from typing import Any, TypeVar
 
@@ -51,8 +51,9 @@ class Unreliable(Broker):
         self.reads = 0
         inner.attach(
             self._deliver,
-            lambda channel, position: self.lost(channel, position),
             lambda control: self.control(control),
+            lambda: self.check(),
+            lambda channel: self.written(channel),
         )
 
     def let_go(self) -> None:
@@ -112,6 +113,9 @@ class Unreliable(Broker):
 
     async def unsubscribe(self, channel: str) -> None:
         await self._call(lambda: self.inner.unsubscribe(channel))
+
+    async def tops(self, known: Mapping[str, Position]) -> Mapping[str, Position]:
+        return await self._call(lambda: self.inner.tops(known))
 
     async def history(
         self,

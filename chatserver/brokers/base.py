@@ -1,7 +1,7 @@
 """The contract of a broker, and the types that brokers share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Literal, TypeAlias
 
 from msgspec import Struct
@@ -58,6 +58,10 @@ def _nowhere(*_: object) -> None:
     """The target of deliveries before a hub is attached: it drops them."""
 
 
+async def _at_once(*_: object) -> None:
+    """What a broker awaits before a hub is attached."""
+
+
 class Broker(ABC):
     """Carries publications to every process, and keeps each channel's history and presence.
 
@@ -70,8 +74,10 @@ class Broker(ABC):
     Atomicity: appending to the stream and announcing it are one step per channel. What was
     acknowledged is stored.
 
-    Continuity: after its engine was away, a broker reads what was missed and delivers it in order.
-    If that is impossible it calls `lost`; the hub notices by itself, too, by the offsets.
+    Continuity: whenever deliveries may have been missed, because the connection to the engine was
+    lost, and every now and then, a broker awaits `check`. Then the hub asks for `tops`, reads
+    from the history what it has missed, and tells the subscribers if that is impossible. It
+    notices gaps between deliveries as well.
 
     Presence: an entry counts as long as the process that made it holds its lease. A process that
     notices an expired lease takes it, removes the entries of its process, and publishes the last
@@ -81,9 +87,11 @@ class Broker(ABC):
 
     Attributes:
         deliver: Takes publications, joins and leaves. It never blocks, and may be called on
-            any thread, as the other two.
-        lost: Called with a channel and the position after which its deliveries go on.
+            any thread, as `control`.
         control: Takes control messages.
+        check: Proves that nothing was missed; see above.
+        written: Waits while this process is far behind in writing a channel's publications to its
+            clients; a broker awaits it before it reads more from its engine.
         rules: Says what is kept of each channel.
 
     Args:
@@ -94,17 +102,19 @@ class Broker(ABC):
         of_all = rules or Rules()
         self.rules: RulesFor = lambda _: of_all
         self.deliver: Callable[[Delivery], None] = _nowhere
-        self.lost: Callable[[str, Position], None] = _nowhere
         self.control: Callable[[Control], None] = _nowhere
+        self.check: Callable[[], Awaitable[None]] = _at_once
+        self.written: Callable[[str], Awaitable[None]] = _at_once
         self._attached = False
 
     def attach(
         self,
         deliver: Callable[[Delivery], None],
-        lost: Callable[[str, Position], None],
         control: Callable[[Control], None],
+        check: Callable[[], Awaitable[None]],
+        written: Callable[[str], Awaitable[None]],
     ) -> None:
-        """Set the three functions; called once, by the hub that uses the broker.
+        """Set the four functions; called once, by the hub that uses the broker.
 
         Raises:
             ValueError: Another hub uses it, which would get nothing any more.
@@ -115,7 +125,7 @@ class Broker(ABC):
                 "give each Hub a broker of its own"
             )
         self._attached = True
-        self.deliver, self.lost, self.control = deliver, lost, control
+        self.deliver, self.control, self.check, self.written = deliver, control, check, written
 
     @abstractmethod
     async def start(self) -> None:
@@ -178,6 +188,22 @@ class Broker(ABC):
     @abstractmethod
     async def unsubscribe(self, channel: str) -> None:
         """Stop delivering a channel; called after this process's last subscriber left."""
+
+    @abstractmethod
+    async def tops(self, known: Mapping[str, Position]) -> Mapping[str, Position]:
+        """Where the streams of channels stand now.
+
+        Args:
+            known: The channels, each with a position of its stream that is known to exist. A
+                stream of the same epoch that does not reach so far has gone back (its engine
+                was replaced by a copy that lagged behind): it begins a new epoch.
+
+        Returns:
+            The position of each stream's top.
+
+        Raises:
+            BrokerUnavailable: The engine can't be asked.
+        """
 
     @abstractmethod
     async def history(

@@ -4,7 +4,7 @@ import secrets
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from chatserver.brokers.base import Broker, Control, Health
 from chatserver.publication import (
@@ -118,6 +118,10 @@ class MemoryBroker(Broker):
             self._forget(self._clock())
             if channel not in self._ageing:
                 self._streams.pop(channel, None)
+
+    async def tops(self, known: Mapping[str, Position]) -> Mapping[str, Position]:
+        with self._lock:
+            return {channel: self._stream(channel).position for channel in known}
 
     async def history(
         self,

@@ -48,6 +48,12 @@ class Following:
         """The state of a channel's deliveries; None if the channel isn't followed."""
         return self._channels.get(channel)
 
+    def tops(self) -> dict[str, Position]:
+        """The channels whose position is known, and the last position that was passed on."""
+        with self._lock:
+            followed = tuple(self._channels.items())
+        return {name: state.top for name, state in followed if state.top is not None}
+
     async def settle(self, channel: str) -> None:
         """Follow a channel if it is wanted, else give it up; call this when that changes.
 
@@ -60,10 +66,13 @@ class Following:
                 return  # the common case: it is followed, and nobody is about to change that
         async with self._turn(channel):
             if not self._wanted(channel):
-                if self._channels.pop(channel, None) is not None:
+                with self._lock:
+                    followed = self._channels.pop(channel, None)
+                if followed is not None:
                     await self._broker.unsubscribe(channel)
             elif not self._is_confirmed(channel):
-                self._channels[channel] = Continuity(self._most)
+                with self._lock:
+                    self._channels[channel] = Continuity(self._most)
                 self._started(channel, await self._broker.subscribe(channel))
 
     def _is_confirmed(self, channel: str) -> bool:

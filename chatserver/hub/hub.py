@@ -49,6 +49,8 @@ logger = logging.getLogger("chatserver")
 TURN_PUBLICATIONS = 256
 #: Channels that a connection leaves before other tasks get a turn.
 TURN_CHANNELS = 100
+#: Channels whose positions are asked for in one call.
+CHECKED_AT_ONCE = 1000
 #: Bytes of one channel that are held while its position, or a gap in it, is asked for.
 MAX_HELD = 4 * 1024 * 1024
 
@@ -100,7 +102,7 @@ class Hub:
         self.broker: Broker | MemoryBroker = broker or MemoryBroker()
         if rules:
             self.broker.rules = rules_by_name(rules, self.broker.rules)
-        self.broker.attach(self.deliver, self.lost, self.control)
+        self.broker.attach(self.deliver, self.control, self.check, self._written)
         self.admission: Admission = Admission(limits)
         self.limits: Limits = self.admission.limits
         self.counts: Counts = self.admission.counts
@@ -287,14 +289,28 @@ class Hub:
             elif verdict is Verdict.LOST:
                 self._pass_on_all(delivery.channel, [before(delivery), delivery])
 
-    def lost(self, channel: str, position: Position) -> None:
-        """The broker has lost continuity: a channel's stream goes on after `position`."""
+    async def check(self) -> None:
+        """Compare where this process stands in each channel that it follows with the broker.
+
+        What was missed is read from the history; where that is impossible, members are told.
+
+        Raises:
+            BrokerUnavailable: The broker can't be asked.
+        """
+        followed = list(self._following.tops().items())
+        for start in range(0, len(followed), CHECKED_AT_ONCE):
+            known = dict(followed[start : start + CHECKED_AT_ONCE])
+            for channel, top in (await self.broker.tops(known)).items():
+                self._compare(channel, known[channel], top)
+
+    def _compare(self, channel: str, known: Position, top: Position) -> None:
         with self._lock:
             continuity = self._following.continuity(channel)
-            # Where it is not confirmed yet, the broker's answer tells the position.
-            if continuity is not None and continuity.top is not None:
-                continuity.reset(position)
-                self._tell_lost(channel, position)
+            verdict = Verdict.OLD if continuity is None else continuity.compare(known, top)
+            if verdict is Verdict.GAP:
+                self._fill_soon(channel)
+            elif verdict is Verdict.LOST:
+                self._tell_lost(channel, top)
 
     def control(self, control: Control) -> None:
         """Carry out what a process has told all processes."""
@@ -351,6 +367,8 @@ class Hub:
         since = continuity.top
         try:
             history = await self.broker.history(channel, since=since)
+        except BrokerUnavailable:
+            return  # the broker awaits `check` when it is back
         except Exception as error:
             logger.warning("Missed publications of channel %r can't be read: %s", channel, error)
             history = None

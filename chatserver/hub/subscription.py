@@ -102,23 +102,50 @@ class Continuity:
         self.top = Position(publication.offset, publication.epoch)
         return Verdict.NEXT
 
+    def compare(self, known: Position, top: Position) -> Verdict:
+        """Decide about where the broker says that the stream stands.
+
+        Args:
+            known: `self.top` when the broker was asked.
+            top: Its answer; deliveries may have come in between.
+
+        Returns:
+            OLD, HELD or GAP: as in `take`; LOST: the stream goes on after `top`.
+        """
+        if self.top is None:
+            return Verdict.HELD
+        if self.top.epoch != known.epoch:
+            return Verdict.OLD  # a publication of the new stream came first
+        if top.epoch != known.epoch:
+            self.reset(top)
+            return Verdict.LOST
+        if top.offset <= self.top.offset:
+            return Verdict.OLD
+        self.gap = True  # or it is one already, and could not be read when it was found
+        return Verdict.GAP
+
     def fill(self, history: History | None) -> list[Step]:
         """Go on after a gap, with what history has since `top`, or None if it can't be read.
 
         If history doesn't begin right after `top`, it goes on with the first publication after
         the gap that is known, from history or held.
         """
-        top, first = self.top, self._held[0]
+        top, first = self.top, self._held[0] if self._held else None
         assert top is not None, "a gap is behind a position"
         self.gap = False
         joins = history is not None and history.position.epoch == top.epoch
         read = history.publications if history is not None and joins else ()
-        if not read or read[0].offset > first.offset:
+        if read and (first is None or read[0].offset <= first.offset):
+            self.top = Position(read[-1].offset, top.epoch)
+            missed = [] if read[0].offset == top.offset + 1 else [before(read[0])]
+            return [*missed, *read, *self._release()]
+        if first is not None:
             self.top = before(first)
-            return [self.top, *self._release()]
-        self.top = Position(read[-1].offset, top.epoch)
-        missed = [] if read[0].offset == top.offset + 1 else [before(read[0])]
-        return [*missed, *read, *self._release()]
+        elif history is None or (joins and history.position.offset <= top.offset):
+            return []  # nothing is known of what was missed: the next `compare` asks again
+        else:
+            self.top = history.position
+        return [self.top, *self._release()]
 
     def reset(self, position: Position) -> None:
         """The stream goes on at another position; drop what was held."""

@@ -1,0 +1,451 @@
+"""A broker whose engine is another process: what is the same for Redis and PostgreSQL.
+
+    connect → listen → follow every channel → open for questions → lease → check → open for
+    publications → … → the connection is lost → close → wait → connect
+
+Publications wait until `check` is done, so that a stream that has gone back begins its new epoch
+before anything is appended to it.
+"""
+
+import asyncio
+import logging
+import random
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from msgspec import structs
+
+from chatserver.brokers.base import Broker, Control, Health
+from chatserver.brokers.batches import Batches
+from chatserver.brokers.engine import (
+    Answers,
+    Draft,
+    Engine,
+    Enter,
+    Heard,
+    Interrupted,
+    Leave,
+    Read,
+)
+from chatserver.brokers.reads import answers_of, shared
+from chatserver.errors import BrokerUnavailable
+from chatserver.publication import (
+    ClientInfo,
+    History,
+    Joined,
+    Left,
+    Payload,
+    Position,
+    Publication,
+)
+from chatserver.rules import Rules
+
+__all__ = ["RemoteBroker"]
+
+logger = logging.getLogger("chatserver")
+
+T = TypeVar("T")
+Question = TypeVar("Question")
+Answer = TypeVar("Answer")
+
+#: Seconds for which a publisher's id, and an id that the broker gave, are remembered.
+ID_TTL, OWN_ID_TTL = 300.0, 60.0
+#: Seconds that connecting may take.
+CONNECT_TIMEOUT = 5.0
+#: Seconds between two attempts to connect: at first, and at most.
+FIRST_DELAY, MOST_DELAY = 0.05, 1.0
+#: Seconds between two pings, and until one without an answer means that the connection is lost.
+PING_INTERVAL, PING_TIMEOUT = 2.0, 2.0
+#: Seconds between two looks at where all followed streams stand.
+CHECK_INTERVAL = 25.0
+#: Channels that are followed in one call, and entries of a dead process that are read in one.
+CHANNELS_AT_ONCE, ENTRIES_AT_ONCE = 1000, 500
+#: Seconds that saying goodbye to the engine may take.
+GOODBYE = 1.0
+NOT_STARTED = (
+    "the broker has not been started: give the application lifespan=chatserver.lifespan, "
+    "or await hub.start()"
+)
+
+
+class RemoteBroker(Broker):
+    """Uses an engine. It lives on the event loop that started it; calls may come from others.
+
+    Args:
+        engine: The engine.
+        rules: What is kept of every channel for which the hub has no rules.
+        publish_timeout: Seconds until a question without an answer is `BrokerUnavailable`.
+        lease: Seconds after which the clients of a killed process are gone.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        rules: Rules | None = None,
+        publish_timeout: float = 5.0,
+        lease: float = 30.0,
+    ) -> None:
+        super().__init__(rules)
+        self._engine = engine
+        self._timeout = publish_timeout
+        self._lease = lease
+        self._health = Health("down", time.time(), NOT_STARTED)
+        self._home: asyncio.AbstractEventLoop | None = None
+        self._running: asyncio.Task[None] | None = None
+        self._broken: asyncio.Future[None] | None = None
+        self._is_up = asyncio.Event()
+        self._followed: set[str] = set()
+        self._entered: dict[tuple[str, str], Enter] = {}
+        self._published = 0
+        self._appends = self._batches(engine.append, engine.at_once)
+        self._follows = self._batches(engine.follow, engine.at_once)
+        self._presence = self._batches(engine.enter_and_leave, engine.at_once)
+        self._present = self._batches(engine.present, engine.at_once)
+        self._tells = self._batches(engine.tell, engine.at_once)
+        # One at once, so that what is asked meanwhile can be read together.
+        self._reads = self._batches(self._read, 1)
+        self._questions: tuple[Batches[Any, Any], ...] = (
+            *(self._follows, self._reads, self._presence, self._present, self._tells),
+        )
+        self._new_process()
+
+    def _new_process(self) -> None:
+        self._process = secrets.token_hex(8)
+        self._is_new = True
+
+    # The contract
+
+    async def start(self) -> None:
+        if self._running is not None:
+            raise RuntimeError("the broker has been started already")
+        self._home = asyncio.get_running_loop()
+        self._health = Health("down", time.time(), f"Connecting to {self._engine.address}.")
+        try:
+            await self._connect()
+        except Interrupted as error:
+            await self._engine.close()
+            raise BrokerUnavailable(
+                f"The broker at {self._engine.address} can't be reached: {error}."
+            ) from None
+        except BrokerUnavailable:
+            await self._engine.close()
+            raise
+        self._is_up = asyncio.Event()
+        self._running = self._home.create_task(self._run())
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                await self._is_up.wait()
+        except TimeoutError:
+            why = self._health.why
+            await self.stop()
+            raise BrokerUnavailable(why) from None
+
+    async def stop(self) -> None:
+        running, self._running = self._running, None
+        if running is None:
+            return
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+        self._home = None
+
+    @property
+    def health(self) -> Health:
+        return self._health
+
+    async def publish(
+        self,
+        channel: str,
+        data: Payload,
+        *,
+        id: str | None = None,
+        info: ClientInfo | None = None,
+        keep: bool = True,
+        skip: str = "",
+    ) -> Position:
+        self._published += 1
+        draft = Draft(
+            channel,
+            data,
+            id or f"~{self._process}{self._published:x}",
+            ID_TTL if id else OWN_ID_TTL,
+            self.rules(channel),
+            info,
+            keep,
+            skip,
+        )
+        return await self._ask(self._appends, draft)
+
+    async def subscribe(self, channel: str) -> Position:
+        self._followed.add(channel)
+        return await self._ask(self._follows, channel)
+
+    async def unsubscribe(self, channel: str) -> None:
+        self._followed.discard(channel)
+        with suppress(Interrupted):  # then it is not followed any more either
+            await self._at_home(lambda: self._engine.unfollow([channel]))
+
+    async def tops(self, known: Mapping[str, Position]) -> Mapping[str, Position]:
+        try:
+            return await self._at_home(lambda: self._engine.tops(known))
+        except Interrupted as error:
+            raise BrokerUnavailable(self._why(str(error))) from None
+
+    async def history(
+        self,
+        channel: str,
+        *,
+        since: Position | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+    ) -> History:
+        read = Read(channel, self.rules(channel).history_ttl, since, limit, reverse)
+        return await self._ask(self._reads, read)
+
+    async def enter(
+        self, channel: str, info: ClientInfo, *, last_will: Payload | None = None
+    ) -> None:
+        announce = self.rules(channel).join_leave
+        enter = Enter(channel, info, self._process, announce, last_will)
+        self._entered[channel, info.client] = enter
+        await self._change(enter)
+
+    async def leave(self, channel: str, client: str) -> None:
+        await self._leave(Leave(channel, client, self.rules(channel)))
+
+    async def lapse(self, channel: str, client: str) -> None:
+        await self._leave(Leave(channel, client, self.rules(channel), dead=True))
+
+    async def _leave(self, leave: Leave) -> None:
+        self._entered.pop((leave.channel, leave.client), None)
+        await self._change(leave)
+
+    async def _change(self, change: Enter | Leave) -> None:
+        await self._ask(self._presence, change)
+
+    async def present(self, channel: str) -> dict[str, ClientInfo]:
+        return await self._ask(self._present, channel)
+
+    async def tell(self, control: Control) -> None:
+        await self._ask(self._tells, control)
+
+    # The way to the engine's event loop
+
+    async def _ask(self, batches: Batches[Question, Answer], question: Question) -> Answer:
+        async def ask() -> Answer:
+            self._refuse_if_gone()
+            return await batches.ask(question)
+
+        return await self._at_home(ask)
+
+    async def _at_home(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run a coroutine on the event loop that started the broker."""
+        home = self._home
+        if home is None or home.is_closed():
+            raise BrokerUnavailable(NOT_STARTED)
+        if home is asyncio.get_running_loop():
+            return await call()
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call(), home))
+
+    def _refuse_if_gone(self) -> None:
+        """Don't let anybody wait for an engine that has been away for so long already."""
+        health = self._health
+        if health.state == "down" and time.time() - health.since > self._timeout:
+            raise BrokerUnavailable(health.why)
+
+    # Life
+
+    def _batches(
+        self,
+        carry: Callable[[Sequence[Question]], Awaitable[Answers[Answer]]],
+        at_once: int,
+    ) -> Batches[Question, Answer]:
+        return Batches(
+            carry, at_once=at_once, timeout=self._timeout, why=self._why, broken=self._break
+        )
+
+    def _why(self, reason: str = "it does not answer") -> str:
+        if self._health.state == "down":
+            return self._health.why
+        return f"The broker at {self._engine.address} is not available: {reason}."
+
+    def _break(self, error: Interrupted) -> None:
+        """The engine could not serve a question: connect again."""
+        if self._broken is not None and not self._broken.done():
+            self._broken.set_exception(error)
+
+    async def _run(self) -> None:
+        """Serve, and connect again whenever the connection is lost, until cancelled."""
+        try:
+            while True:
+                why = await self._serve()
+                await self._tear_down()
+                self._went_down(why)
+                await self._connect_again()
+        finally:
+            await self._say_goodbye()
+
+    async def _serve(self) -> str:
+        """Work with a connected engine until the connection is lost; returns why it was."""
+        self._broken = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_wait_for(self._broken))
+                group.create_task(self._engine.listen(self._receive))
+                group.create_task(_every(PING_INTERVAL, self._ping))
+                await self._begin()
+                group.create_task(_every(self._lease / 3, self._keep_leases))
+                group.create_task(_every(CHECK_INTERVAL, self.check))
+        except ExceptionGroup as errors:
+            error = _first(errors)
+            if not isinstance(error, Interrupted | BrokerUnavailable | OSError):
+                logger.error("The broker failed", exc_info=error)
+            return str(error) or type(error).__name__
+        raise AssertionError("its tasks run until one fails")
+
+    async def _begin(self) -> None:
+        followed = sorted(self._followed)
+        for start in range(0, len(followed), CHANNELS_AT_ONCE):
+            await self._engine.follow(followed[start : start + CHANNELS_AT_ONCE])
+        for batches in self._questions:
+            batches.open()
+        await self._keep_lease()
+        await self.check()
+        self._appends.open()
+        self._came_up()
+
+    async def _tear_down(self) -> None:
+        await self._engine.close()
+        for batches in (self._appends, *self._questions):
+            await batches.shut()
+
+    async def _connect(self) -> None:
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                await self._engine.connect()
+        except TimeoutError:
+            raise Interrupted(f"it did not answer within {CONNECT_TIMEOUT:g} s") from None
+
+    async def _connect_again(self) -> None:
+        delay = FIRST_DELAY
+        while True:
+            await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+            try:
+                await self._connect()
+                return
+            except (Interrupted, BrokerUnavailable, OSError) as error:
+                self._health = structs.replace(self._health, why=self._down_because(str(error)))
+                await self._engine.close()
+            delay = min(2 * delay, MOST_DELAY)
+
+    async def _say_goodbye(self) -> None:
+        """End the lease if the engine answers, and give up what is waiting."""
+        if self._health.state == "up":
+            with suppress(Interrupted, BrokerUnavailable, OSError, TimeoutError):
+                async with asyncio.timeout(GOODBYE):
+                    await self._engine.end(self._process)
+        self._health = Health("down", time.time(), "The broker was stopped.")
+        await self._tear_down()
+        for batches in (self._appends, *self._questions):
+            batches.fail()
+        self._new_process()
+        self._entered.clear()
+
+    def _came_up(self) -> None:
+        now, before = time.time(), self._health
+        self._health = Health("up", now)
+        if self._is_up.is_set():
+            away = now - before.since
+            logger.warning("The broker at %s is back after %.1f s", self._engine.address, away)
+        self._is_up.set()
+
+    def _went_down(self, why: str) -> None:
+        was_up = self._health.state == "up"
+        since = time.time() if was_up else self._health.since
+        self._health = Health("down", since, self._down_because(why))
+        if was_up:
+            logger.warning("%s Publications wait until it is back", self._health.why)
+
+    def _down_because(self, why: str) -> str:
+        return f"The broker at {self._engine.address} can't be reached: {why.rstrip('.')}."
+
+    # While it is connected
+
+    async def _ping(self) -> None:
+        try:
+            async with asyncio.timeout(PING_TIMEOUT):
+                await self._engine.ping()
+        except TimeoutError:
+            raise Interrupted(f"it did not answer within {PING_TIMEOUT:g} s") from None
+
+    async def _receive(self, heard: Sequence[Heard]) -> None:
+        channels: dict[str, None] = {}
+        for each in heard:
+            if isinstance(each, Publication | Joined | Left):
+                self.deliver(each)
+                channels[each.channel] = None
+            else:
+                self.control(each)
+        for channel in channels:
+            await self.written(channel)
+
+    async def _read(self, reads: Sequence[Read]) -> Answers[History]:
+        """Read once what several have asked for."""
+        distinct = shared(reads)
+        return answers_of(reads, distinct, await self._engine.read(distinct))
+
+    async def _keep_leases(self) -> None:
+        await self._keep_lease()
+        for process in await self._engine.expired(self._lease):
+            await self._bury(process)
+
+    async def _keep_lease(self) -> None:
+        if await self._engine.renew(self._process, self._lease, new=self._is_new):
+            self._is_new = False
+            return
+        # It was taken while this process could not renew it, or the engine has forgotten all.
+        self._new_process()
+        await self._engine.renew(self._process, self._lease, new=True)
+        self._is_new = False
+        for key, enter in tuple(self._entered.items()):
+            if key in self._entered:
+                again = structs.replace(enter, process=self._process)
+                self._entered[key] = again
+                self._presence.ask(again).add_done_callback(_retrieve)
+
+    async def _bury(self, process: str) -> None:
+        """Remove the entries of a process that has ended, and publish its clients' last wills."""
+        while entries := await self._engine.entries(process, ENTRIES_AT_ONCE):
+            left = [
+                Leave(channel, client, self.rules(channel), dead=True, process=process)
+                for channel, client in entries
+            ]
+            await asyncio.gather(*map(self._presence.ask, left))
+        await self._engine.end(process)
+
+
+async def _wait_for(future: "asyncio.Future[None]") -> None:
+    await future
+
+
+async def _every(seconds: float, call: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        await asyncio.sleep(seconds)
+        await call()
+
+
+def _first(errors: Exception) -> Exception:
+    """The first error in a group of groups."""
+    while isinstance(errors, ExceptionGroup):
+        errors = errors.exceptions[0]
+    return errors
+
+
+def _retrieve(future: "asyncio.Future[None]") -> None:
+    """Nobody waits for this answer; if it is an error, the next lease is tried in its turn."""
+    if not future.cancelled():
+        future.exception()
