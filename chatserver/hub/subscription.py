@@ -282,10 +282,14 @@ class Subscription:
     ) -> Subscribed:
         """What was missed, if it is complete, or else the newest."""
         publications, position = self._joined(history, top)
-        if since is not None and since.epoch == position.epoch and not self.overflowed:
-            # They are in order, so they are complete if there are as many as were missed.
-            if len(publications) == position.offset - since.offset:
-                return Subscribed(True, publications, position)
+        # They are in order, so they are complete if there are as many as were missed.
+        if (
+            since is not None
+            and since.epoch == position.epoch
+            and len(publications) == position.offset - since.offset
+            and not self.overflowed
+        ):
+            return Subscribed(True, publications, position)
         newest = _newest(publications[-recent:], self._most // 2) if recent > 0 else ()
         return Subscribed(False, newest, position)
 
