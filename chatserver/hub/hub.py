@@ -114,7 +114,9 @@ class Hub:
         self._following = Following(
             self.broker, self._routes.__contains__, self._followed, MAX_HELD
         )
-        # Members that are to leave as soon as they have their answer.
+        # What came too early for a connection: it is closed when it is accepted, and a member
+        # leaves when it has its answer.
+        self._closing: dict[Connection, Disconnect] = {}
         self._leaving: set[Member] = set()
         # Tasks that run to their end even if the task that awaits them is cancelled.
         self._tasks: set[asyncio.Task[None]] = set()
@@ -396,9 +398,15 @@ class Hub:
             ):
                 continue
             if isinstance(control, Disconnect):
-                connection.close(control.code, control.reason)
+                self._close(connection, control)
             elif (member := connection.members.get(control.channel)) is not None:
                 self._expel(member)
+
+    def _close(self, connection: Connection, control: Disconnect) -> None:
+        if connection.accepted:
+            connection.close(control.code, control.reason)
+        else:
+            self._closing[connection] = control
 
     def _expel(self, member: Member) -> None:
         """Have a member leave; one that is being subscribed, when that is done."""
@@ -510,6 +518,8 @@ class Hub:
 
     def opened(self, connection: Connection) -> None:
         """A connection was accepted: write what was held for it, and make it live."""
+        if connection in self._closing:
+            self._close(connection, self._closing.pop(connection))
         for member in tuple(connection.members.values()):
             if member.joining is not None and member.joining.state is State.ANSWERED:
                 self._open(member)
@@ -607,6 +617,7 @@ class Hub:
     async def unregister(self, connection: Connection) -> None:
         """Let a connection leave all its channels, and unregister it; see `leave`."""
         members = tuple(connection.members.values())
+        self._closing.pop(connection, None)
         with self._lock:
             fanout = self._fanouts.get(asyncio.get_running_loop())
             if fanout is not None and connection in fanout.connections:
