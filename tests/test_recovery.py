@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 from random import Random
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import quote
 
 import pytest
@@ -44,7 +44,7 @@ START = {"offset": 0, "epoch": "e"}
 
 class Room(Endpoint):
     encoding = "json"
-    channels = ("room",)
+    channels: ClassVar[Sequence[str]] = ("room",)
     recover = True
 
     async def on_receive(self, websocket: WebSocket, data: Any) -> Any:
