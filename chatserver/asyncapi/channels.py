@@ -108,6 +108,11 @@ def _facts(channel: Channel) -> Iterator[str]:
         yield f"While connected, a client gets what is published to {names}."
     if cls.history and cls.welcome is Endpoint.welcome:
         yield f"The {cls.history} newest publications, as far as there are, come first."
+    if cls.recover:
+        yield (
+            "Publications come in envelopes. A client that comes back says in the query parameter "
+            "`since` where it stands, and gets what it missed."
+        )
     if cls.presence:
         yield "Others can see that a client is connected."
     if cls.subprotocols:

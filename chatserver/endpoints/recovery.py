@@ -33,6 +33,7 @@ __all__ = [
     "positions",
 ]
 
+BYTES: Final = "What was published, if that is bytes: in place of `data`."
 EXAMPLE: Final = '{"room":{"offset":17,"epoch":"9f2c"}}'
 
 #: The query parameter, for what describes a class; `positions` reads it.
@@ -79,13 +80,15 @@ class Envelope(Struct, omit_defaults=True):
         offset: Its number in the channel's stream, where the client stands now. Absent if it is
             not kept: then the client stands where it stood.
         data: What was published.
-        binary: What was published, if that is bytes: as base64, and in place of `data`.
+        binary: What was published, if that is bytes: named `bytes`, and in place of `data`.
     """
 
     channel: str
     offset: int = 0
     data: Any = UNSET
-    binary: bytes | UnsetType = field(default=UNSET, name="bytes")
+    binary: Annotated[bytes, Meta(description=BYTES)] | UnsetType = field(
+        default=UNSET, name="bytes"
+    )
 
 
 class _Given(Struct):
