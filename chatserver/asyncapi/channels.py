@@ -93,6 +93,7 @@ def _channel(channel: Channel, messages: Messages) -> dict[str, Any]:
         "messages": {key: {"$ref": f"#/components/messages/{key}"} for key in keys},
         "bindings": {"ws": websocket_binding(parameters, docstring.attributes)},
         "x-subprotocols": list(cls.subprotocols),
+        "x-recover": cls.recover,
     }
     return {name: value for name, value in described.items() if value}
 
