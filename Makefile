@@ -1,7 +1,8 @@
 # Everything the project does starts here, and CI calls the same targets.
 #
 #   make run                      serve the page; PORT=9000 and HOST=0.0.0.0 are passed on, and
-#                                 OPEN=1 lets any token pass on such a host, too
+#                                 OPEN=1 lets any token pass on such a host, too;
+#                                 BROKER=redis://localhost WORKERS=2 serves from two processes
 #   make test                     all that must hold; ARGS="-k echo -x" goes to pytest
 #   make test PYTHON=python3.12   with another Python than python3
 #
@@ -36,7 +37,12 @@ CODE := $(foreach folder,chatserver tests examples benchmarks tools,\
 
 # HOST counts on the command line only: some shells export the machine's name under it.
 RUN_ARGS := $(if $(filter command,$(firstword $(origin HOST))),--host "$(HOST)") \
-	$(if $(PORT),--port "$(PORT)") $(if $(OPEN),--open-to-network)
+	$(if $(PORT),--port "$(PORT)") $(if $(OPEN),--open-to-network) \
+	$(if $(WORKERS),--workers "$(WORKERS)")
+# Not as a flag, which other users of the machine could read: it may hold a password.
+ifneq ($(BROKER),)
+run dev: export CHATSERVER_BROKER := $(BROKER)
+endif
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
@@ -68,7 +74,7 @@ help: ## List these targets
 	@echo "The command, once it is installed by one of them: $(BIN)/chatserver --help"
 
 .PHONY: run
-run: $(RUN_READY) ## Serve the page on 127.0.0.1:8000; PORT=9000, HOST=0.0.0.0 OPEN=1
+run: $(RUN_READY) ## Serve the page on 127.0.0.1:8000; PORT=9000, HOST=0.0.0.0 OPEN=1, BROKER=URL WORKERS=2
 	@# Ctrl-C is for the server; without the trap make would call it an error.
 	@trap : INT; $(BIN)/python -m chatserver run $(RUN_ARGS) || { status=$$?; test $$status = 130 || exit $$status; }
 
@@ -224,10 +230,12 @@ define install
 		else cat $(VENV)/install.log; fi >&2; exit 1; }
 endef
 
-# With the extra jwt, so that every setting is of use.
+# Without them a setting would be of no use.
+RUN_EXTRAS := jwt,postgres,redis
+
 $(RUN_READY): $(VENV)/.made-for $(INSTALLS_FROM)
 	@rm -f $@
-	$(call install,.[jwt])
+	$(call install,.[$(RUN_EXTRAS)])
 	@touch $@
 
 $(TEST_READY): $(VENV)/.made-for $(INSTALLS_FROM)

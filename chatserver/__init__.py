@@ -26,8 +26,8 @@ The map, in the order in which a message passes the packages:
 and around them `auth/` (tokens), `limits` (every guard), `rules` (what is kept of which channels),
 `errors` (exceptions, close codes), `logs` (redaction of secrets), `settings`, `configuration`
 (gives an application its settings), `asyncapi/` (describes an application's endpoints), `tryit` (a
-page made from that), `pages` (what pages have in common), `app` (the ready application), `loading`
-(finds an application by its name), `cli`, `testing`.
+page made from that), `health` (routes for probes), `pages` (what pages have in common), `app` (the
+ready application), `loading` (finds an application by its name), `cli`, `testing`.
 
 The words: an *endpoint* is a class, with one instance per connection. A *channel* is a named
 topic. A *publication* is one message in a channel. A *position* (offset, epoch) is a place in a
@@ -39,7 +39,7 @@ consumer* is a connection whose outgoing buffer is full: it is closed, never wai
 from typing import TYPE_CHECKING, Any
 
 from chatserver.auth import OPEN_MODE, Identity
-from chatserver.brokers import MemoryBroker
+from chatserver.brokers import MemoryBroker, broker_from_url
 from chatserver.configuration import configure
 from chatserver.endpoints import (
     Ack,
@@ -60,6 +60,7 @@ from chatserver.endpoints import (
     on_message,
 )
 from chatserver.errors import InvalidToken
+from chatserver.health import health_routes
 from chatserver.hub import Hub
 from chatserver.limits import Limits
 from chatserver.publication import Position, Publication
@@ -90,8 +91,10 @@ __all__ = [
     "Position",
     "Publication",
     "Verifier",
+    "broker_from_url",
     "configure",
     "docs_routes",
+    "health_routes",
     "hub_of",
     "identify",
     "lifespan",

@@ -1,4 +1,4 @@
-"""The ready application: the page, its static files, and the three endpoints.
+"""The ready application: the page, its static files, three endpoints, and health.
 
     uvicorn chatserver.app:app
 
@@ -32,6 +32,7 @@ from chatserver.endpoints.application import lifespan, note_outer, verifier_of
 from chatserver.endpoints.local import why_not_local
 from chatserver.endpoints.plain import answer_plain_requests
 from chatserver.errors import CLOSE_CODES, ChatServerError, InvalidSetting, VerifierMissing
+from chatserver.health import health_routes
 from chatserver.pages import STATIC, SecurityHeaders, templates
 from chatserver.server.uvicorn_ import host_of_server
 from chatserver.settings import EXPOSED, Settings, is_loopback
@@ -70,6 +71,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
             WebSocketRoute("/ws/{client_id}", BroadcastEndpoint, name="chat"),
             WebSocketRoute("/items/{item_id}/ws", ItemEndpoint, name="item"),
             asyncapi_route(),
+            *health_routes(),
             Mount("/static", StaticFiles(directory=STATIC), name="static"),
         ],
         middleware=[Middleware(SecurityHeaders), Middleware(StartInOneSentence)],

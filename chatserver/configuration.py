@@ -7,11 +7,12 @@ configure(app)                              # from the environment: CHATSERVER_*
 from starlette.applications import Starlette
 
 from chatserver.auth import OPEN_MODE, OPEN_ON_LOOPBACK, VerifiesTokens
-from chatserver.brokers import MemoryBroker
+from chatserver.brokers import Broker, broker_from_url
+from chatserver.errors import InvalidSetting
 from chatserver.hub import Hub
 from chatserver.settings import Settings
 
-__all__ = ["configure"]
+__all__ = ["configure", "make_broker"]
 
 
 def configure(app: Starlette, settings: Settings | None = None) -> Settings:
@@ -35,15 +36,28 @@ def configure(app: Starlette, settings: Settings | None = None) -> Settings:
     app.state.verifier = _verifier(settings)
     app.state.allowed_origins = settings.allowed_origins
     app.state.hub = Hub(
-        MemoryBroker(
-            history_size=settings.history_size,
-            history_ttl=settings.history_ttl,
-            history_memory=settings.history_memory,
-        ),
+        make_broker(settings),
         limits=settings.limits(),
         rules=settings.rules,
     )
     return settings
+
+
+def make_broker(settings: Settings) -> Broker:
+    """The broker that the settings name; it is not connected yet.
+
+    Raises:
+        InvalidSetting: A package that it needs is missing.
+    """
+    try:
+        return broker_from_url(
+            settings.broker,
+            history_size=settings.history_size,
+            history_ttl=settings.history_ttl,
+            history_memory=settings.history_memory,
+        )
+    except (ValueError, ModuleNotFoundError) as error:
+        raise InvalidSetting(f"CHATSERVER_BROKER (--broker): {error}.") from None
 
 
 def _verifier(settings: Settings) -> VerifiesTokens:

@@ -7,6 +7,7 @@ Redacted in each record are
 - texts given to `remember` in this task, and their percent-encoded and escaped forms;
 - texts that look like a JSON Web Token;
 - headers that carry credentials (`cookie: …`, as in websockets' debug log);
+- passwords in URLs: `redis://user:…@host`;
 - values whose name sounds secret: `token=…`, `%74oken=…`, `"session": "…"`.
 
 Rules of this file:
@@ -54,6 +55,8 @@ HEADER = re.compile(
     r"|\b(invalid HTTP header (?:line|value))(: *+)\S.*",
     re.IGNORECASE,
 )
+# No "/": so that each of many "://" is the beginning of one short search.
+URL_PASSWORD = re.compile(r"(?<=://)([^\s/:@]*+:)?[^\s/]*@")
 QUERY_NAME = re.compile(r"(?<![\w%.+~-])(?P<name>[\w%.+~-]++)=")
 QUERY_VALUE = re.compile(
     r"""(?P<quoted>(["'])[^"'\n]*+\2)(?=[\s,)}\]]|$)|(?P<value>[^&\s]*[^&\s"'),;:.>}])"""
@@ -91,6 +94,7 @@ def redact(text: str) -> str:
     """The text without secrets; takes linear time."""
     for secret in sorted(_remembered.get(), key=len, reverse=True):
         text = text.replace(secret, REDACTED)
+    text = URL_PASSWORD.sub(lambda m: f"{m[1] or ''}{REDACTED}@", text)
     text = JWT.sub(_without_jwt, text)
     text = _without_values(text, KEY, KEY_VALUE)
     text = HEADER.sub(lambda m: f"{m[1] or m[3]}{m[2] or m[4]}{REDACTED}", text)

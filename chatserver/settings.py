@@ -22,6 +22,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from chatserver.brokers.urls import MEMORY, check_url
+from chatserver.brokers.workers import one_process_only
 from chatserver.errors import InvalidSetting
 from chatserver.limits import TIME, Check, Limits, between, setting, true_or_false
 from chatserver.rules import Rules, RulesByName, rules_by_name
@@ -41,6 +43,10 @@ EXPOSED = (
     "Refusing to listen on {host} without verifying tokens: set CHATSERVER_TOKEN_SECRET, "
     "CHATSERVER_TOKEN_PUBLIC_KEY or CHATSERVER_TOKEN_JWKS_URL, or let any token pass with "
     "--open-to-network, CHATSERVER_OPEN_TO_NETWORK=on or `make run OPEN=1`."
+)
+NO_RELOAD = (
+    "Expected one worker with --reload, but got {workers}: leave out --reload, or set --workers 1 "
+    "(CHATSERVER_WORKERS, `make run WORKERS=1`)."
 )
 MIN_SECRET_BYTES = 32  # a key at least as long as its hash: RFC 7518, section 3.2
 MAX_TOKEN_LEEWAY = 300  # seconds: "usually no more than a few minutes", RFC 7519, section 4.1.4
@@ -161,6 +167,11 @@ class Settings(Limits):
         true_or_false,
         switch=True,
     )
+    workers: int = setting(
+        1,
+        "processes that serve; more than one need a broker such as Redis or PostgreSQL",
+        between(1, 1024),
+    )
     log_level: str = setting(
         "info", f"how much is logged: {', '.join(LOG_LEVELS)}", _one_of(*LOG_LEVELS)
     )
@@ -201,6 +212,13 @@ class Settings(Limits):
     ping_timeout: float = setting(
         20.0, "how long its pong may take before the client is disconnected", TIME, unit="seconds"
     )
+    broker: str = setting(
+        MEMORY,
+        "URL of what carries publications between processes: memory: (one process), redis://host, "
+        "postgresql://host/database",
+        check_url,
+        secret=True,
+    )
     history_size: int = setting(
         100, "newest publications kept of a channel", between(0, 10**6), unit="publications"
     )
@@ -223,6 +241,10 @@ class Settings(Limits):
             raise InvalidSetting(
                 f"Expected one way to verify tokens, but got {len(sources)}: {', '.join(sources)}."
             )
+        if self.workers > 1 and self.reload:
+            raise InvalidSetting(NO_RELOAD.format(workers=self.workers))
+        if self.workers > 1 and self.broker == MEMORY:
+            raise InvalidSetting(one_process_only(self.workers))
 
     def _token_sources(self) -> list[str]:
         names = ("token_secret", "token_public_key", "token_jwks_url")

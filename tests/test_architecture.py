@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "logs": {"errors"},
     "cookies": {"errors"},
     "auth": {"cookies", "errors"},
-    "settings": {"limits", "rules", "errors"},
+    "settings": {"brokers", "limits", "rules", "errors"},
     "connection": {"publication", "wire", "limits", "errors"},
     "brokers": {"publication", "rules", "errors"},
     "hub": {"connection", "brokers", "publication", "limits", "rules", "errors"},
@@ -35,17 +35,18 @@ MAY_IMPORT = {
     "asyncapi": {"endpoints", "publication", "errors"},
     "pages": set[str](),
     "tryit": {"asyncapi", "endpoints", "pages"},
+    "health": {"brokers", "endpoints", "logs"},
     "loading": {"errors"},
     "testing": {"endpoints", "hub", "connection", "brokers", "publication", "limits", "errors"},
-    "configuration": {"hub", "brokers", "auth", "settings"},
+    "configuration": {"hub", "brokers", "auth", "settings", "errors"},
     "__init__": {
         *("endpoints", "hub", "connection", "brokers", "publication", "limits", "errors", "auth"),
-        *("configuration", "settings", "tryit"),
+        *("configuration", "health", "settings", "tryit"),
     },
     "app": {
         *("__init__", "endpoints", "hub", "connection", "brokers", "publication", "limits"),
         *("errors", "auth", "logs", "settings", "configuration", "server", "asyncapi"),
-        *("pages", "tryit"),
+        *("health", "pages", "tryit"),
     },
     "cli": {
         *(

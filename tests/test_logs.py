@@ -67,6 +67,9 @@ def _clean_slate() -> Iterator[None]:
         (r'{\"token\": \"abc\"}', r'{\"token\": \"[redacted]\"}'),
         (r'{"data":"{\"token\":\"abc\"}"}', r'{"data":"{\"token\":\"[redacted]\"}"}'),
         ('{"token": 12345}', '{"token": [redacted]}'),
+        ("no redis://ann:a@b@localhost:6379/0", "no redis://ann:[redacted]@localhost:6379/0"),
+        ("no redis://:abc@localhost", "no redis://:[redacted]@localhost"),
+        ("no redis://abc@one,two", "no redis://[redacted]@one,two"),
         ("f(token='a b', x=1)", "f(token=[redacted], x=1)"),
         (f"got {JWT}.", "got [redacted]"),
         (f"x%3D{JWT}", "x%3D[redacted]"),
@@ -90,6 +93,8 @@ def test_redact(text: str, clean: str) -> None:
         "token=",
         "100 %",
         "a=b=c",
+        "https://example.org/@ann and ann@example.org",
+        "redis://localhost:6379/0",
     ],
 )
 def test_innocent_text_stays(text: str) -> None:
@@ -159,6 +164,7 @@ def test_each_task_has_its_own_secrets() -> None:
         '"a":', "'a':'", '"token":"', '"token":\\"', "'token':b", '\\"a\\":\\"', "bearer,",
         '\\"', 'session="\\"', 'token=\\"', 'a="\\\\"', "\\'", 'cookie: a="\\"', 'b"cookie", b"\\"',
         "cookie: ", "cookie:", "authorization header", "&token", "token=;\n", "sec-websocket-",
+        "://", "://a:", "://@", ":@",
     ],
 )  # fmt: skip
 def test_time_is_linear_in_what_a_client_sends(part: str) -> None:

@@ -532,6 +532,15 @@ def asyncapi(client: TestClient, snippet: ModuleType) -> None:
 # Settings
 
 
+@talks("docs/deployment.md: Health")
+def health(client: TestClient, module: ModuleType) -> None:
+    assert client.get("/healthz").json() == {"status": "ok"}
+    assert client.get("/readyz").json()["status"] == "ready"
+    with client.websocket_connect("/ws/7") as session:
+        session.send_text("hi")
+        assert session.receive_text() == "You wrote: hi"
+
+
 @talks("docs/settings.md: Settings")
 def configured(client: TestClient, snippet: ModuleType) -> None:
     echo(client, "/ws")

@@ -2,5 +2,14 @@
 
 from chatserver.brokers.base import Broker, Control, Disconnect, Health, Unsubscribe
 from chatserver.brokers.memory import MemoryBroker
+from chatserver.brokers.urls import broker_from_url
 
-__all__ = ["Broker", "Control", "Disconnect", "Health", "MemoryBroker", "Unsubscribe"]
+__all__ = [
+    "Broker",
+    "Control",
+    "Disconnect",
+    "Health",
+    "MemoryBroker",
+    "Unsubscribe",
+    "broker_from_url",
+]

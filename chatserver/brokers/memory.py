@@ -7,6 +7,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
 
 from chatserver.brokers.base import Broker, Control, Health
+from chatserver.brokers.workers import check_one_process
 from chatserver.publication import (
     ClientInfo,
     Delivery,
@@ -84,7 +85,12 @@ class MemoryBroker(Broker):
             return self._history_bytes + self._id_bytes
 
     async def start(self) -> None:
-        """See `Broker`; there is nothing to connect to."""
+        """See `Broker`; there is nothing to connect to.
+
+        Raises:
+            InvalidSetting: The server has several workers, and this process is one of them.
+        """
+        check_one_process()
 
     async def stop(self) -> None:
         """See `Broker`; there is nothing to give up."""

@@ -310,7 +310,9 @@ class RemoteBroker(Broker):
     async def _begin(self) -> None:
         followed = sorted(self._followed)
         for start in range(0, len(followed), CHANNELS_AT_ONCE):
-            await self._engine.follow(followed[start : start + CHANNELS_AT_ONCE])
+            for answer in await self._engine.follow(followed[start : start + CHANNELS_AT_ONCE]):
+                if isinstance(answer, Interrupted):
+                    raise answer
         for batches in self._questions:
             batches.open()
         await self._keep_lease()
@@ -424,7 +426,12 @@ class RemoteBroker(Broker):
                 Leave(channel, client, self.rules(channel), dead=True, process=process)
                 for channel, client in entries
             ]
-            await asyncio.gather(*map(self._presence.ask, left))
+            for error in await asyncio.gather(
+                *map(self._presence.ask, left), return_exceptions=True
+            ):
+                if error is not None:
+                    logger.warning("The entries of a dead process can't be removed: %s", error)
+                    return
         await self._engine.end(process)
 
 

@@ -26,11 +26,13 @@ class Admission:
     Attributes:
         limits: What clients may take.
         counts: How many clients were refused or closed for going beyond a limit.
+        stopping: Whether the server stops, and every client is refused.
     """
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits: Limits = limits or Limits()
         self.counts: Counts = Counts()
+        self.stopping = False
         self._lock = threading.Lock()
         self._sockets = 0
         self._addresses: Counter[str] = Counter()
@@ -42,6 +44,8 @@ class Admission:
         Returns:
             The HTTP status and the reason if it is refused, and so not counted.
         """
+        if self.stopping:
+            return 503, "The server is restarting."
         limits = self.limits
         with self._lock:
             refusal = None

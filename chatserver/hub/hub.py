@@ -130,6 +130,7 @@ class Hub:
             BrokerUnavailable: It can't be reached; one sentence says why, and what to do.
         """
         await self.broker.start()
+        self.admission.stopping = False
 
     async def stop(self) -> None:
         """Stop the broker; called when the application stops."""

@@ -1,0 +1,493 @@
+"""Connections to Redis: one for commands and one to hear announcements, on each node.
+
+redis-py makes them (addresses, TLS, passwords, Sentinel, Cluster); what is here writes many
+commands at once and reads the answers as they come.
+"""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple, Protocol, TypeAlias, cast
+from urllib.parse import urlsplit
+
+import hiredis
+from redis import exceptions
+from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.asyncio.connection import ConnectionPool, parse_url
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+
+from chatserver.brokers.engine import Interrupted
+from chatserver.errors import BrokerUnavailable
+
+__all__ = ["Answer", "Ear", "News", "Nodes", "Pipe", "answer_of", "nodes_for", "pack"]
+
+#: What Redis says to a command: a reply of any type, or its error.
+Answer: TypeAlias = Any
+#: The name under which something was announced, and its bytes.
+News: TypeAlias = tuple[bytes, bytes]
+#: Announcements that were read and not yet handed on, at most.
+MOST_HEARD = 10_000
+#: Seconds that the connection itself may take.
+CONNECT_TIMEOUT = 4.0
+
+#: These pass by themselves, or when the connection is made anew, to another node perhaps.
+WEATHER = (
+    exceptions.ConnectionError,  # and what it is the base of: BusyLoadingError
+    exceptions.TimeoutError,
+    exceptions.ReadOnlyError,
+    exceptions.NoScriptError,
+    exceptions.ClusterDownError,
+    exceptions.MovedError,
+    exceptions.AskError,
+    exceptions.TryAgainError,
+    exceptions.MasterDownError,
+    OSError,
+)
+#: These don't: somebody has to change something.
+AUTHENTICATION = (
+    exceptions.AuthenticationError,
+    exceptions.AuthenticationWrongNumberOfArgsError,
+    exceptions.AuthorizationError,
+    exceptions.NoPermissionError,
+)
+
+
+class Connection(Protocol):
+    """What is used of a connection of redis-py."""
+
+    async def connect(self) -> None: ...
+
+    async def disconnect(self, nowait: bool = False) -> None: ...
+
+    async def send_packed_command(
+        self, command: Iterable[bytes], check_health: bool = True
+    ) -> None: ...
+
+    async def read_response(self, disable_decoding: bool = False) -> Any: ...
+
+
+def pack(*command: bytes | str | int) -> bytes:
+    """A command as bytes of the protocol (RESP)."""
+    return bytes(hiredis.pack_command(cast(Any, command)))  # its hint allows only one argument
+
+
+def answer_of(answer: Answer) -> Answer | Interrupted | BrokerUnavailable:
+    """An answer, or the error that stands for it."""
+    if not isinstance(answer, Exception):
+        return answer
+    if isinstance(answer, WEATHER) or str(answer).startswith(("BUSY", "LOADING", "NOREPLICAS")):
+        return Interrupted(str(answer) or type(answer).__name__)
+    return BrokerUnavailable(f"Redis refuses: {answer}.")
+
+
+class Pipe:
+    """A connection on which commands are written without waiting for the answers before."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._asked: deque[tuple[int, asyncio.Future[list[Answer]]]] = deque()
+        self._error: Interrupted | None = None
+        self._something = asyncio.Event()
+        self._reading = asyncio.create_task(self._read())
+
+    async def ask(self, commands: Sequence[bytes]) -> list[Answer]:
+        """The answers to packed commands, in their order; errors of Redis are among them.
+
+        Raises:
+            Interrupted: The connection is lost.
+        """
+        if self._error is not None:
+            raise self._error
+        if not commands:
+            return []
+        future: asyncio.Future[list[Answer]] = asyncio.get_running_loop().create_future()
+        self._asked.append((len(commands), future))
+        self._something.set()
+        try:
+            await self._connection.send_packed_command(commands, check_health=False)
+        except WEATHER as error:
+            self._fail(error)
+        return await future
+
+    async def ask_one(self, *command: bytes | str | int) -> Answer:
+        """The answer to one command.
+
+        Raises:
+            Interrupted: The connection is lost, or Redis can't serve now.
+            BrokerUnavailable: Redis refuses the command.
+        """
+        answer = answer_of((await self.ask([pack(*command)]))[0])
+        if isinstance(answer, Interrupted | BrokerUnavailable):
+            raise answer
+        return answer
+
+    async def close(self) -> None:
+        """Give the connection up; who waits for an answer gets `Interrupted`."""
+        self._reading.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._reading
+        self._fail(Interrupted("the connection was closed"))
+        await _give_up(self._connection)
+
+    async def _read(self) -> None:
+        try:
+            while True:
+                if not self._asked:
+                    self._something.clear()
+                    await self._something.wait()
+                count, future = self._asked[0]
+                answers = [await _reply(self._connection) for _ in range(count)]
+                self._asked.popleft()
+                if not future.done():
+                    future.set_result(answers)
+        except WEATHER as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        if self._error is None:
+            self._error = Interrupted(str(error) or type(error).__name__)
+        while self._asked:
+            _, future = self._asked.popleft()
+            if not future.done():
+                future.set_exception(self._error)
+
+
+class Ear:
+    """A connection that hears what is announced.
+
+    Args:
+        connection: The connection.
+        sharded: Whether it hears a shard of a Cluster (SSUBSCRIBE).
+    """
+
+    def __init__(self, connection: Connection, *, sharded: bool) -> None:
+        self._connection = connection
+        self._s = b"S" if sharded else b""
+        self._message = b"smessage" if sharded else b"message"
+        self._pongs: deque[asyncio.Future[None]] = deque()
+        self._error: Interrupted | None = None
+        self._heard: list[News] = []
+        self._something = asyncio.Event()
+        self._room = asyncio.Event()
+        self._reading = asyncio.create_task(self._read())
+
+    async def subscribe(self, names: Iterable[bytes]) -> None:
+        """Hear what is announced under these names; returns when it is certain.
+
+        Raises:
+            Interrupted: The connection is lost.
+        """
+        await self._send([pack(self._s + b"SUBSCRIBE", name) for name in names])
+
+    async def unsubscribe(self, names: Iterable[bytes]) -> None:
+        """Hear it no more."""
+        await self._send([pack(self._s + b"UNSUBSCRIBE", name) for name in names])
+
+    async def ping(self) -> None:
+        """Return when Redis has answered."""
+        await self._send([])
+
+    async def hand_on(
+        self, receive: Callable[[list[tuple[bytes, bytes]]], Awaitable[None]]
+    ) -> None:
+        """Give `receive` the name and bytes of each announcement, in lists, until it is lost.
+
+        Raises:
+            Interrupted: The connection is lost.
+        """
+        while True:
+            if not self._heard:
+                if self._error is not None:
+                    raise self._error
+                self._something.clear()
+                await self._something.wait()
+                continue
+            heard, self._heard = self._heard, []
+            self._room.set()
+            await receive(heard)
+
+    async def close(self) -> None:
+        """Give the connection up."""
+        self._reading.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._reading
+        self._fail(Interrupted("the connection was closed"))
+        await _give_up(self._connection)
+
+    async def _send(self, commands: list[bytes]) -> None:
+        """Send commands; a ping behind them is answered after they were carried out."""
+        if self._error is not None:
+            raise self._error
+        pong: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._pongs.append(pong)
+        try:
+            await self._connection.send_packed_command(
+                [*commands, pack("PING")], check_health=False
+            )
+        except WEATHER as error:
+            self._fail(error)
+        await pong
+
+    async def _read(self) -> None:
+        try:
+            while True:
+                self._take(await _reply(self._connection))
+                if len(self._heard) >= MOST_HEARD:
+                    self._room.clear()
+                    await self._room.wait()
+        except WEATHER as error:
+            self._fail(error)
+
+    def _take(self, reply: Answer) -> None:
+        if isinstance(reply, Exception):
+            raise exceptions.ConnectionError(str(reply))
+        # Before it is subscribed to anything, Redis answers a ping as on any other connection.
+        kind = reply[0] if isinstance(reply, list) else reply.lower()
+        if kind == self._message:
+            self._heard.append((reply[1], reply[2]))
+            self._something.set()
+        elif kind == b"pong":
+            pong = self._pongs.popleft()
+            if not pong.done():
+                pong.set_result(None)
+        elif kind == b"sunsubscribe" and not self._pongs:
+            raise exceptions.ConnectionError("a slot has moved to another node")
+
+    def _fail(self, error: Exception) -> None:
+        if self._error is None:
+            self._error = Interrupted(str(error) or type(error).__name__)
+        self._something.set()
+        while self._pongs:
+            pong = self._pongs.popleft()
+            if not pong.done():
+                pong.set_exception(self._error)
+
+
+async def _reply(connection: Connection) -> Answer:
+    """The next reply; an error that Redis replies is returned, one of the connection raised."""
+    try:
+        return await connection.read_response(disable_decoding=True)
+    except (exceptions.ConnectionError, exceptions.TimeoutError) as error:
+        if isinstance(error, exceptions.BusyLoadingError):
+            return error
+        raise
+    except exceptions.RedisError as error:
+        return error
+
+
+async def _give_up(connection: Connection) -> None:
+    with suppress(*WEATHER):
+        await connection.disconnect(nowait=True)
+
+
+class Nodes(ABC):
+    """The nodes of an engine, each with a pipe and an ear.
+
+    Attributes:
+        pipes: The pipe of each node.
+        ears: The ear of each node.
+        sharded: Whether each node announces only what belongs to it.
+        address: Where they are, without a password.
+        db: The number of the database.
+    """
+
+    sharded = False
+
+    def __init__(self, address: str, db: int = 0) -> None:
+        self.address = address
+        self.db = db
+        self.pipes: list[Pipe] = []
+        self.ears: list[Ear] = []
+
+    @abstractmethod
+    async def connect(self) -> None:
+        """Connect to every node."""
+
+    @abstractmethod
+    def place(self, key: bytes) -> int:
+        """The index of the node that has a key."""
+
+    async def close(self) -> None:
+        """Give up all connections."""
+        for pipe in self.pipes:
+            await pipe.close()
+        for ear in self.ears:
+            await ear.close()
+        self.pipes, self.ears = [], []
+
+    async def _add(self, make: Callable[[], Any]) -> None:
+        self.pipes.append(Pipe(await _connected(make())))
+        self.ears.append(Ear(await _connected(make()), sharded=self.sharded))
+
+
+async def _connected(connection: Connection) -> Connection:
+    try:
+        await connection.connect()
+    except AUTHENTICATION as error:
+        await _give_up(connection)
+        raise BrokerUnavailable(f"Redis refuses the user or password: {error}.") from None
+    except (*WEATHER, exceptions.RedisError) as error:
+        await _give_up(connection)
+        raise Interrupted(str(error).rstrip(".") or type(error).__name__) from None
+    return connection
+
+
+class OneNode(Nodes):
+    """A single node, or the master that Sentinels know."""
+
+    def __init__(self, address: str, pool: ConnectionPool, db: int) -> None:
+        super().__init__(address, db)
+        self._pool = pool
+
+    async def connect(self) -> None:
+        await self._add(self._pool.make_connection)
+
+    def place(self, key: bytes) -> int:
+        return 0
+
+
+class ClusterNodes(Nodes):
+    """The primaries of a Cluster."""
+
+    sharded = True
+
+    def __init__(self, address: str, hosts: list[tuple[str, int]], options: dict[str, Any]) -> None:
+        super().__init__(address)
+        self._hosts = hosts
+        self._options = options
+        self._cluster: RedisCluster | None = None
+        self._index: dict[str, int] = {}
+
+    async def connect(self) -> None:
+        nodes = [ClusterNode(host, port) for host, port in self._hosts]
+        self._cluster = RedisCluster(startup_nodes=nodes, **self._options)
+        try:
+            await self._cluster.initialize()
+        except AUTHENTICATION as error:
+            raise BrokerUnavailable(f"Redis refuses the user or password: {error}.") from None
+        except (*WEATHER, exceptions.RedisError) as error:
+            raise Interrupted(str(error).rstrip(".") or type(error).__name__) from None
+        for node in self._cluster.get_primaries():
+            self._index[node.name] = len(self.pipes)
+            await self._add(node.acquire_connection)
+
+    def place(self, key: bytes) -> int:
+        assert self._cluster is not None, "it is connected"
+        slot = self._cluster.keyslot(key)
+        node = self._cluster.nodes_manager.get_node_from_slot(slot)
+        return self._index[node.name]
+
+    async def close(self) -> None:
+        await super().close()
+        self._index = {}
+        if self._cluster is not None:
+            with suppress(*WEATHER):
+                await self._cluster.aclose()
+            self._cluster = None
+
+
+def nodes_for(url: str) -> Nodes:
+    """The nodes that a URL names.
+
+        redis://user:password@host:6379/0       one node; rediss:// with TLS, unix:///path?db=0
+        redis+sentinel://host:26379,host:26379/mymaster/0
+        redis+cluster://host:7000,host:7001
+
+    `valkey` may stand for `redis`. What follows a ? are options of redis-py.
+
+    Raises:
+        ValueError: It is none of these; the sentence does not hold the URL's password.
+    """
+    name, separator, rest = url.partition("://")
+    scheme, _, kind = name.lower().replace("valkey", "redis").partition("+")
+    makers = {"": _one_node, "sentinel": _sentinel, "cluster": _cluster}
+    if not separator or scheme not in ("redis", "rediss", "unix") or kind not in makers:
+        raise ValueError("expected redis://, rediss://, unix://, redis+sentinel:// or the like")
+    before, _, query = rest.partition("?")
+    user, at, place = before.rpartition("@")
+    try:
+        return makers[kind](_Url(f"{name}://{place}", scheme, f"{user}{at}", place, query))
+    except WRONG_URL as error:
+        # Some of these errors quote what they could not read, which may be the password.
+        why = f": {error}" if isinstance(error, _WrongUrl) else ""
+        raise ValueError(f"the address of Redis can't be read{why}") from None
+
+
+class _WrongUrl(ValueError):
+    """The message does not hold a password."""
+
+
+WRONG_URL = (ValueError, TypeError, exceptions.RedisError)
+
+
+class _Url(NamedTuple):
+    address: str
+    scheme: str
+    user: str
+    place: str
+    query: str
+
+    @property
+    def is_tls(self) -> bool:
+        return self.scheme == "rediss"
+
+    def hosts(self, port: int) -> list[tuple[str, int]]:
+        """Hosts and ports."""
+        parts = [urlsplit(f"//{text}") for text in self.place.partition("/")[0].split(",")]
+        if not all(part.hostname for part in parts):
+            raise _WrongUrl("expected hosts and ports, separated by commas")
+        return [(part.hostname or "", part.port or port) for part in parts]
+
+    def options(self, place: str) -> dict[str, Any]:
+        """The options of redis-py for a connection, with `place` in the URL."""
+        options: dict[str, Any] = dict(
+            parse_url(f"{self.scheme}://{self.user}{place}?{self.query}")
+        )
+        options.setdefault("socket_connect_timeout", CONNECT_TIMEOUT)
+        return {
+            **options,
+            "protocol": 2,
+            "decode_responses": False,
+            "socket_timeout": None,
+            "socket_keepalive": True,
+            "health_check_interval": 0,
+            "retry": Retry(NoBackoff(), 0),
+        }
+
+
+def _one_node(url: _Url) -> Nodes:
+    options = url.options(url.place)
+    if url.scheme == "unix":
+        del options["socket_keepalive"]
+    return OneNode(url.address, ConnectionPool(**options), int(options.get("db") or 0))
+
+
+def _sentinel(url: _Url) -> Nodes:
+    service, _, db = url.place.partition("/")[2].partition("/")
+    if not service:
+        raise _WrongUrl("expected the master's name, as in redis+sentinel://host:26379/mymaster")
+    options = _without_place(url.options(f"host/{db}"))
+    timeout = {"socket_connect_timeout": CONNECT_TIMEOUT, "socket_timeout": CONNECT_TIMEOUT}
+    made: Any = Sentinel
+    sentinel = made(url.hosts(26379), sentinel_kwargs=timeout)
+    master = sentinel.master_for(service, ssl=url.is_tls, **options)
+    return OneNode(url.address, master.connection_pool, int(options.get("db") or 0))
+
+
+def _cluster(url: _Url) -> Nodes:
+    hosts = url.hosts(6379)
+    options = _without_place(url.options(f"{hosts[0][0]}:{hosts[0][1]}"))
+    options.pop("db", None)
+    return ClusterNodes(url.address, hosts, {**options, "ssl": url.is_tls})
+
+
+def _without_place(options: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in options.items()
+        if name not in ("host", "port", "connection_class")
+    }

@@ -1,0 +1,564 @@
+"""Redis and Valkey, 6.2 and newer (a Cluster: 7.0), as the engine of a broker.
+
+What is stored under which key, and what is announced, stands in `scripts`.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias, TypeVar
+
+import msgspec
+from msgspec import Raw, Struct
+
+from chatserver.brokers.base import Control
+from chatserver.brokers.engine import (
+    Answers,
+    Draft,
+    Engine,
+    Enter,
+    Heard,
+    Interrupted,
+    Leave,
+    Read,
+    Receive,
+    read_control,
+    write_control,
+)
+from chatserver.brokers.redis.connections import (
+    Answer,
+    Ear,
+    Nodes,
+    Pipe,
+    answer_of,
+    nodes_for,
+    pack,
+)
+from chatserver.brokers.redis.scripts import scripts
+from chatserver.brokers.remote import RemoteBroker
+from chatserver.errors import BrokerUnavailable
+from chatserver.publication import (
+    ClientInfo,
+    Delivery,
+    History,
+    Joined,
+    Left,
+    Payload,
+    Position,
+    Publication,
+)
+from chatserver.rules import Rules
+
+__all__ = ["RedisBroker", "RedisEngine"]
+
+logger = logging.getLogger("chatserver")
+
+Question = TypeVar("Question")
+
+PREFIX = "chatserver"
+#: Versions of Redis that are new enough, for one node and for a Cluster.
+OLDEST, OLDEST_CLUSTER = (6, 2), (7, 0)
+#: Milliseconds for which a stream's position is remembered after its last publication, at least.
+TOP_TTL = 24 * 3600 * 1000
+#: Seconds for which a client's last will is not published again.
+WILL_TTL = 300.0
+#: More than any offset, and than any number of publications.
+LARGE = 2**62
+
+
+class RedisBroker(RemoteBroker):
+    """Carries publications through Redis or Valkey.
+
+    What was acknowledged is in Redis's memory. Whether it survives a crash of Redis is a matter
+    of its `appendfsync`: with `everysec` the last second may be lost, and a replica that takes
+    over may lack what its master had not sent yet. Subscribers are told of either.
+
+    Args:
+        url: See `nodes_for`; `redis://localhost:6379/0` for example.
+        rules: What is kept of every channel for which the hub has no rules.
+        publish_timeout: Seconds until a question without an answer is `BrokerUnavailable`.
+        lease: Seconds after which the clients of a killed process are gone.
+
+    Raises:
+        ValueError: The URL can't be used; the sentence does not hold its password.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        rules: Rules | None = None,
+        publish_timeout: float = 5.0,
+        lease: float = 30.0,
+    ) -> None:
+        engine = RedisEngine(nodes_for(url))
+        super().__init__(engine, rules=rules, publish_timeout=publish_timeout, lease=lease)
+
+
+class Entry(Struct, frozen=True, gc=False, array_like=True):
+    """A publication as it is stored and announced, as MessagePack.
+
+    Attributes:
+        kind: 0 text, 1 bytes, 2 JSON.
+        data: What was published.
+        info: The publisher as JSON; empty if unknown.
+        skip: The client that does not get it.
+    """
+
+    kind: int
+    data: bytes
+    info: bytes = b""
+    skip: str = ""
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_entry = msgspec.msgpack.Decoder(Entry).decode
+_decode_info = msgspec.json.Decoder(ClientInfo).decode
+
+
+class RedisEngine(Engine):
+    """See `Engine`."""
+
+    at_once = 8  # written one behind the other, on one connection
+
+    def __init__(self, nodes: Nodes) -> None:
+        self.address = nodes.address
+        self._nodes = nodes
+        self._scripts = scripts(sharded=nodes.sharded)
+        self._channels: dict[bytes, str] = {}  # followed, by the name they are announced under
+        self._leases = self._key("{leases}")
+        self._controls = self._key("{control}", str(nodes.db))
+
+    def _key(self, *parts: str) -> bytes:
+        return _bytes(":".join((PREFIX, *parts)))
+
+    def _tag(self, channel: str) -> str:
+        """A channel's name as the hash tag of its keys (Redis Cluster specification)."""
+        for sign, code in (("%", "%25"), ("{", "%7B"), ("}", "%7D")):
+            channel = channel.replace(sign, code)
+        return f"{{{channel}}}"
+
+    def _keys(self, channel: str, *names: str) -> list[bytes]:
+        tag = self._tag(channel)
+        return [self._key(tag, name) for name in names]
+
+    def _news(self, channel: str) -> bytes:
+        """The name under which a channel's news are announced; databases share their names."""
+        return self._key(self._tag(channel), "news", str(self._nodes.db))
+
+    def _members(self, process: str) -> bytes:
+        return self._key(f"{{{process}}}", "entries")
+
+    # Life
+
+    async def connect(self) -> None:
+        await self._nodes.connect()
+        for pipe in self._nodes.pipes:
+            info = _info(await pipe.ask_one("INFO"))
+            self._check(info)
+            loading = [pack("SCRIPT", "LOAD", script.text) for script in self._scripts.values()]
+            for answer in await pipe.ask(loading):
+                _raise(answer_of(answer))
+        self._channels = {}
+        await self._nodes.ears[self._nodes.place(self._controls)].subscribe([self._controls])
+        await self._try_rights()
+
+    async def _try_rights(self) -> None:
+        """Announce something that nobody hears, to find out whether the user may."""
+        draft = Draft("", "", secrets.token_hex(4), 1.0, Rules(), keep=False)
+        try:
+            _raise((await self.append([draft]))[0])
+        except BrokerUnavailable as error:
+            raise BrokerUnavailable(
+                f"{error} The user at {self.address} needs the keys and channels {PREFIX}:*."
+            ) from None
+
+    def _check(self, info: Mapping[str, str]) -> None:
+        version = info.get("redis_version", "0")
+        oldest = OLDEST_CLUSTER if self._nodes.sharded else OLDEST
+        if tuple(map(int, version.split(".")[:2])) < oldest:
+            needed = ".".join(map(str, oldest))
+            raise BrokerUnavailable(
+                f"Redis {version} at {self.address} is too old: {needed} or newer is needed."
+            )
+        if info.get("role") == "slave":
+            raise Interrupted("it is a read-only replica; name its master, or the Sentinels")
+        if info.get("loading") == "1":
+            raise Interrupted("it is loading its data")
+
+    async def close(self) -> None:
+        await self._nodes.close()
+
+    async def ping(self) -> None:
+        await asyncio.gather(
+            *(pipe.ask_one("PING") for pipe in self._nodes.pipes),
+            *(ear.ping() for ear in self._nodes.ears),
+        )
+
+    async def listen(self, receive: Receive) -> None:
+        async def take(news: list[tuple[bytes, bytes]]) -> None:
+            heard = (self._heard(name, data) for name, data in news)
+            await receive([each for each in heard if each is not None])
+
+        async with asyncio.TaskGroup() as group:
+            for ear in self._nodes.ears:
+                group.create_task(ear.hand_on(take))
+
+    def _heard(self, name: bytes, data: bytes) -> Heard | None:
+        channel = self._channels.get(name)
+        try:
+            if name == self._controls:
+                return read_control(data)
+            return None if channel is None else _delivery(channel, data)
+        except (ValueError, msgspec.MsgspecError):
+            logger.warning("Redis has announced what can't be read, in channel %.100r", channel)
+            return None
+
+    # Streams
+
+    async def follow(self, channels: Sequence[str]) -> Answers[Position]:
+        names = {self._news(channel): channel for channel in channels}
+        self._channels.update(names)
+        await asyncio.gather(*(ear.subscribe(some) for ear, some in self._by_ear(names)))
+        answers = await self._evaluate(
+            ("tops", self._keys(channel, "top", "stream"), (*self._fresh(), "", "0"))
+            for channel in channels
+        )
+        return [_then(answer, _position) for answer in answers]
+
+    async def unfollow(self, channels: Collection[str]) -> None:
+        names = [self._news(channel) for channel in channels]
+        for name in names:
+            self._channels.pop(name, None)
+        await asyncio.gather(*(ear.unsubscribe(some) for ear, some in self._by_ear(names)))
+
+    def _by_ear(self, names: Iterable[bytes]) -> list[tuple[Ear, list[bytes]]]:
+        ears = self._nodes.ears
+        if not ears:
+            raise Interrupted("it is not connected")
+        by_node: dict[int, list[bytes]] = {}
+        for name in names:
+            by_node.setdefault(self._nodes.place(name), []).append(name)
+        return [(ears[node], some) for node, some in by_node.items()]
+
+    async def tops(self, known: Mapping[str, Position]) -> Mapping[str, Position]:
+        answers = await self._evaluate(
+            (
+                "tops",
+                self._keys(channel, "top", "stream"),
+                (*self._fresh(), position.epoch, position.offset),
+            )
+            for channel, position in known.items()
+        )
+        tops: dict[str, Position] = {}
+        for channel, answer in zip(known, answers, strict=True):
+            if isinstance(answer, BrokerUnavailable):
+                logger.warning("The position of channel %.100r can't be read: %s", channel, answer)
+            else:
+                tops[channel] = _position(_raise(answer))
+        return tops
+
+    async def append(self, drafts: Sequence[Draft]) -> Answers[Position]:
+        answers = await self._evaluate(_each(self._append, drafts))
+        return [_then(answer, _position) for answer in answers]
+
+    def _append(self, draft: Draft) -> "Call":
+        keys = self._keys(draft.channel, "top", "stream", f"id:{draft.id}")
+        entry = _entry(draft.data, draft.info, draft.skip)
+        first = (self._news(draft.channel), entry, "1" if draft.keep else "0")
+        return "append", keys, (*first, *self._kept(draft.rules, draft.id_ttl))
+
+    def _kept(self, rules: Rules, id_ttl: float) -> tuple[bytes | str | int, ...]:
+        """The arguments that say what is kept of a publication."""
+        epoch, top_ttl = self._fresh()
+        ttl = int(rules.history_ttl * 1000)
+        size = rules.history_size if ttl > 0 else 0
+        return epoch, size, ttl, max(top_ttl, ttl), int(id_ttl * 1000)
+
+    def _fresh(self) -> tuple[str, int]:
+        """An epoch, if one is to begin, and how long a stream's position is remembered."""
+        return secrets.token_hex(4), TOP_TTL
+
+    async def read(self, reads: Sequence[Read]) -> Answers[History]:
+        answers = await self._evaluate(_each(self._read, reads))
+        return [
+            _then(answer, lambda found, read=read: _history(read, found))
+            for read, answer in zip(reads, answers, strict=True)
+        ]
+
+    def _read(self, read: Read) -> "Call":
+        command, start, end = ("XREVRANGE", "+", "-") if read.reverse else ("XRANGE", "-", "+")
+        limit = LARGE if read.limit is None else max(read.limit, 0)
+        epoch = b""
+        if read.since is not None:
+            first = read.since.offset + (-1 if read.reverse else 1)
+            limit = 0 if first < 0 else limit
+            start = f"{min(max(first, 0), LARGE)}-0"
+            epoch = _bytes(read.since.epoch)
+        keys = self._keys(read.channel, "top", "stream")
+        return "read", keys, (secrets.token_hex(4), epoch, command, start, end, limit)
+
+    async def tell(self, controls: Sequence[Control]) -> Answers[None]:
+        pipe = self._pipes[self._nodes.place(self._controls)]
+        publish = "SPUBLISH" if self._nodes.sharded else "PUBLISH"
+        commands = [pack(publish, self._controls, write_control(each)) for each in controls]
+        return [_then(answer_of(answer), _nothing) for answer in await pipe.ask(commands)]
+
+    # Presence
+
+    async def enter_and_leave(self, changes: Sequence[Enter | Leave]) -> Answers[None]:
+        # An entry is noted in its process's set first, and struck out last, so that whoever
+        # buries the process finds all of them.
+        await self._members_of(
+            "SADD",
+            (
+                (each.process, each.channel, each.info.client)
+                for each in changes
+                if isinstance(each, Enter)
+            ),
+        )
+        answers = await self._evaluate(_each(self._change, changes))
+        await self._members_of(
+            "SREM",
+            (
+                # Of a dead process it is struck out even if it was another process's by then.
+                (each.process or answer.decode(), each.channel, each.client)
+                for each, answer in zip(changes, answers, strict=True)
+                if isinstance(each, Leave) and isinstance(answer, bytes)
+            ),
+        )
+        return [_then(answer, _nothing) for answer in answers]
+
+    async def _members_of(self, command: str, entries: Iterable[tuple[str, str, str]]) -> None:
+        """Add or remove entries, each of process, channel and client."""
+        keys = ((self._members(process), _member(*entry)) for process, *entry in entries)
+        await self._commands((key, pack(command, key, member)) for key, member in keys)
+
+    def _change(self, change: Enter | Leave) -> "Call":
+        return self._enter(change) if isinstance(change, Enter) else self._leave(change)
+
+    def _enter(self, enter: Enter) -> "Call":
+        info = msgspec.json.encode(enter.info)
+        will = b"" if enter.last_will is None else _entry(enter.last_will, enter.info, "")
+        value = b"%s %d %s%s" % (enter.process.encode(), len(info), info, will)
+        announce = self._news(enter.channel) if enter.announce else b""
+        keys = self._keys(enter.channel, "present")
+        return "enter", keys, (_bytes(enter.info.client), value, announce, b"+ " + info)
+
+    def _leave(self, leave: Leave) -> "Call":
+        keys = self._keys(leave.channel, "present", "top", "stream", f"id:{leave.client}")
+        return (
+            "leave",
+            keys,
+            (
+                _bytes(leave.client),
+                leave.process,
+                "1" if leave.rules.join_leave else "0",
+                "1" if leave.dead else "0",
+                self._news(leave.channel),
+                *self._kept(leave.rules, WILL_TTL),
+            ),
+        )
+
+    async def present(self, channels: Sequence[str]) -> Answers[dict[str, ClientInfo]]:
+        keys = [self._keys(channel, "present")[0] for channel in channels]
+        answers = await self._commands((key, pack("HGETALL", key)) for key in keys)
+        entries = [_then(answer, _entries) for answer in answers]
+        processes = {
+            process for found in entries if isinstance(found, dict) for process, _ in found.values()
+        }
+        alive = await self._alive(processes)
+        return [
+            {client: info for client, (process, info) in found.items() if process in alive}
+            if isinstance(found, dict)
+            else found
+            for found in entries
+        ]
+
+    async def _alive(self, processes: Collection[str]) -> set[str]:
+        if not processes:
+            return set()
+        found = await self._evaluate_one("alive", [self._leases], *processes)
+        return {process.decode() for process in found}
+
+    async def renew(self, process: str, ttl: float, *, new: bool) -> bool:
+        milliseconds = int(ttl * 1000)
+        is_new = "1" if new else "0"
+        held = await self._evaluate_one("renew", [self._leases], process, milliseconds, is_new)
+        return bool(held)
+
+    async def expired(self, ttl: float) -> Sequence[str]:
+        found = await self._evaluate_one("expired", [self._leases], int(ttl * 1000))
+        return [process.decode() for process in found]
+
+    async def entries(self, process: str, limit: int) -> Sequence[tuple[str, str]]:
+        key = self._members(process)
+        found = await self._pipes[self._nodes.place(key)].ask_one("SRANDMEMBER", key, limit)
+        return [_channel_and_client(member) for member in found]
+
+    async def end(self, process: str) -> None:
+        key = self._members(process)
+        left = await self._pipes[self._nodes.place(key)].ask_one("SCARD", key)
+        leases = self._pipes[self._nodes.place(self._leases)]
+        if left:
+            await leases.ask_one("ZADD", self._leases, "XX", 0, process)
+        else:
+            await leases.ask_one("ZREM", self._leases, process, f"!{process}")
+
+    # Commands
+
+    @property
+    def _pipes(self) -> list[Pipe]:
+        if not self._nodes.pipes:
+            raise Interrupted("it is not connected")
+        return self._nodes.pipes
+
+    async def _evaluate(self, calls: Iterable["Call | BrokerUnavailable"]) -> list[Answer]:
+        """Call scripts; their answers, and errors in place of some."""
+        made = list(calls)
+        asked = [call for call in made if not isinstance(call, BrokerUnavailable)]
+        answers = iter(
+            await self._commands(
+                (keys[0], pack("EVALSHA", self._scripts[name].sha, len(keys), *keys, *arguments))
+                for name, keys, arguments in asked
+            )
+        )
+        return [each if isinstance(each, BrokerUnavailable) else next(answers) for each in made]
+
+    async def _evaluate_one(self, name: str, keys: list[bytes], *arguments: str | int) -> Answer:
+        return _raise((await self._evaluate([(name, keys, arguments)]))[0])
+
+    async def _commands(self, commands: Iterable[tuple[bytes, bytes]]) -> list[Answer]:
+        """Send packed commands, each to the node that has its key; their answers."""
+        pipes = self._pipes
+        if len(pipes) == 1:
+            return [answer_of(each) for each in await pipes[0].ask([each for _, each in commands])]
+        by_node: dict[int, list[tuple[int, bytes]]] = {}
+        count = 0
+        for number, (key, command) in enumerate(commands):
+            by_node.setdefault(self._nodes.place(key), []).append((number, command))
+            count += 1
+        answers: list[Answer] = [None] * count
+
+        async def ask(node: int, some: list[tuple[int, bytes]]) -> None:
+            found = await pipes[node].ask([command for _, command in some])
+            for (number, _), answer in zip(some, found, strict=True):
+                answers[number] = answer_of(answer)
+
+        await asyncio.gather(*(ask(node, some) for node, some in by_node.items()))
+        return answers
+
+
+#: A script's name, its keys and its arguments.
+Call: TypeAlias = tuple[str, list[bytes], tuple[bytes | str | int, ...]]
+
+
+def _each(
+    make: Callable[[Question], Call], questions: Sequence[Question]
+) -> Iterator[Call | BrokerUnavailable]:
+    """A call for each question; what can't be encoded is an error of its own only."""
+    for question in questions:
+        try:
+            yield make(question)
+        except (TypeError, ValueError, OverflowError) as error:
+            yield BrokerUnavailable(f"This can't be given to Redis: {error}.")
+
+
+def _raise(answer: Answer) -> Answer:
+    if isinstance(answer, Interrupted | BrokerUnavailable):
+        raise answer
+    return answer
+
+
+def _then(answer: Answer, convert: Any) -> Any:
+    return answer if isinstance(answer, Interrupted | BrokerUnavailable) else convert(answer)
+
+
+def _nothing(_: Answer) -> None:
+    return None
+
+
+def _info(text: bytes) -> dict[str, str]:
+    lines = (line.partition(":") for line in text.decode("utf-8", "replace").splitlines())
+    return {name: value for name, separator, value in lines if separator}
+
+
+def _position(answer: bytes) -> Position:
+    offset, _, epoch = answer.partition(b" ")
+    return Position(int(offset), epoch.decode())
+
+
+def _entry(data: Payload, info: ClientInfo | None, skip: str) -> bytes:
+    about = b"" if info is None else msgspec.json.encode(info)
+    if isinstance(data, str):
+        return _encode(Entry(0, data.encode(), about, skip))
+    if isinstance(data, Raw):
+        return _encode(Entry(2, bytes(data), about, skip))
+    return _encode(Entry(1, data, about, skip))
+
+
+def _publication(channel: str, offset: int, epoch: str, entry: bytes) -> Publication:
+    read = _decode_entry(entry)
+    info = _decode_info(read.info) if read.info else None
+    data: Payload = read.data
+    if read.kind == 0:
+        data = read.data.decode()
+    elif read.kind == 2:
+        data = Raw(read.data)
+    return Publication(channel, data, offset, epoch, info, read.skip)
+
+
+def _delivery(channel: str, data: bytes) -> Delivery:
+    """Read what was announced.
+
+    Raises:
+        ValueError: It was not announced by a script.
+    """
+    if data.startswith(b"+ "):
+        return Joined(channel, _decode_info(data[2:]))
+    if data.startswith(b"- "):
+        return Left(channel, _decode_info(data[2:]))
+    offset, epoch, rest = data.split(b" ", 2)
+    return _publication(channel, int(offset), epoch.decode("ascii"), rest)
+
+
+def _history(read: Read, answer: Answer) -> History:
+    top, now, found = answer
+    position = _position(top)
+    publications: list[Publication] = []
+    for number, fields in found:
+        offset = int(number.partition(b"-")[0])
+        named = dict(zip(fields[::2], fields[1::2], strict=True))
+        try:
+            if int(named[b"t"]) > int(now) - read.ttl * 1000:
+                publications.append(_publication(read.channel, offset, position.epoch, named[b"e"]))
+        except (ValueError, KeyError, msgspec.MsgspecError):
+            logger.warning("Redis has an entry that can't be read, in channel %.100r", read.channel)
+    return History(tuple(publications), position)
+
+
+def _entries(answer: list[bytes]) -> dict[str, tuple[str, ClientInfo]]:
+    """Process and info of each client, from a hash of presence."""
+    found: dict[str, tuple[str, ClientInfo]] = {}
+    for client, value in zip(answer[::2], answer[1::2], strict=True):
+        try:
+            process, length, rest = value.split(b" ", 2)
+            found[client.decode()] = (process.decode(), _decode_info(rest[: int(length)]))
+        except (ValueError, msgspec.MsgspecError):
+            logger.warning("Redis has an entry of presence that can't be read")
+    return found
+
+
+def _bytes(text: str) -> bytes:
+    """A text as bytes; lone surrogates are no error."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _member(channel: str, client: str) -> bytes:
+    return _bytes(f"{channel}\0{client}")
+
+
+def _channel_and_client(member: bytes) -> tuple[str, str]:
+    channel, _, client = member.decode("utf-8", "surrogatepass").rpartition("\0")
+    return channel, client

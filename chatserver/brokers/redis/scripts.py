@@ -1,0 +1,193 @@
+"""The Lua scripts: each is one atomic step in Redis, on keys of one channel.
+
+A channel's keys, with the channel's name as hash tag, so that a Cluster keeps them on one node:
+
+    …:top       "offset epoch", the position of the stream's top
+    …:stream    a stream whose entries are `offset-0`, with fields e (the entry) and t (ms)
+    …:id:…      the position of the publication with this id
+    …:present   a hash: client → "process length-of-info info entry-of-last-will"
+
+What is announced is "offset epoch entry", "+ info" or "- info".
+"""
+
+import hashlib
+from typing import NamedTuple
+
+__all__ = ["Script", "scripts"]
+
+
+class Script(NamedTuple):
+    """A script, and the SHA1 by which it is called."""
+
+    text: str
+    sha: bytes
+
+
+#: Milliseconds, by the clock of Redis.
+NOW = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+"""
+
+#: A top that is missing or can't be read was evicted, flushed, or written by others.
+TOP = """
+local function read_top(key)
+    local top = redis.call('GET', key)
+    if not top then return nil end
+    local offset, epoch = string.match(top, '^(%d+) (%w+)$')
+    return tonumber(offset), epoch
+end
+
+local function begin_anew(top_key, stream_key, epoch, ttl)
+    redis.call('DEL', stream_key)
+    redis.call('SET', top_key, '0 ' .. epoch, 'PX', ttl)
+    return '0 ' .. epoch
+end
+"""
+
+PUBLISH = """
+local function append(stream_key, offset, entry, size)
+    local added = redis.pcall('XADD', stream_key, 'MAXLEN', size, string.format('%.0f-0', offset),
+        'e', entry, 't', string.format('%.0f', now))
+    return type(added) ~= 'table' or not added.err, added
+end
+
+local function publish(top_key, stream_key, id_key, a)
+    local known = redis.call('GET', id_key)
+    if known then return known end
+    local offset, epoch = read_top(top_key)
+    if not offset then
+        redis.call('DEL', stream_key)
+        offset, epoch = 0, a.epoch
+    end
+    local announced = 0
+    if a.keep then
+        offset = offset + 1
+        if a.size > 0 then
+            local done, answer = append(stream_key, offset, a.entry, a.size)
+            if not done and string.find(answer.err, 'equal or smaller') then
+                -- Somebody has added entries by hand.
+                redis.call('DEL', stream_key)
+                offset, epoch = 1, a.epoch
+                done, answer = append(stream_key, offset, a.entry, a.size)
+            end
+            if not done then return answer end
+            redis.call('PEXPIRE', stream_key, a.ttl)
+        end
+        announced = offset
+    end
+    local position = string.format('%.0f %s', offset, epoch)
+    redis.call('SET', top_key, position, 'PX', a.top_ttl)
+    redis.call('SET', id_key, position, 'PX', a.id_ttl)
+    redis.call('PUBLISH', a.news, string.format('%.0f %s ', announced, epoch) .. a.entry)
+    return position
+end
+"""
+
+APPEND = """
+return publish(KEYS[1], KEYS[2], KEYS[3], {
+    news = ARGV[1], entry = ARGV[2], keep = ARGV[3] == '1', epoch = ARGV[4],
+    size = tonumber(ARGV[5]), ttl = ARGV[6], top_ttl = ARGV[7], id_ttl = ARGV[8]})
+"""
+
+# A stream of the known epoch that does not reach the known offset has gone back.
+TOPS = """
+local offset, epoch = read_top(KEYS[1])
+if not offset or (epoch == ARGV[3] and offset < tonumber(ARGV[4])) then
+    return begin_anew(KEYS[1], KEYS[2], ARGV[1], ARGV[2])
+end
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+return string.format('%.0f %s', offset, epoch)
+"""
+
+READ = """
+local offset, epoch = read_top(KEYS[1])
+if not offset then return {'0 ' .. ARGV[1], '0', {}} end
+local position = string.format('%.0f %s', offset, epoch)
+if ARGV[6] == '0' or (ARGV[2] ~= '' and ARGV[2] ~= epoch) then return {position, '0', {}} end
+return {position, string.format('%.0f', now),
+    redis.call(ARGV[3], KEYS[2], ARGV[4], ARGV[5], 'COUNT', ARGV[6])}
+"""
+
+ENTER = """
+local known = redis.call('HEXISTS', KEYS[1], ARGV[1])
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+if known == 0 and ARGV[3] ~= '' then redis.call('PUBLISH', ARGV[3], ARGV[4]) end
+"""
+
+# Answers with the process that held the entry.
+LEAVE = """
+local value = redis.call('HGET', KEYS[1], ARGV[1])
+if not value then return '' end
+local process, length, rest = string.match(value, '^(%w+) (%d+) (.*)$')
+if not process then
+    redis.call('HDEL', KEYS[1], ARGV[1])
+    return ''
+end
+if ARGV[2] ~= '' and ARGV[2] ~= process then return '' end
+redis.call('HDEL', KEYS[1], ARGV[1])
+local will = string.sub(rest, length + 1)
+if ARGV[3] == '1' then
+    redis.call('PUBLISH', ARGV[5], '- ' .. string.sub(rest, 1, length))
+end
+if ARGV[4] == '1' and will ~= '' then
+    local answer = publish(KEYS[2], KEYS[3], KEYS[4], {
+        news = ARGV[5], entry = will, keep = true, epoch = ARGV[6],
+        size = tonumber(ARGV[7]), ttl = ARGV[8], top_ttl = ARGV[9], id_ttl = ARGV[10]})
+    if type(answer) == 'table' and answer.err then return answer end
+end
+return process
+"""
+
+# Leases: a sorted set of processes by the time at which they expire. One that was taken stands in
+# there as "!process" until its entries are removed.
+RENEW = """
+if ARGV[3] == '0' and not redis.call('ZSCORE', KEYS[1], ARGV[1]) then return 0 end
+redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
+return 1
+"""
+
+EXPIRED = """
+local found = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, 100)
+for i, member in ipairs(found) do
+    local process = string.gsub(member, '^!', '')
+    redis.call('ZREM', KEYS[1], member)
+    redis.call('ZADD', KEYS[1], now + ARGV[1], '!' .. process)
+    found[i] = process
+end
+return found
+"""
+
+ALIVE = """
+local alive = {}
+for i, process in ipairs(ARGV) do
+    local expires = redis.call('ZSCORE', KEYS[1], process)
+    if expires and tonumber(expires) > now then alive[#alive + 1] = process end
+end
+return alive
+"""
+
+TEXTS = {
+    "append": NOW + TOP + PUBLISH + APPEND,
+    "tops": TOP + TOPS,
+    "read": NOW + TOP + READ,
+    "enter": ENTER,
+    "leave": NOW + TOP + PUBLISH + LEAVE,
+    "renew": NOW + RENEW,
+    "expired": NOW + EXPIRED,
+    "alive": NOW + ALIVE,
+}
+
+
+def scripts(*, sharded: bool) -> dict[str, Script]:
+    """The scripts by name.
+
+    Args:
+        sharded: Announce within the shard of a Cluster only (SPUBLISH).
+    """
+    made = {}
+    for name, text in TEXTS.items():
+        if sharded:
+            text = text.replace("'PUBLISH'", "'SPUBLISH'")
+        made[name] = Script(text, hashlib.sha1(text.encode()).hexdigest().encode())
+    return made
