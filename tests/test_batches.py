@@ -35,7 +35,6 @@ class Far:
         """Answer each question of a list with its square."""
         self.answers[batch].set_result([number**2 for number in self.asked[batch]])
 
-
     async def answer_all(self) -> None:
         while not all(answer.done() for answer in self.answers):
             for number, answer in enumerate(self.answers):

@@ -131,6 +131,17 @@ def test_all_tabs_of_a_user_are_closed_and_nobody_elses(edge: Edge) -> None:
         assert app.state.hub.statistics().connections == 1
 
 
+def test_from_a_thread() -> None:
+    app = application()
+    with live_server(app) as server, tabs(server, "ann", "bob") as (ann, bob):
+        ids([ann, bob])
+        asyncio.run(app.state.hub.unsubscribe(user="bob", channel="room"))
+        asyncio.run(app.state.hub.disconnect(user="ann"))
+        assert closed(ann)[0] == 1008
+        wait_until(lambda: present(app.state.hub, "room") == [])
+        is_heard(bob)
+
+
 def test_one_client_is_closed_with_a_code_and_a_reason(edge: Edge) -> None:
     app = application()
     with live_server(app, **edge) as server, tabs(server, "ann", "ann") as clients:

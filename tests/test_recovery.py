@@ -357,6 +357,19 @@ async def test_what_cannot_be_recovered_is_told(position: dict[str, Any]) -> Non
         assert await session.receive_json() == {"channel": "room", "offset": 6, "data": 5}
 
 
+async def test_no_more_is_recovered_than_fits_into_half_of_the_buffer() -> None:
+    app = application(limits=Limits(max_buffer=10_000))
+    for n in range(5):
+        top = await app.state.hub.publish("room", f"{n}" * 2_000)
+    for offset, recovered in ((2, False), (3, True)):
+        since = {"room": {"epoch": top.epoch, "offset": offset}}
+        async with open_session(app, address("/room", since)) as session:
+            assert (await session.receive_json())["recovered"] is recovered
+            for n in (4, 5) if recovered else ():
+                assert (await session.receive_json())["offset"] == n
+            await session.assert_no_message(timeout=0.01)
+
+
 async def test_a_restarted_broker_recovers_nothing() -> None:
     client = Client()
     for n in range(2):

@@ -244,6 +244,29 @@ def test_what_is_not_exactly_what_was_missed_is_no_recovery(
     assert subscription.answer(since, history, at(top)) == Subscribed(False, (), position)
 
 
+def test_what_does_not_fit_into_half_of_the_buffer_is_no_recovery() -> None:
+    for since, recovered in ((2, False), (3, True)):
+        subscription = Subscription(4 * ONE)
+        answer = subscription.answer(at(since), read(since + 1, 5), at(5))
+        assert (answer.recovered, answer.position) == (recovered, at(5))
+        assert answer.publications == (pubs(4, 5) if recovered else ())
+
+
+@pytest.mark.parametrize(
+    ("since", "history"),
+    [
+        (at(1), read(3, 6)),  # after a gap
+        (at(9), read(1, 6)),  # ahead of the stream
+        (at(3, "other"), read(1, 6)),  # of another one
+    ],
+)
+def test_who_recovers_nothing_gets_the_newest(since: Position, history: History) -> None:
+    subscription = Subscription(MUCH)
+    subscription.take(pub(7))
+    answer = subscription.answer(since, history, at(7), recent=3)
+    assert answer == Subscribed(False, pubs(5, 7), at(7))
+
+
 def test_what_was_held_before_a_loss_is_no_part_of_the_answer() -> None:
     subscription = Subscription(MUCH)
     subscription.take(pub(7))

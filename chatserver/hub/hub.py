@@ -443,7 +443,8 @@ class Hub:
             connection: A connection that is registered on this event loop, and not in the channel.
             channel: The channel's name.
             encoder: Encodes a delivery for this connection; as text by default.
-            since: The client's position; the answer holds what it missed since then.
+            since: The client's position; the answer holds what it missed since then, if that is
+                all there, and fits into half of the connection's buffer.
             recent: How many of the newest publications the answer holds, if `since` is None or
                 can't be recovered.
             info: If given, the client is entered into the channel's presence.

@@ -249,12 +249,13 @@ class Subscription:
         """The broker has answered: decide what is in the answer, and what comes after it.
 
         Args:
-            since: The position that was asked for, or None.
+            since: The position that was asked for, or None. What was missed since is no more than
+                fits into half of what may be held; else it is not recovered.
             history: What was read since then, or the newest publications.
             top: The position of the last publication that was passed on to the channel, and so
                 to `take`.
             recent: How many of the newest publications were asked for, if there is no `since` or
-                it can't be recovered; no more than fit into half of what may be held.
+                it is not recovered; no more than fit likewise.
         """
         self.answered = Subscribed(False, (), top)
         # If the history is of another stream than the channel's, a loss is about to follow, or
@@ -280,18 +281,18 @@ class Subscription:
     def _merged(
         self, since: Position | None, history: History, top: Position, recent: int
     ) -> Subscribed:
-        """What was missed, if it is complete, or else the newest."""
+        """What was missed, if it is complete and fits, or else the newest."""
         publications, position = self._joined(history, top)
+        newest = _newest(publications, self._most // 2)
         # They are in order, so they are complete if there are as many as were missed.
         if (
             since is not None
             and since.epoch == position.epoch
-            and len(publications) == position.offset - since.offset
+            and len(newest) == position.offset - since.offset
             and not self.overflowed
         ):
-            return Subscribed(True, publications, position)
-        newest = _newest(publications[-recent:], self._most // 2) if recent > 0 else ()
-        return Subscribed(False, newest, position)
+            return Subscribed(True, newest, position)
+        return Subscribed(False, newest[-recent:] if recent > 0 else (), position)
 
     def _joined(self, history: History, top: Position) -> tuple[tuple[Publication, ...], Position]:
         """Put what was held behind what was read from history; with the position of the last."""
