@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 from random import Random
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 from urllib.parse import quote
 
 import pytest
@@ -18,6 +18,7 @@ from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from chatserver import (
+    Depends,
     Endpoint,
     FromPath,
     FromQuery,
@@ -584,6 +585,19 @@ def test_mistakes_in_a_class() -> None:
             encoding = "json"
             recover = True
             since: FromQuery[int] = 0
+
+    async def inner(since: int = 0) -> int:
+        return since
+
+    async def outer(page: Annotated[int, Depends(inner)]) -> int:
+        return page
+
+    with pytest.raises(TypeError, match=r"^Asking\.rows\.page\.since can't be the query parameter"):
+
+        class Asking(Endpoint):
+            encoding = "json"
+            recover = True
+            rows: Annotated[int, Depends(outer)]
 
     class Free(Endpoint):
         encoding = "json"

@@ -7,11 +7,12 @@ import inspect
 import re
 import string
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
 from difflib import get_close_matches
 from types import FunctionType
 from typing import Any, TypeAlias, TypeVar
 
+from chatserver.endpoints.arguments import Unmarked
 from chatserver.endpoints.dependencies import Dependency, find_dependencies
 from chatserver.endpoints.origin import check_allowed_origins
 from chatserver.endpoints.params import Parameter, find_parameters
@@ -195,12 +196,22 @@ def _check_recover(cls: Any) -> None:
             f"{cls.__name__}.recover needs {cls.__name__}.encoding = 'json', which can tell "
             f"positions; got {cls.encoding!r}"
         )
-    for each in cls.parameters.values():
+    asked = [*cls.parameters.items(), *_arguments(cls.dependencies)]
+    for name, each in asked:
         if (each.source, each.sent_as) == (SINCE.source, SINCE.sent_as):
             raise TypeError(
-                f"{cls.__name__}.{each.name} can't be the {SINCE.label}, which "
-                f"{cls.__name__}.recover reads; give it another name"
+                f"{cls.__name__}.{name} can't be the {SINCE.label}, which {cls.__name__}.recover "
+                "reads; give it another name"
             )
+
+
+def _arguments(dependencies: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Parameter]]:
+    """The values of the handshake that dependencies ask for, each with the way to it."""
+    for name, each in dependencies.items():
+        if isinstance(each, Dependency):
+            yield from _arguments(each.arguments, f"{path}{name}.")
+        elif isinstance(each, Parameter | Unmarked):
+            yield f"{path}{name}", each.query if isinstance(each, Unmarked) else each
 
 
 def _check_hook(cls: type, name: str, arguments: tuple[str, ...]) -> None:
