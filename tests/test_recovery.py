@@ -400,6 +400,9 @@ async def test_history_first_and_then_what_was_missed() -> None:
         await client.read(session, 13)
         await session.assert_no_message(timeout=0.01)
     assert (client.got, client.missed) == ([*range(2, 15)], 0)
+    async with open_session(app, address("/remembering", client.since)) as session:
+        assert (await session.receive_json())["recovered"] is True  # of nothing
+        await session.assert_no_message(timeout=0.01)
 
 
 @pytest.mark.parametrize("position", [{"offset": 1, "epoch": "x"}, {"offset": 99}, {"offset": 1}])
@@ -457,6 +460,18 @@ async def test_a_loss_is_told_and_the_client_goes_on() -> None:
         assert (client.got[-1], client.missed) == ("new", 2)
         assert client.since == {"room": {"offset": 1, "epoch": "another"}}
     assert hub.counts.lost == 2
+
+
+async def test_what_was_published_before_a_loss_comes_before_its_news() -> None:
+    app = application()
+    hub: Hub = app.state.hub
+    async with open_session(app, "/room") as session:
+        epoch = (await session.receive_json())["since"]["epoch"]
+        for offset, stream in ((1, epoch), (2, epoch), (7, "new"), (8, "new")):
+            hub.deliver(Publication("room", "x", offset, stream))  # all in one turn
+        told = await received(session, 5)
+        assert [each.get("offset") for each in told] == [1, 2, None, 7, 8]
+        assert told[2]["since"] == {"offset": 6, "epoch": "new"}
 
 
 async def test_a_loss_before_the_accept_begins_the_answer_anew() -> None:
