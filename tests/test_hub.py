@@ -220,13 +220,16 @@ async def test_a_channel_is_named_by_a_string(channel: Any) -> None:
     await gone(hub, connection)
 
 
-async def test_a_channel_has_a_name() -> None:
+@pytest.mark.parametrize(
+    ("channel", "why"), [("", "must not be empty"), ("a\udc80", "must not have lone surrogates")]
+)
+async def test_a_channel_has_a_name(channel: str, why: str) -> None:
     hub = Hub()
     _server, connection = await client(hub)
-    with pytest.raises(ValueError, match="must not be empty"):
-        await hub.publish("", "hi")
-    with pytest.raises(ValueError, match="must not be empty"):
-        await hub.subscribe(connection, "")
+    with pytest.raises(ValueError, match=why):
+        await hub.publish(channel, "hi")
+    with pytest.raises(ValueError, match=why):
+        await hub.subscribe(connection, channel)
     await gone(hub, connection)
 
 

@@ -4,10 +4,10 @@ import asyncio
 import inspect
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -136,6 +136,22 @@ def test_each_route() -> None:
     assert paths == ["/v1/plain", "/v1/mount", "/v1/inner/api"]
     assert len(found) == 4
     assert all(a is b for a, b in zip(found, internals.each_route(app.routes), strict=True))
+
+
+def test_called_before() -> None:
+    """A route knows the dependencies of all around it, and theirs."""
+
+    def inner() -> None: ...
+    def outer(value: Annotated[None, Depends(inner)]) -> None: ...
+    def last() -> None: ...
+
+    router = APIRouter(dependencies=[Depends(outer)])
+    router.websocket("/", dependencies=[Depends(last)])(EchoEndpoint)
+    app = FastAPI(openapi_url=None)
+    app.include_router(router)
+    (route,) = internals.each_route(app.routes)
+    assert set(internals.called_before(route)) == {inner, outer, last}
+    assert list(internals.called_before(WebSocketRoute("/", EchoEndpoint))) == []
 
 
 @pytest.mark.parametrize("call", ["decorator", "method"])

@@ -385,6 +385,12 @@ def test_below_a_root_path(visit: Visit) -> None:
         expect(shown.locator(".url")).to_have_text(re.compile(r"^ws://[^/]+/below/flood$"))
 
 
+@pytest.mark.parametrize("fragment", ["%", "nothing"])
+def test_a_fragment_that_names_no_endpoint(server: Server, visit: Visit, fragment: str) -> None:
+    page = visit(f"{server.url}/docs#{fragment}")
+    expect(view(page).get_by_role("heading", name="Shop")).to_be_visible()
+
+
 def test_without_javascript_it_says_so(server: Server, visit: Visit) -> None:
     page = visit(f"{server.url}/docs", java_script_enabled=False)
     expect(page.locator("noscript .notice")).to_be_visible()

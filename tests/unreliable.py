@@ -42,6 +42,7 @@ class Unreliable(Broker):
 
     def __init__(self, inner: Broker, seed: int = 0) -> None:
         super().__init__()
+        self.rules, inner.rules = inner.rules, lambda channel: self.rules(channel)
         self.inner = inner
         self.random = Random(seed)
         self.failing = 0.0

@@ -79,6 +79,8 @@ class RemoteBroker(Broker):
         rules: What is kept of every channel for which the hub has no rules.
         publish_timeout: Seconds until a question without an answer is `BrokerUnavailable`.
         lease: Seconds after which the clients of a killed process are gone.
+        publish_only: It belongs to no server: it has no clients and no lease, and leaves what is
+            kept of a channel as the servers want it.
     """
 
     def __init__(
@@ -88,8 +90,10 @@ class RemoteBroker(Broker):
         rules: Rules | None = None,
         publish_timeout: float = 5.0,
         lease: float = 30.0,
+        publish_only: bool = False,
     ) -> None:
         super().__init__(rules)
+        self._publish_only = publish_only
         self._engine = engine
         self._timeout = publish_timeout
         self._lease = lease
@@ -102,7 +106,7 @@ class RemoteBroker(Broker):
         self._entered: dict[tuple[str, str], Enter] = {}
         self._published = 0
         self._appends = self._batches(engine.append, engine.at_once)
-        self._follows = self._batches(engine.follow, engine.at_once)
+        self._follows = self._batches(self._follow, engine.at_once)
         self._presence = self._batches(engine.enter_and_leave, engine.at_once)
         self._present = self._batches(engine.present, engine.at_once)
         self._tells = self._batches(engine.tell, engine.at_once)
@@ -171,9 +175,9 @@ class RemoteBroker(Broker):
         draft = Draft(
             channel,
             data,
-            id or f"~{self._process}{self._published:x}",
-            ID_TTL if id else OWN_ID_TTL,
-            self.rules(channel),
+            f"~{self._process}{self._published:x}" if id is None else id,
+            OWN_ID_TTL if id is None else ID_TTL,
+            None if self._publish_only else self.rules(channel),
             info,
             keep,
             skip,
@@ -298,8 +302,9 @@ class RemoteBroker(Broker):
                 group.create_task(self._engine.listen(self._receive))
                 group.create_task(_every(PING_INTERVAL, self._ping))
                 await self._begin()
-                group.create_task(_every(self._lease / 3, self._keep_leases))
-                group.create_task(_every(CHECK_INTERVAL, self.check))
+                if not self._publish_only:
+                    group.create_task(_every(self._lease / 3, self._keep_leases))
+                    group.create_task(_every(CHECK_INTERVAL, self.check))
         except ExceptionGroup as errors:
             error = _first(errors)
             if not isinstance(error, Interrupted | BrokerUnavailable | OSError):
@@ -310,13 +315,14 @@ class RemoteBroker(Broker):
     async def _begin(self) -> None:
         followed = sorted(self._followed)
         for start in range(0, len(followed), CHANNELS_AT_ONCE):
-            for answer in await self._engine.follow(followed[start : start + CHANNELS_AT_ONCE]):
+            for answer in await self._follow(followed[start : start + CHANNELS_AT_ONCE]):
                 if isinstance(answer, Interrupted):
                     raise answer
         for batches in self._questions:
             batches.open()
-        await self._keep_lease()
-        await self.check()
+        if not self._publish_only:
+            await self._keep_lease()
+            await self.check()
         self._appends.open()
         self._came_up()
 
@@ -346,7 +352,7 @@ class RemoteBroker(Broker):
 
     async def _say_goodbye(self) -> None:
         """End the lease if the engine answers, and give up what is waiting."""
-        if self._health.state == "up":
+        if self._health.state == "up" and not self._publish_only:
             with suppress(Interrupted, BrokerUnavailable, OSError, TimeoutError):
                 async with asyncio.timeout(GOODBYE):
                     await self._engine.end(self._process)
@@ -395,6 +401,11 @@ class RemoteBroker(Broker):
         for channel in channels:
             await self.written(channel)
 
+    async def _follow(self, channels: Sequence[str]) -> Answers[Position]:
+        distinct = {channel: self.rules(channel) for channel in channels}
+        found = dict(zip(distinct, await self._engine.follow(distinct), strict=True))
+        return [found[channel] for channel in channels]
+
     async def _read(self, reads: Sequence[Read]) -> Answers[History]:
         """Read once what several have asked for."""
         distinct = shared(reads)
@@ -403,7 +414,10 @@ class RemoteBroker(Broker):
     async def _keep_leases(self) -> None:
         await self._keep_lease()
         for process in await self._engine.expired(self._lease):
-            await self._bury(process)
+            try:
+                await self._bury(process)
+            except BrokerUnavailable as error:
+                logger.warning("The entries of a dead process can't be removed: %s", error)
 
     async def _keep_lease(self) -> None:
         if await self._engine.renew(self._process, self._lease, new=self._is_new):

@@ -22,6 +22,7 @@ from chatserver.endpoints.declaration import (
 from chatserver.endpoints.dependencies import Dependency
 from chatserver.endpoints.internals import asgi_of
 from chatserver.endpoints.lifecycle import Lifecycle
+from chatserver.endpoints.membership import join_channel, leave_channel
 from chatserver.endpoints.messages import ErrorMessage, Handler, find_handlers, parse_json
 from chatserver.endpoints.params import Parameter
 from chatserver.endpoints.resolution import Opened
@@ -151,6 +152,8 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
     # Where the client stood when it came, in the channels that it has not joined yet; set if the
     # class recovers.
     _positions: dict[str, Position]
+    # Whether `authenticate` has returned, and its user may join the channels.
+    _admitted = False
     # Made on first use, and shared by all that this connection publishes.
     _client_info: ClientInfo | None = None
     # What dependencies have opened, to be closed at the end; set if the class has any.
@@ -256,8 +259,8 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
     def info(self) -> Any:
         """What others see of this client besides its user's name: in presence and publications.
 
-        Called once, after `authenticate`. By default nothing: what `authenticate` returns may hold
-        what is nobody else's business.
+        Called once, after `authenticate`; what that publishes itself goes without. By default
+        nothing: what `authenticate` returns may hold what is nobody else's business.
 
         Returns:
             Anything that can be encoded as JSON.
@@ -400,7 +403,7 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
             ValueError: It is in this one.
             BrokerUnavailable: It is not certain that the broker delivers the channel.
         """
-        return await self._lifecycle.join(channel, since)
+        return await join_channel(self, channel, since, self._lifecycle.fail)
 
     async def present(self, channel: str | None = None) -> Presence:
         """Who is in this endpoint's channel, or in another, in all processes.
@@ -416,7 +419,7 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
 
     async def leave(self, channel: str) -> None:
         """Leave a channel; nothing happens when the connection isn't in it."""
-        await self._lifecycle.leave(channel)
+        await leave_channel(self, channel)
 
     @property
     def channel(self) -> str:
@@ -469,6 +472,8 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
         return message["bytes"] if text is None else text
 
     def _info(self) -> ClientInfo:
+        if not self._admitted:
+            return ClientInfo(self.connection.id)
         if self._client_info is None:
             data = self.info()
             info = None if data is None else value_of(payload(data))

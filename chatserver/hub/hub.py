@@ -729,3 +729,7 @@ def _check_channel(channel: str) -> None:
         raise TypeError(f"a channel's name must be a str, got {type(channel).__name__}")
     if not channel:
         raise ValueError("a channel's name must not be empty")
+    try:
+        channel.encode()
+    except UnicodeEncodeError:
+        raise ValueError("a channel's name must not have lone surrogates") from None

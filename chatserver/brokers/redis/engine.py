@@ -7,7 +7,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Raw, Struct
@@ -59,10 +59,8 @@ Question = TypeVar("Question")
 PREFIX = "chatserver"
 #: Versions of Redis that are new enough, for one node and for a Cluster.
 OLDEST, OLDEST_CLUSTER = (6, 2), (7, 0)
-#: Milliseconds for which a stream's position is remembered after its last publication, at least.
-TOP_TTL = 24 * 3600 * 1000
-#: Seconds for which a client's last will is not published again.
-WILL_TTL = 300.0
+#: Milliseconds for which a client's last will is not published again.
+WILL_TTL = 300_000
 #: More than any offset, and than any number of publications.
 LARGE = 2**62
 
@@ -79,6 +77,7 @@ class RedisBroker(RemoteBroker):
         rules: What is kept of every channel for which the hub has no rules.
         publish_timeout: Seconds until a question without an answer is `BrokerUnavailable`.
         lease: Seconds after which the clients of a killed process are gone.
+        publish_only: See `RemoteBroker`.
 
     Raises:
         ValueError: The URL can't be used; the sentence does not hold its password.
@@ -91,9 +90,15 @@ class RedisBroker(RemoteBroker):
         rules: Rules | None = None,
         publish_timeout: float = 5.0,
         lease: float = 30.0,
+        publish_only: bool = False,
     ) -> None:
-        engine = RedisEngine(nodes_for(url))
-        super().__init__(engine, rules=rules, publish_timeout=publish_timeout, lease=lease)
+        super().__init__(
+            RedisEngine(nodes_for(url)),
+            rules=rules,
+            publish_timeout=publish_timeout,
+            lease=lease,
+            publish_only=publish_only,
+        )
 
 
 class Entry(Struct, frozen=True, gc=False, array_like=True):
@@ -106,7 +111,7 @@ class Entry(Struct, frozen=True, gc=False, array_like=True):
         skip: The client that does not get it.
     """
 
-    kind: int
+    kind: Literal[0, 1, 2]
     data: bytes
     info: bytes = b""
     skip: str = ""
@@ -135,6 +140,8 @@ class RedisEngine(Engine):
 
     def _tag(self, channel: str) -> str:
         """A channel's name as the hash tag of its keys (Redis Cluster specification)."""
+        if not channel:
+            return "{%}"  # an empty tag is none
         for sign, code in (("%", "%25"), ("{", "%7B"), ("}", "%7D")):
             channel = channel.replace(sign, code)
         return f"{{{channel}}}"
@@ -166,7 +173,7 @@ class RedisEngine(Engine):
 
     async def _try_rights(self) -> None:
         """Announce something that nobody hears, to find out whether the user may."""
-        draft = Draft("", "", secrets.token_hex(4), 1.0, Rules(), keep=False)
+        draft = Draft("", "", secrets.token_hex(4), 1.0, keep=False)
         try:
             _raise((await self.append([draft]))[0])
         except BrokerUnavailable as error:
@@ -217,13 +224,12 @@ class RedisEngine(Engine):
 
     # Streams
 
-    async def follow(self, channels: Sequence[str]) -> Answers[Position]:
+    async def follow(self, channels: Mapping[str, Rules]) -> Answers[Position]:
         names = {self._news(channel): channel for channel in channels}
         self._channels.update(names)
         await asyncio.gather(*(ear.subscribe(some) for ear, some in self._by_ear(names)))
         answers = await self._evaluate(
-            ("tops", self._keys(channel, "top", "stream"), (*self._fresh(), "", "0"))
-            for channel in channels
+            self._top(channel, rules, "", 0) for channel, rules in channels.items()
         )
         return [_then(answer, _position) for answer in answers]
 
@@ -244,11 +250,7 @@ class RedisEngine(Engine):
 
     async def tops(self, known: Mapping[str, Position]) -> Mapping[str, Position]:
         answers = await self._evaluate(
-            (
-                "tops",
-                self._keys(channel, "top", "stream"),
-                (*self._fresh(), position.epoch, position.offset),
-            )
+            self._top(channel, None, position.epoch, position.offset)
             for channel, position in known.items()
         )
         tops: dict[str, Position] = {}
@@ -259,6 +261,10 @@ class RedisEngine(Engine):
                 tops[channel] = _position(_raise(answer))
         return tops
 
+    def _top(self, channel: str, rules: Rules | None, epoch: str, offset: int) -> "Call":
+        keys = self._keys(channel, "top", "stream")
+        return "tops", keys, (_new_epoch(), *_kept(rules), epoch, offset)
+
     async def append(self, drafts: Sequence[Draft]) -> Answers[Position]:
         answers = await self._evaluate(_each(self._append, drafts))
         return [_then(answer, _position) for answer in answers]
@@ -266,19 +272,10 @@ class RedisEngine(Engine):
     def _append(self, draft: Draft) -> "Call":
         keys = self._keys(draft.channel, "top", "stream", f"id:{draft.id}")
         entry = _entry(draft.data, draft.info, draft.skip)
-        first = (self._news(draft.channel), entry, "1" if draft.keep else "0")
-        return "append", keys, (*first, *self._kept(draft.rules, draft.id_ttl))
-
-    def _kept(self, rules: Rules, id_ttl: float) -> tuple[bytes | str | int, ...]:
-        """The arguments that say what is kept of a publication."""
-        epoch, top_ttl = self._fresh()
-        ttl = int(rules.history_ttl * 1000)
-        size = rules.history_size if ttl > 0 else 0
-        return epoch, size, ttl, max(top_ttl, ttl), int(id_ttl * 1000)
-
-    def _fresh(self) -> tuple[str, int]:
-        """An epoch, if one is to begin, and how long a stream's position is remembered."""
-        return secrets.token_hex(4), TOP_TTL
+        keep = "1" if draft.keep else "0"
+        id_ttl = int(draft.id_ttl * 1000)
+        kept = _kept(draft.rules)
+        return "append", keys, (self._news(draft.channel), entry, keep, _new_epoch(), *kept, id_ttl)
 
     async def read(self, reads: Sequence[Read]) -> Answers[History]:
         answers = await self._evaluate(_each(self._read, reads))
@@ -289,15 +286,15 @@ class RedisEngine(Engine):
 
     def _read(self, read: Read) -> "Call":
         command, start, end = ("XREVRANGE", "+", "-") if read.reverse else ("XRANGE", "-", "+")
-        limit = LARGE if read.limit is None else max(read.limit, 0)
+        limit = LARGE if read.limit is None else min(max(read.limit, 0), LARGE)
         epoch = b""
         if read.since is not None:
             first = read.since.offset + (-1 if read.reverse else 1)
-            limit = 0 if first < 0 else limit
+            limit = limit if read.since.epoch else 0  # no stream's epoch is empty
             start = f"{min(max(first, 0), LARGE)}-0"
             epoch = _bytes(read.since.epoch)
         keys = self._keys(read.channel, "top", "stream")
-        return "read", keys, (secrets.token_hex(4), epoch, command, start, end, limit)
+        return "read", keys, (_new_epoch(), epoch, command, start, end, limit)
 
     async def tell(self, controls: Sequence[Control]) -> Answers[None]:
         pipe = self._pipes[self._nodes.place(self._controls)]
@@ -357,7 +354,9 @@ class RedisEngine(Engine):
                 "1" if leave.rules.join_leave else "0",
                 "1" if leave.dead else "0",
                 self._news(leave.channel),
-                *self._kept(leave.rules, WILL_TTL),
+                _new_epoch(),
+                *_kept(leave.rules),
+                WILL_TTL,
             ),
         )
 
@@ -394,8 +393,17 @@ class RedisEngine(Engine):
 
     async def entries(self, process: str, limit: int) -> Sequence[tuple[str, str]]:
         key = self._members(process)
-        found = await self._pipes[self._nodes.place(key)].ask_one("SRANDMEMBER", key, limit)
-        return [_channel_and_client(member) for member in found]
+        pipe = self._pipes[self._nodes.place(key)]
+        entries: list[tuple[str, str]] = []
+        foreign: list[bytes] = []
+        for member in await pipe.ask_one("SRANDMEMBER", key, limit):
+            try:
+                entries.append(_channel_and_client(member))
+            except ValueError:
+                foreign.append(member)
+        if foreign:
+            await pipe.ask_one("SREM", key, *foreign)
+        return entries
 
     async def end(self, process: str) -> None:
         key = self._members(process)
@@ -479,6 +487,18 @@ def _nothing(_: Answer) -> None:
     return None
 
 
+def _new_epoch() -> str:
+    """An epoch, in case that a stream begins."""
+    return secrets.token_hex(4)
+
+
+def _kept(rules: Rules | None) -> tuple[int | str, int | str]:
+    """Size and time of what is kept, as the scripts take them; of unknown rules nothing."""
+    if rules is None:
+        return "", ""
+    return rules.history_size, int(rules.history_ttl * 1000)
+
+
 def _info(text: bytes) -> dict[str, str]:
     lines = (line.partition(":") for line in text.decode("utf-8", "replace").splitlines())
     return {name: value for name, separator, value in lines if separator}
@@ -528,11 +548,13 @@ def _history(read: Read, answer: Answer) -> History:
     position = _position(top)
     publications: list[Publication] = []
     for number, fields in found:
-        offset = int(number.partition(b"-")[0])
+        offset, _, ours = number.partition(b"-")
         named = dict(zip(fields[::2], fields[1::2], strict=True))
         try:
-            if int(named[b"t"]) > int(now) - read.ttl * 1000:
-                publications.append(_publication(read.channel, offset, position.epoch, named[b"e"]))
+            if ours == b"0" and int(named[b"t"]) > int(now) - read.ttl * 1000:
+                publications.append(
+                    _publication(read.channel, int(offset), position.epoch, named[b"e"])
+                )
         except (ValueError, KeyError, msgspec.MsgspecError):
             logger.warning("Redis has an entry that can't be read, in channel %.100r", read.channel)
     return History(tuple(publications), position)
@@ -560,5 +582,12 @@ def _member(channel: str, client: str) -> bytes:
 
 
 def _channel_and_client(member: bytes) -> tuple[str, str]:
-    channel, _, client = member.decode("utf-8", "surrogatepass").rpartition("\0")
+    """What `_member` was made of.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    channel, separator, client = member.decode("utf-8", "surrogatepass").rpartition("\0")
+    if not separator:
+        raise ValueError("expected a channel and a client")
     return channel, client
