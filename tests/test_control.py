@@ -18,13 +18,16 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from chatserver import Endpoint, FromPath, Hub, MemoryBroker, lifespan
-from chatserver.brokers import Control
+from chatserver.brokers import Broker, Control
+from chatserver.brokers.urls import broker_from_url
 from chatserver.connection import QueuedConnection
 from chatserver.errors import BrokerUnavailable
 from chatserver.publication import ClientInfo, Delivery, Frame, Joined, Left, Position
 from chatserver.testing import LiveServer, live_server, open_session
 from tests.asgi import Edge, MemoryServer, accepted, until, wait_until
+from tests.engines import Valkey
 
+pytest_plugins = ["tests.engines"]
 pytestmark = pytest.mark.anyio
 
 #: Seconds within which all must be done.
@@ -57,7 +60,7 @@ async def control(request: Request) -> JSONResponse:
     return JSONResponse("done")
 
 
-def application(broker: MemoryBroker | None = None) -> Starlette:
+def application(broker: Broker | None = None) -> Starlette:
     app = Starlette(
         routes=[WebSocketRoute("/{name}", Tab), Route("/control", control, methods=["POST"])],
         lifespan=lifespan,
@@ -198,6 +201,25 @@ def test_who_is_just_connecting_is_reached_as_well(edge: Edge) -> None:
         wait_until(lambda: hub.statistics().connections == 0)
         assert app.state.ended == [("ann", 1000), ("bob", 1008)]
     assert (hub._closing, hub._leaving) == ({}, set())
+
+
+def test_every_server_carries_it_out(valkey: Valkey) -> None:
+    apps = [application(broker_from_url(valkey.url)) for _ in range(2)]
+    with (
+        live_server(apps[0]) as one,
+        live_server(apps[1]) as two,
+        tabs(one, "ann", "bob") as here,
+        tabs(two, "ann", "bob") as there,
+    ):
+        ids([*here, *there])
+        began = time.monotonic()
+        tell(one, "unsubscribe", user="bob", channel="side")
+        tell(one, "disconnect", user="ann", code=4000, reason="elsewhere")
+        assert closed(here[0]) == closed(there[0]) == (4000, "elsewhere")
+        wait_until(lambda: all(app.state.hub.statistics().subscriptions == 1 for app in apps))
+        assert time.monotonic() - began < SOON
+        for each in (here[1], there[1]):
+            is_heard(each)
 
 
 # In memory

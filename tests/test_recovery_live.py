@@ -4,6 +4,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from types import ModuleType
 from typing import Any
 from urllib.parse import quote
@@ -19,13 +20,16 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from chatserver import Hub, MemoryBroker
+from chatserver.brokers import Broker
+from chatserver.brokers.urls import broker_from_url
 from chatserver.errors import CLOSE_CODES
 from chatserver.testing import LiveServer, live_server
 from tests.asgi import Edge
 from tests.browser import Visit, Wire
+from tests.engines import Valkey
 from tests.pages import BLOCKS
 
-pytest_plugins = ["tests.browser"]
+pytest_plugins = ["tests.browser", "tests.engines"]
 
 PAGE = "docs/guide/recovery.md"
 BLOCK = {(block.heading, block.language): block.text for block in BLOCKS if block.page == PAGE}
@@ -52,12 +56,12 @@ async def cut(request: Request) -> Response:
     return Response()
 
 
-def application(**options: Any) -> Starlette:
+def application(broker: Broker | None = None) -> Starlette:
     """The guide's application, with a page, its client, and a way to cut connections."""
     module = ModuleType("news")
     exec(compile(BLOCK["The class", "python"], PAGE, "exec"), vars(module))
     app: Starlette = module.app
-    app.state.hub = Hub(MemoryBroker(history_size=10_000, **options))
+    app.state.hub = Hub(broker or MemoryBroker(history_size=10_000))
     app.router.routes.extend(
         [
             Route("/", lambda _: HTMLResponse(SCRIPT)),
@@ -104,33 +108,73 @@ def served() -> Iterator[tuple[LiveServer, Wire]]:
 # With a client in Python
 
 
+class Reader:
+    """A client that keeps its position, and removes no duplicates.
+
+    Attributes:
+        got: The numbers that it was sent.
+        told: What it was told at each start: whether it recovered, or None.
+    """
+
+    def __init__(self) -> None:
+        self.since: dict[str, Any] = {}
+        self.got: list[int] = []
+        self.told: list[bool | None] = []
+
+    def read(self, server: LiveServer, count: int) -> Iterator[None]:
+        """Connect, and read until the end; yields once after so many publications."""
+        more = len(self.got) + count
+        with (
+            connect(f"{server.ws}/news/chess?since={quote(json.dumps(self.since))}") as client,
+            suppress(ConnectionClosed),
+        ):
+            while True:
+                message = json.loads(client.recv(timeout=5))
+                if "since" in message:
+                    self.since[message["channel"]] = message["since"]
+                    self.told.append(message.get("recovered"))
+                    continue
+                self.since[message["channel"]]["offset"] = message["offset"]
+                self.got.append(message["data"]["n"])
+                if len(self.got) == more:
+                    yield
+
+
 @pytest.mark.parametrize("how", ["close", "abort"])
 def test_nothing_is_missing_and_nothing_comes_twice(edge: Edge, how: str) -> None:
-    app = application()
-    since: dict[str, Any] = {}
-    got: list[int] = []
-    with live_server(app, **edge) as server:
+    reader = Reader()
+    with live_server(application(), **edge) as server:
         publisher = Publisher(server)
         for turn in range(1, 9):
-            url = f"{server.ws}/news/chess?since={quote(json.dumps(since))}"
-            with connect(url) as client:
-                more = len(got) + 20 * turn
-                try:
-                    while True:
-                        message = json.loads(client.recv(timeout=5))
-                        if "since" in message:
-                            since[message["channel"]] = message["since"]
-                            assert message.get("recovered", turn == 1) is True
-                            continue
-                        since[message["channel"]]["offset"] = message["offset"]
-                        got.append(message["data"]["n"])
-                        if len(got) == more:
-                            httpx2.post(f"{server.http}/cut?how={how}")
-                except ConnectionClosed:
-                    pass
+            for _ in reader.read(server, 20 * turn):
+                httpx2.post(f"{server.http}/cut?how={how}")
         publisher.stop()
-    assert got == list(range(got[0], got[0] + len(got)))
-    assert len(got) > 20 * 36
+    assert reader.got == list(range(reader.got[0], reader.got[0] + len(reader.got)))
+    assert len(reader.got) >= 20 * 36
+    assert reader.told == [None, *[True] * 7]
+
+
+def test_from_one_server_to_another(valkey: Valkey) -> None:
+    """A position is the broker's: any process knows it, until the engine has lost the stream."""
+    valkey.flush()
+    brokers = [broker_from_url(valkey.url, history_size=10_000) for _ in range(2)]
+    reader = Reader()
+    with (
+        live_server(application(brokers[0])) as one,
+        live_server(application(brokers[1])) as two,
+    ):
+        publisher = Publisher(one)
+        for server in (one, two) * 4:
+            for _ in reader.read(server, 30):
+                httpx2.post(f"{server.http}/cut?how=close")
+        publisher.stop()
+        assert reader.got == list(range(reader.got[0], reader.got[0] + len(reader.got)))
+        assert reader.told == [None, *[True] * 7]
+        valkey.flush()
+        httpx2.post(f"{one.http}/news/chess", json={"n": 0}).raise_for_status()
+        for _ in reader.read(two, 1):
+            httpx2.post(f"{two.http}/cut?how=close")
+        assert (reader.told[-1], reader.got[-1]) == (False, 0)
 
 
 def test_a_bad_position_is_refused(edge: Edge) -> None:
