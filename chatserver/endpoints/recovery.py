@@ -44,11 +44,9 @@ SINCE: Final[Parameter] = make_parameter(
     Annotated[
         str,
         Meta(
-            description=(
-                "Where a client stands that comes back: JSON, the `since` of each channel as it "
-                "was told, with the `offset` of the last publication that came."
-            ),
+            description="Of a client that comes back: JSON with its position in each channel.",
             examples=[EXAMPLE],
+            extra_json_schema={"contentMediaType": "application/json"},
         ),
     ],
     None,
