@@ -198,8 +198,8 @@ def test_who_is_just_connecting_is_reached_as_well(edge: Edge) -> None:
             is_heard(ann)
         with tabs(server, "bob") as (bob,):
             assert closed(bob) == (1008, "disconnected by the application")
-        wait_until(lambda: hub.statistics().connections == 0)
-        assert app.state.ended == [("ann", 1000), ("bob", 1008)]
+        wait_until(lambda: app.state.ended == [("ann", 1000), ("bob", 1008)])
+        assert hub.statistics().connections == 0
     assert (hub._closing, hub._leaving) == ({}, set())
 
 
