@@ -4,7 +4,6 @@ What is stored under which key, and what is announced, stands in `scripts`.
 """
 
 import asyncio
-import hashlib
 import logging
 import secrets
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -41,7 +40,6 @@ from chatserver.brokers.remote import RemoteBroker
 from chatserver.errors import BrokerUnavailable
 from chatserver.publication import (
     ClientInfo,
-    Delivery,
     History,
     Joined,
     Left,
@@ -62,6 +60,8 @@ PREFIX = "chatserver"
 OLDEST, OLDEST_CLUSTER = (6, 2), (7, 0)
 #: Milliseconds for which a client's last will is not published again.
 WILL_TTL = 300_000
+#: A position in no stream.
+NOWHERE = Position(0, "")
 #: More than any offset, and than any number of publications.
 LARGE = 2**62
 
@@ -108,14 +108,12 @@ class Entry(Struct, frozen=True, gc=False, array_like=True):
     Attributes:
         kind: 0 text, 1 bytes, 2 JSON.
         data: What was published.
-        id: Its identifier, by which two with the same data differ.
         info: The publisher as JSON; empty if unknown.
         skip: The client that does not get it.
     """
 
     kind: Literal[0, 1, 2]
     data: bytes
-    id: str
     info: bytes = b""
     skip: str = ""
 
@@ -135,9 +133,10 @@ class RedisEngine(Engine):
         self._nodes = nodes
         self._scripts = scripts(sharded=nodes.sharded)
         self._channels: dict[bytes, str] = {}  # followed, by the name they are announced under
-        # What was announced last in each of them, and was before the connection was lost.
-        self._latest: dict[str, bytes] = {}
-        self._before: dict[str, bytes] = {}
+        # Position and id of what was announced last in each of them, now and before the connection
+        # was lost.
+        self._latest: dict[str, tuple[Position, bytes]] = {}
+        self._before: dict[str, tuple[Position, bytes]] = {}
         self._leases = self._key("{leases}")
         self._controls = self._key("{control}", str(nodes.db))
 
@@ -226,10 +225,13 @@ class RedisEngine(Engine):
                 return read_control(data)
             if channel is None:
                 return None
-            delivery = _delivery(channel, data)
-            if isinstance(delivery, Publication) and delivery.offset:
-                self._latest[channel] = data
-            return delivery
+            if data[:2] in (b"+ ", b"- "):
+                about = Joined if data[:1] == b"+" else Left
+                return about(channel, _decode_info(data[2:]))
+            position, id, entry = _announced(data)
+            if position.offset:
+                self._latest[channel] = position, id
+            return _publication(channel, position, entry)
         except (ValueError, msgspec.MsgspecError):
             logger.warning("Redis has announced what can't be read, in channel %.100r", channel)
             return None
@@ -241,7 +243,7 @@ class RedisEngine(Engine):
         self._channels.update(names)
         await asyncio.gather(*(ear.subscribe(some) for ear, some in self._by_ear(names)))
         answers = await self._evaluate(
-            self._top(channel, rules, *_known(self._before.pop(channel, b"0  ")))
+            self._top(channel, rules, *self._before.pop(channel, (NOWHERE, b"")))
             for channel, rules in channels.items()
         )
         return [_then(answer, _position) for answer in answers]
@@ -265,7 +267,7 @@ class RedisEngine(Engine):
 
     async def tops(self, known: Mapping[str, Position]) -> Mapping[str, Position]:
         answers = await self._evaluate(
-            self._top(channel, None, position, self._entry_at(channel, position))
+            self._top(channel, None, position, self._id_at(channel, position))
             for channel, position in known.items()
         )
         tops: dict[str, Position] = {}
@@ -276,17 +278,23 @@ class RedisEngine(Engine):
                 tops[channel] = _position(_raise(answer))
         return tops
 
-    def _top(self, channel: str, rules: Rules | None, known: Position, entry: bytes) -> "Call":
-        """Ask for a stream's top. With what is known of it, if anything is, at a position."""
+    def _top(self, channel: str, rules: Rules | None, known: Position, id: bytes) -> "Call":
+        """Ask for a stream's top.
+
+        Args:
+            channel: The channel's name.
+            rules: What is kept of it; None leaves that as it is.
+            known: A position that the stream should reach.
+            id: The identifier of the publication there; empty if that is not known.
+        """
         keys = self._keys(channel, "top", "stream")
-        sha = hashlib.sha1(entry, usedforsecurity=False).hexdigest() if entry else ""
-        about = _bytes(known.epoch), known.offset, sha
+        about = _bytes(known.epoch), known.offset, id
         return "tops", keys, (_new_epoch(), *_kept(rules), *about)
 
-    def _entry_at(self, channel: str, known: Position) -> bytes:
-        """The entry at a known position; empty if it is not the one that was announced last."""
-        position, entry = _known(self._latest.get(channel, b"0  "))
-        return entry if position == known else b""
+    def _id_at(self, channel: str, known: Position) -> bytes:
+        """The id at a known position; empty if it is not what was announced last."""
+        position, id = self._latest.get(channel, (NOWHERE, b""))
+        return id if position == known else b""
 
     async def append(self, drafts: Sequence[Draft]) -> Answers[Position]:
         answers = await self._evaluate(_each(self._append, drafts))
@@ -294,11 +302,10 @@ class RedisEngine(Engine):
 
     def _append(self, draft: Draft) -> "Call":
         keys = self._keys(draft.channel, "top", "stream", f"id:{draft.id}")
-        entry = _entry(draft.data, draft.id, draft.info, draft.skip)
-        keep = "1" if draft.keep else "0"
-        id_ttl = int(draft.id_ttl * 1000)
-        kept = _kept(draft.rules)
-        return "append", keys, (self._news(draft.channel), entry, keep, _new_epoch(), *kept, id_ttl)
+        entry = _entry(draft.data, draft.info, draft.skip)
+        what = self._news(draft.channel), _bytes(draft.id), entry, "1" if draft.keep else "0"
+        kept = *_kept(draft.rules), int(draft.id_ttl * 1000)
+        return "append", keys, (*what, _new_epoch(), *kept)
 
     async def read(self, reads: Sequence[Read]) -> Answers[History]:
         answers = await self._evaluate(_each(self._read, reads))
@@ -360,13 +367,11 @@ class RedisEngine(Engine):
 
     def _enter(self, enter: Enter) -> "Call":
         info = msgspec.json.encode(enter.info)
-        client, will = enter.info.client, b""
-        if enter.last_will is not None:
-            will = _entry(enter.last_will, client, enter.info, "")
+        will = b"" if enter.last_will is None else _entry(enter.last_will, enter.info, "")
         value = b"%s %d %s%s" % (enter.process.encode(), len(info), info, will)
         announce = self._news(enter.channel) if enter.announce else b""
         keys = self._keys(enter.channel, "present")
-        return "enter", keys, (_bytes(client), value, announce, b"+ " + info)
+        return "enter", keys, (_bytes(enter.info.client), value, announce, b"+ " + info)
 
     def _leave(self, leave: Leave) -> "Call":
         keys = self._keys(leave.channel, "present", "top", "stream", f"id:{leave.client}")
@@ -512,10 +517,15 @@ def _nothing(_: Answer) -> None:
     return None
 
 
-def _known(news: bytes) -> tuple[Position, bytes]:
-    """Position and entry of what was announced."""
-    offset, epoch, entry = news.split(b" ", 2)
-    return Position(int(offset), epoch.decode()), entry
+def _announced(data: bytes) -> tuple[Position, bytes, Entry]:
+    """Position, id and entry of what a script has announced.
+
+    Raises:
+        ValueError: Somebody else has.
+    """
+    offset, epoch, length, rest = data.split(b" ", 3)
+    end = int(length)
+    return Position(int(offset), epoch.decode()), rest[:end], _decode_entry(rest[end:])
 
 
 def _new_epoch() -> str:
@@ -540,17 +550,16 @@ def _position(answer: bytes) -> Position:
     return Position(int(offset), epoch.decode())
 
 
-def _entry(data: Payload, id: str, info: ClientInfo | None, skip: str) -> bytes:
+def _entry(data: Payload, info: ClientInfo | None, skip: str) -> bytes:
     about = b"" if info is None else msgspec.json.encode(info)
     if isinstance(data, str):
-        return _encode(Entry(0, data.encode(), id, about, skip))
+        return _encode(Entry(0, data.encode(), about, skip))
     if isinstance(data, Raw):
-        return _encode(Entry(2, bytes(data), id, about, skip))
-    return _encode(Entry(1, data, id, about, skip))
+        return _encode(Entry(2, bytes(data), about, skip))
+    return _encode(Entry(1, data, about, skip))
 
 
-def _publication(channel: str, position: Position, entry: bytes) -> Publication:
-    read = _decode_entry(entry)
+def _publication(channel: str, position: Position, read: Entry) -> Publication:
     info = _decode_info(read.info) if read.info else None
     data: Payload = read.data
     if read.kind == 0:
@@ -558,20 +567,6 @@ def _publication(channel: str, position: Position, entry: bytes) -> Publication:
     elif read.kind == 2:
         data = Raw(read.data)
     return Publication(channel, data, position.offset, position.epoch, info, read.skip)
-
-
-def _delivery(channel: str, data: bytes) -> Delivery:
-    """Read what was announced.
-
-    Raises:
-        ValueError: It was not announced by a script.
-    """
-    if data.startswith(b"+ "):
-        return Joined(channel, _decode_info(data[2:]))
-    if data.startswith(b"- "):
-        return Left(channel, _decode_info(data[2:]))
-    position, entry = _known(data)
-    return _publication(channel, position, entry)
 
 
 def _history(read: Read, answer: Answer) -> History:
@@ -584,7 +579,7 @@ def _history(read: Read, answer: Answer) -> History:
         try:
             if ours == b"0" and int(named[b"t"]) > int(now) - read.ttl * 1000:
                 at = Position(int(offset), top.epoch)
-                publications.append(_publication(read.channel, at, named[b"e"]))
+                publications.append(_publication(read.channel, at, _decode_entry(named[b"e"])))
         except (ValueError, KeyError, msgspec.MsgspecError):
             logger.warning("Redis has an entry that can't be read, in channel %.100r", read.channel)
     return History(tuple(publications), top)
