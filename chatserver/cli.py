@@ -1,4 +1,4 @@
-"""The command line: `run` serves, `token` prints a token to try it with, `asyncapi` a description.
+"""The command line: to serve, to publish, to print a token or a description of an application.
 
 The exit status is one of `EXIT_STATUSES`, which `--help` shows. A mistake of the user is one
 sentence on stderr, never a traceback.
@@ -12,7 +12,7 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,10 @@ SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 NO_SECRET = (
     "A token needs a secret: set CHATSERVER_TOKEN_SECRET, here and for the server, to what "
     '`python -c "import secrets; print(secrets.token_urlsafe(32))"` prints.'
+)
+NO_BROKER = (
+    "To publish from outside, the servers need a broker that processes share: set "
+    "CHATSERVER_BROKER, here and for them, to redis://127.0.0.1:6379/0 or the like."
 )
 EXIT_STATUSES = (
     "Exit status: 0 done; 1 the address can't be listened on; 2 an argument or setting can't be "
@@ -77,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(
-        title="commands", required=True, metavar="run | token | asyncapi"
+        title="commands", required=True, metavar="run | token | publish | asyncapi"
     )
 
     run = commands.add_parser(
@@ -111,6 +115,29 @@ def _parser() -> argparse.ArgumentParser:
     for row in Settings.describe():
         if row.name in wanted:
             _add_flag(token, row)
+
+    publish = commands.add_parser(
+        "publish",
+        help="publish to a channel through the servers' broker",
+        description="Publish to a channel, through the broker that the servers use. Prints the "
+        "publication's position: its offset, and the epoch of the channel's stream.",
+        epilog=EPILOG,
+        allow_abbrev=False,
+    )
+    publish.set_defaults(command=_publish)
+    publish.add_argument("channel", metavar="CHANNEL", help="the channel's name")
+    publish.add_argument(
+        "text",
+        metavar="TEXT",
+        help="what to publish; - publishes each line of the standard input when it comes",
+    )
+    publish.add_argument("--json", action="store_true", help="TEXT is JSON, and so is each line")
+    publish.add_argument(
+        "--id", help="an id; if it was published in the last five minutes, it is not again"
+    )
+    for row in Settings.describe():
+        if row.name == "broker":
+            _add_flag(publish, row)
 
     asyncapi = commands.add_parser(
         "asyncapi",
@@ -183,6 +210,44 @@ def _seconds(duration: str) -> int:
     if not match or not int(match[1]):
         raise ValueError(f"expected --ttl as in 30s, 5m, 1h or 7d, but got {duration!r}")
     return int(match[1]) * SECONDS[match[2]]
+
+
+def _publish(*, channel: str, text: str, json: bool, id: str | None, **overrides: Any) -> int:
+    from chatserver.publisher import Publisher
+
+    settings = Settings.from_env(**overrides)
+    if settings.broker == MEMORY:
+        raise InvalidSetting(NO_BROKER)
+    if not channel or (text == "-" and id is not None):
+        raise InvalidSetting("Expected a channel's name, and --id with a single TEXT only.")
+    lines: Iterable[str | bytes] = sys.stdin.buffer if text == "-" else (text,)
+    try:
+        with Publisher(settings.broker) as publisher:
+            for number, line in enumerate(lines, start=1):
+                position = publisher.publish(channel, _data(line, number, json=json), id=id)
+                print(position.offset, position.epoch, flush=True)
+    except ModuleNotFoundError as error:
+        raise InvalidSetting(f"{error}.") from None
+    return 0
+
+
+def _data(line: str | bytes, number: int, *, json: bool) -> Any:
+    """What a line says.
+
+    Raises:
+        InvalidSetting: It is not UTF-8, or not JSON.
+    """
+    import msgspec
+
+    data = line.encode("utf-8", "surrogateescape") if isinstance(line, str) else line
+    try:
+        text = data.decode().removesuffix("\n").removesuffix("\r")
+        if json:
+            msgspec.json.decode(text)
+            return msgspec.Raw(text.encode())
+        return text
+    except (UnicodeDecodeError, msgspec.DecodeError) as error:
+        raise InvalidSetting(f"Line {number} can't be published: {error}.") from None
 
 
 def _asyncapi(*, application: str, factory: bool, server: str | None) -> int:

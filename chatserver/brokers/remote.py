@@ -8,6 +8,7 @@ before anything is appended to it.
 """
 
 import asyncio
+import itertools
 import logging
 import random
 import secrets
@@ -104,7 +105,7 @@ class RemoteBroker(Broker):
         self._is_up = asyncio.Event()
         self._followed: set[str] = set()
         self._entered: dict[tuple[str, str], Enter] = {}
-        self._published = 0
+        self._numbers = itertools.count()
         self._appends = self._batches(engine.append, engine.at_once)
         self._follows = self._batches(self._follow, engine.at_once)
         self._presence = self._batches(engine.enter_and_leave, engine.at_once)
@@ -171,11 +172,10 @@ class RemoteBroker(Broker):
         keep: bool = True,
         skip: str = "",
     ) -> Position:
-        self._published += 1
         draft = Draft(
             channel,
             data,
-            f"~{self._process}{self._published:x}" if id is None else id,
+            f"~{self._process}{next(self._numbers):x}" if id is None else id,
             OWN_ID_TTL if id is None else ID_TTL,
             None if self._publish_only else self.rules(channel),
             info,
@@ -185,13 +185,15 @@ class RemoteBroker(Broker):
         return await self._ask(self._appends, draft)
 
     async def subscribe(self, channel: str) -> Position:
-        self._followed.add(channel)
-        return await self._ask(self._follows, channel)
+        return await self._ask(self._follows, channel, lambda: self._followed.add(channel))
 
     async def unsubscribe(self, channel: str) -> None:
-        self._followed.discard(channel)
-        with suppress(Interrupted):  # then it is not followed any more either
-            await self._at_home(lambda: self._engine.unfollow([channel]))
+        async def unfollow() -> None:
+            self._followed.discard(channel)
+            with suppress(Interrupted):  # then it is not followed any more either
+                await self._engine.unfollow([channel])
+
+        await self._at_home(unfollow)
 
     async def tops(self, known: Mapping[str, Position]) -> Mapping[str, Position]:
         try:
@@ -215,8 +217,7 @@ class RemoteBroker(Broker):
     ) -> None:
         announce = self.rules(channel).join_leave
         enter = Enter(channel, info, self._process, announce, last_will)
-        self._entered[channel, info.client] = enter
-        await self._change(enter)
+        await self._change(enter, lambda: self._entered.update({(channel, info.client): enter}))
 
     async def leave(self, channel: str, client: str) -> None:
         await self._leave(Leave(channel, client, self.rules(channel)))
@@ -225,11 +226,11 @@ class RemoteBroker(Broker):
         await self._leave(Leave(channel, client, self.rules(channel), dead=True))
 
     async def _leave(self, leave: Leave) -> None:
-        self._entered.pop((leave.channel, leave.client), None)
-        await self._change(leave)
+        key = leave.channel, leave.client
+        await self._change(leave, lambda: self._entered.pop(key, None))
 
-    async def _change(self, change: Enter | Leave) -> None:
-        await self._ask(self._presence, change)
+    async def _change(self, change: Enter | Leave, note: Callable[[], object]) -> None:
+        await self._ask(self._presence, change, note)
 
     async def present(self, channel: str) -> dict[str, ClientInfo]:
         return await self._ask(self._present, channel)
@@ -239,8 +240,17 @@ class RemoteBroker(Broker):
 
     # The way to the engine's event loop
 
-    async def _ask(self, batches: Batches[Question, Answer], question: Question) -> Answer:
+    async def _ask(
+        self,
+        batches: Batches[Question, Answer],
+        question: Question,
+        note: Callable[[], object] | None = None,
+    ) -> Answer:
+        """Ask the engine; `note` is called before, on the broker's event loop."""
+
         async def ask() -> Answer:
+            if note is not None:
+                note()
             self._refuse_if_gone()
             return await batches.ask(question)
 
