@@ -65,7 +65,7 @@ class Recorder(Endpoint):
 
     async def subscribe(self, channel: str, since: list[Any] | None, last_will: str | None) -> None:
         if channel in self.connection.members:
-            await self.hub.unsubscribe(self.connection, channel)
+            await self.hub.leave(self.connection, channel)
         await self.hub.subscribe(
             self.connection,
             channel,
