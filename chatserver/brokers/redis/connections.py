@@ -92,6 +92,10 @@ def _text(error: BaseException) -> str:
     return str(error).rstrip(".") or type(error).__name__
 
 
+def _no_entry(error: Exception) -> BrokerUnavailable:
+    return BrokerUnavailable(f"Redis refuses the user or password: {_text(error)}.")
+
+
 class Pipe:
     """A connection on which commands are written without waiting for the answers before."""
 
@@ -340,7 +344,7 @@ async def _connected(connection: Connection) -> Connection:
         await connection.connect()
     except AUTHENTICATION as error:
         await _give_up(connection)
-        raise BrokerUnavailable(f"Redis refuses the user or password: {_text(error)}.") from None
+        raise _no_entry(error) from None
     except (*WEATHER, exceptions.RedisError) as error:
         await _give_up(connection)
         raise Interrupted(_text(error)) from None
@@ -379,7 +383,7 @@ class ClusterNodes(Nodes):
         try:
             await self._cluster.initialize()
         except AUTHENTICATION as error:
-            raise BrokerUnavailable(f"Redis refuses the user or password: {_text(error)}.") from None
+            raise _no_entry(error) from None
         except (*WEATHER, exceptions.RedisError) as error:
             raise Interrupted(_text(error)) from None
         for node in self._cluster.get_primaries():
