@@ -165,6 +165,10 @@ bench-brokers: $(BENCH_READY) $(TEST_READY) ## Our brokers beside their engines'
 bench-guards: $(BENCH_READY) ## Attack each guard, ours and FastAPI's tutorial, in six minutes
 	@$(BENCH_PYTHON) -m benchmarks guards $(ARGS)
 
+.PHONY: chaos
+chaos: $(TEST_READY) ## Break servers and engines, 200 times per broker; ARGS="--only redis"
+	@$(BIN)/python -m tools.chaos $(ARGS)
+
 .PHONY: docs
 docs: $(DOCS_READY) ## Build the documentation into site/; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

@@ -39,7 +39,7 @@ import psutil
 import pytest
 import valkey as client
 
-__all__ = ["Cluster", "Engine", "Postgres", "Sentinel", "Valkey", "free_port", "until"]
+__all__ = ["Cluster", "Engine", "Postgres", "Process", "Sentinel", "Valkey", "free_port", "until"]
 
 #: Seconds that an engine may take to start, to stop, or to become what a test waits for.
 PATIENCE = 20.0
@@ -97,8 +97,8 @@ class Running(ABC):
         self.close()
 
 
-class Engine(Running):
-    """An engine's process, on one port and with one folder for as long as this object lives.
+class Process(Running):
+    """A process with one port and one folder for as long as this object lives.
 
     Attributes:
         port: Where it listens, on 127.0.0.1.
@@ -107,17 +107,14 @@ class Engine(Running):
 
     #: Asks the process to end, without waiting for its clients.
     end_signal = signal.SIGTERM
+    #: The system's user that runs it; None for the one who runs the tests.
+    user: str | None = None
 
     def __init__(self) -> None:
         self._temporary = tempfile.TemporaryDirectory(prefix="chatserver-")
         self.folder = Path(self._temporary.name)
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    @abstractmethod
-    def url(self) -> str:
-        """Where a broker finds it, credentials included."""
 
     @abstractmethod
     def command(self) -> Sequence[str | Path]:
@@ -127,12 +124,8 @@ class Engine(Running):
     def ready(self) -> bool:
         """Whether it answers."""
 
-    @abstractmethod
-    def flush(self) -> None:
-        """Delete all data."""
-
-    def user(self) -> str | None:
-        """The system's user that runs it; None for the one who runs the tests."""
+    def environment(self) -> dict[str, str] | None:
+        """Its environment variables; None for those of the tests."""
         return None
 
     @property
@@ -147,7 +140,6 @@ class Engine(Running):
         return (self.folder / "log").read_text("utf-8", "replace")
 
     def start(self) -> None:
-        user = self.user()
         with (self.folder / "log").open("ab") as log:
             self._process = process = subprocess.Popen(
                 self.command(),
@@ -155,9 +147,8 @@ class Engine(Running):
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
-                user=user,
-                group=None if user is None else _group(user),
-                extra_groups=None if user is None else (),
+                env=self.environment(),
+                **_as(self.user),
             )
         until(
             lambda: process.poll() is not None or self.ready(),
@@ -214,6 +205,27 @@ class Engine(Running):
         return signalled
 
 
+class Engine(Process):
+    """An engine; its data outlives its process."""
+
+    @property
+    @abstractmethod
+    def url(self) -> str:
+        """Where a broker finds it, credentials included."""
+
+    @abstractmethod
+    def flush(self) -> None:
+        """Delete all data."""
+
+    @abstractmethod
+    def replica(self) -> "Engine":
+        """A copy of this one, on another port: not started, and then following it."""
+
+    @abstractmethod
+    def promote(self) -> None:
+        """Make a replica follow nobody any more, and take writes, from now on."""
+
+
 class Valkey(Engine):
     """A Valkey server (or Redis). By default its data is in memory only.
 
@@ -226,6 +238,7 @@ class Valkey(Engine):
         super().__init__()
         self.program = _valkey_server()
         self.password = password
+        self.directives = directives
         lines = [
             f"port {self.port}",
             "bind 127.0.0.1",
@@ -258,12 +271,39 @@ class Valkey(Engine):
     def flush(self) -> None:
         self.ask("FLUSHALL")
 
+    def replica(self) -> "Valkey":
+        directives = [each for each in self.directives if not each.startswith("replicaof")]
+        return Replica(self, *directives)
+
+    def promote(self) -> None:
+        self.ask("REPLICAOF", "NO", "ONE")
+        self.ask("CONFIG", "REWRITE")  # or it would follow again when it is started again
+
     def ask(self, *words: str | bytes | int) -> Any:
         """The answer to a command, on a connection of its own."""
         with client.Valkey(
             port=self.port, password=self.password or None, socket_timeout=PATIENCE
         ) as connection:
             return connection.execute_command(*words)
+
+
+class Replica(Valkey):
+    """A copy of another server; it is ready once it is in step.
+
+    Args:
+        main: The other server.
+        directives: Lines of its configuration.
+    """
+
+    def __init__(self, main: Valkey, *directives: str) -> None:
+        following = f"replicaof 127.0.0.1 {main.port}"
+        super().__init__(following, *directives, password=main.password)
+
+    def ready(self) -> bool:
+        with suppress(client.ConnectionError, client.TimeoutError):
+            role = self.ask("ROLE")
+            return bool(role[0] == b"master" or role[3] == b"connected")
+        return False
 
 
 class SentinelProcess(Valkey):
@@ -290,7 +330,7 @@ class Sentinel(Running):
 
     def __init__(self, *directives: str) -> None:
         self.main = Valkey(*directives)
-        self.replica = Valkey(f"replicaof 127.0.0.1 {self.main.port}", *directives)
+        self.replica = self.main.replica()
         self.watcher = SentinelProcess(
             f"sentinel monitor {self.name} 127.0.0.1 {self.main.port} 1",
             f"sentinel down-after-milliseconds {self.name} 500",
@@ -384,6 +424,8 @@ class Postgres(Engine):
 
     def __init__(self, *settings: str) -> None:
         super().__init__()
+        if os.geteuid() == 0:
+            self.user = "nobody"  # PostgreSQL refuses to run as root
         self._programs = _postgres_programs(self.folder)
         self._data = self.folder / "data"
         self._settings = settings
@@ -395,14 +437,16 @@ class Postgres(Engine):
     def command(self) -> Sequence[str | Path]:
         return self._programs / "postgres", "-D", self._data
 
-    def user(self) -> str | None:
-        # PostgreSQL refuses to run as root.
-        return "nobody" if os.geteuid() == 0 else None
-
     def start(self) -> None:
         if not self._data.exists():
             self._initialize()
         super().start()
+
+    def replica(self) -> "Postgres":
+        return PostgresReplica(self, *self._settings)
+
+    def promote(self) -> None:
+        self.sql("SELECT pg_promote()")
 
     def ready(self) -> bool:
         # Its first line is the process's identifier; after a kill the old file is still there.
@@ -444,28 +488,23 @@ class Postgres(Engine):
         return [line.split("\t") for line in done.stdout.splitlines()]
 
     def _initialize(self) -> None:
+        """Make the folder of its data."""
         self._data.mkdir(mode=0o700)
         secret = self.folder / "password"
         secret.write_text(PASSWORD)
-        user = self.user()
-        if user is not None:
+        if self.user is not None:
             self.folder.chmod(0o755)
             for path in (self._data, secret):
-                shutil.chown(path, user)
-        done = subprocess.run(
-            [
-                *(self._programs / "initdb", "-D", self._data, "-U", "postgres", "-E", "UTF8"),
-                *("--auth=scram-sha-256", f"--pwfile={secret}", "--no-sync", "--locale=C"),
-            ],
-            capture_output=True,
-            text=True,
-            cwd=self.folder,
-            user=user,
-            group=None if user is None else _group(user),
-            extra_groups=None if user is None else (),
+                shutil.chown(path, self.user)
+        self._run(
+            *("initdb", "-D", self._data, "-U", "postgres", "-E", "UTF8", "--locale=C"),
+            *("--auth=scram-sha-256", f"--pwfile={secret}", "--no-sync"),
         )
-        if done.returncode:
-            raise RuntimeError(f"initdb failed:\n{done.stdout}{done.stderr}")
+        with (self._data / "pg_hba.conf").open("a", encoding="utf-8") as access:
+            access.write("host replication postgres 127.0.0.1/32 scram-sha-256\n")
+        self._configure()
+
+    def _configure(self) -> None:
         lines = [
             "listen_addresses = '127.0.0.1'",
             "unix_socket_directories = ''",
@@ -476,6 +515,41 @@ class Postgres(Engine):
         with (self._data / "postgresql.conf").open("a", encoding="utf-8") as configuration:
             configuration.write("\n".join(lines) + "\n")
 
+    def _run(self, program: str, *arguments: str | Path) -> None:
+        """Run one of its programs, as the user that the server runs as."""
+        done = subprocess.run(
+            [self._programs / program, *arguments],
+            capture_output=True,
+            text=True,
+            cwd=self.folder,
+            **_as(self.user),
+        )
+        if done.returncode:
+            raise RuntimeError(f"{program} failed:\n{done.stdout}{done.stderr}")
+
+
+class PostgresReplica(Postgres):
+    """A copy of another server.
+
+    Args:
+        main: The other server.
+        settings: Lines of its configuration.
+    """
+
+    def __init__(self, main: Postgres, *settings: str) -> None:
+        super().__init__(*settings)
+        self._main = main
+
+    def _initialize(self) -> None:
+        if self.user is not None:
+            self.folder.chmod(0o755)
+            shutil.chown(self.folder, self.user)
+        self._run(
+            *("pg_basebackup", "-d", self._main.url, "-D", self._data, "-R", "--no-sync"),
+            *("--checkpoint=fast", "--wal-method=stream"),
+        )
+        self._configure()
+
 
 def _lives(process: psutil.Process) -> bool:
     """Whether a process is there, and more than an entry that nobody has fetched yet."""
@@ -485,10 +559,13 @@ def _lives(process: psutil.Process) -> bool:
         return False
 
 
-def _group(user: str) -> int:
+def _as(user: str | None) -> dict[str, Any]:
+    """The arguments of `Popen` that make a process another user's, in no group but its own."""
+    if user is None:
+        return {}
     import pwd  # not on Windows
 
-    return pwd.getpwnam(user).pw_gid
+    return {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": ()}
 
 
 def _package(name: str) -> Path:

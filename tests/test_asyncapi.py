@@ -153,6 +153,7 @@ def test_mounts_hosts_routers_and_sub_applications() -> None:
         "Bytes": "/bytes",
         "Silent_same": "/same",
         "Guarded": "/guarded",
+        "Back": "/back",
         "an_item_with_and": "/items/{item_id}",
         "open_item_id": "/open/{item_id}",
         "channel": "/",
@@ -204,6 +205,35 @@ def test_facts_about_a_class() -> None:
         "Subprotocols: `v1`, `v2`.",
         "A handshake is refused with the HTTP status 403.",
     ]
+
+
+def test_recovery() -> None:
+    class Back(Endpoint):
+        encoding = "json"
+        recover = True
+        history = 3
+        q: FromQuery[int] = 1
+
+        def welcome(self, recent: Any) -> Said:
+            return Said(author="")
+
+    document = document_of(Back)
+    channel = document["channels"]["it"]
+    query = channel["bindings"]["ws"]["query"]
+    assert list(query["properties"]) == ["q", "since"]
+    assert query["properties"]["since"]["type"] == "string"
+    assert "required" not in query
+    assert "`since`" in channel["description"]
+    assert keys(document["operations"]["it_send"]["messages"]) == ["Standing", "Envelope"]
+    envelope = document["components"]["schemas"]["Envelope"]
+    assert envelope["required"] == ["channel"]
+    assert envelope["properties"].keys() == {"channel", "offset", "data", "bytes"}
+    assert all("description" in each for each in envelope["properties"].values())
+
+    class Derived(Back):
+        recover = False
+
+    assert "since" not in str(document_of(Derived))
 
 
 def test_a_class_without_a_docstring_has_that_of_its_base() -> None:

@@ -226,6 +226,35 @@ def test_request_response_cycle() -> None:
         assert f"self.{name} = False" in source
 
 
+def test_multiprocess() -> None:
+    """What `processes` overrides and calls."""
+    source = inspect.getsource(uvicorn_.Multiprocess)
+    for name in ("init_processes", "keep_subprocess_alive", "run"):
+        assert callable(getattr(uvicorn_.Multiprocess, name)), name
+    for name in ("hup", "term", "ttin", "ttou"):
+        assert callable(getattr(uvicorn_.Multiprocess, f"handle_{name}")), name
+    for name in ("processes: list", "processes_num =", "should_exit =", "sockets =", "config ="):
+        assert f"self.{name}" in source
+    assert "self.should_exit.wait" in source
+    assert "self.keep_subprocess_alive()" in source
+
+
+def test_process() -> None:
+    """The same, of a worker."""
+    for name in ("target", "start", "is_alive", "kill", "pid", "exitcode"):
+        assert hasattr(uvicorn_.Process, name), name
+    source = inspect.getsource(uvicorn_.Process)
+    assert "self._server: Server | None = None" in source
+    assert "if self._server is None:" in source
+    assert "self.process = get_subprocess(config, self.target, sockets)" in source
+
+
+def test_server() -> None:
+    for name in ("run", "startup", "shutdown"):
+        assert callable(getattr(uvicorn_.Server, name)), name
+    assert "await self.shutdown(sockets=sockets)" in inspect.getsource(uvicorn_.Server)
+
+
 def test_is_full() -> None:
     class Flow:
         write_paused = True

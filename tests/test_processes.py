@@ -1,6 +1,7 @@
 """What `chatserver run` starts: a server that stops in order, and several processes of one."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,9 +13,14 @@ from typing import NamedTuple
 
 import httpx2
 import pytest
+from playwright.sync_api import expect
 
 import chatserver
+from tests.browser import Visit
+from tests.engines import Valkey
 from tests.raw import CLOSE, FIN, TEXT, Peer, frame
+
+pytest_plugins = ["tests.browser", "tests.engines"]
 
 ROOT = Path(chatserver.__file__).parent.parent
 DEADLINE = 20.0  # seconds for whatever is waited for
@@ -46,14 +52,19 @@ one = Starlette(
 """
 
 RUN = """
-import socket, sys
+import socket, sys, time
 from functools import partial
+from pathlib import Path
 from chatserver.server import edge
 from chatserver.server.processes import InvitingServer, Workers
 from chatserver.server.uvicorn_ import Config
 
+if __name__ == "__mp_main__" and Path("slow").exists():  # a worker imports this as well
+    Path("begun").touch()
+    time.sleep(60)
+
 if __name__ == "__main__":
-    name, workers, edge.ENDS_PER_SECOND = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    name, (workers, edge.ENDS_PER_SECOND, patience) = sys.argv[1], map(int, sys.argv[2:])
     listener = socket.create_server(("127.0.0.1", 0))
     config = Config(
         name,
@@ -61,7 +72,7 @@ if __name__ == "__main__":
         ws="chatserver.server:WebSocketProtocol",
         http="chatserver.server:HttpProtocol",
         timeout_graceful_shutdown=3,
-        timeout_worker_healthcheck=1,
+        timeout_worker_healthcheck=patience,
     )
     ready = partial(print, "Open", listener.getsockname()[1], flush=True)
     if workers == 1:
@@ -126,14 +137,23 @@ def is_gone(pid: int) -> bool:
 
 
 @contextmanager
-def running(folder: Path, name: str, workers: int, rate: int = 1000) -> Iterator[Running]:
+def running(
+    folder: Path,
+    name: str,
+    workers: int,
+    *,
+    rate: int = 1000,
+    patience: int = 20,
+    **environment: str,
+) -> Iterator[Running]:
+    """Run `RUN`: `rate` clients end in a second, a worker is given up after `patience` seconds."""
     (folder / "served.py").write_text(SERVED)
     (folder / "run.py").write_text(RUN)
     with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
         process = subprocess.Popen(
-            [sys.executable, "-W", "error", "run.py", name, str(workers), str(rate)],
+            [sys.executable, "-W", "error", "run.py", name, *map(str, (workers, rate, patience))],
             cwd=folder,
-            env={**os.environ, "PYTHONPATH": f"{ROOT}:{folder}"},
+            env={**os.environ, **environment, "PYTHONPATH": f"{ROOT}:{folder}"},
             stdout=out,
             stderr=err,
             start_new_session=True,  # so that a test may signal all of its processes
@@ -158,8 +178,13 @@ def test_it_is_not_ready_before_the_clients_are_told(tmp_path: Path) -> None:
     with running(tmp_path, "served:one", 1, rate=20) as server, ExitStack() as stack:
         peers = [stack.enter_context(Peer(server.port, "/ws")) for _ in range(30)]
         assert readiness(server.port) == (200, "ready")
+        early = stack.enter_context(Peer(server.port))
         server.process.send_signal(signal.SIGTERM)
         wait_for(lambda: readiness(server.port) == (503, "stopping"))
+        early.send(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
+        early.read_head()
+        assert early.status == 503
+        assert "application/json" in early.head
         late = stack.enter_context(Peer(server.port, "/ws"))
         assert late.status == 503
         # The last ones are served until their turn has come.
@@ -211,9 +236,19 @@ def test_ctrl_c_reaches_all_of_them_at_once(tmp_path: Path) -> None:
     assert "Traceback" not in server.log
 
 
+def test_ctrl_c_while_they_start(tmp_path: Path) -> None:
+    (tmp_path / "slow").touch()
+    with running(tmp_path, "served:app", 2) as server:
+        wait_for((tmp_path / "begun").exists)
+        os.killpg(server.process.pid, signal.SIGINT)
+        assert server.process.wait(DEADLINE) == 0
+    assert server.out == ""
+    assert "Traceback" not in server.log
+
+
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
 def test_a_worker_is_started_again(tmp_path: Path, sign: signal.Signals) -> None:
-    with running(tmp_path, "served:app", 2) as server:
+    with running(tmp_path, "served:app", 2, patience=1) as server:
         one, other = server.pids(2)
         os.kill(one, sign)
         wait_for(lambda: is_gone(one))
@@ -255,6 +290,62 @@ def test_of_several_workers_with_the_memory_broker_each_refuses(tmp_path: Path) 
     with running(tmp_path, "served:one", 2) as server:
         assert server.process.wait(DEADLINE) == 3
     assert "The memory broker is for one process, and clients of 2 workers" in server.log
+
+
+# Several processes with a broker
+
+
+@contextmanager
+def frozen(pid: int) -> Iterator[None]:
+    """The process takes no clients meanwhile; so briefly that it isn't taken for dead."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def workers_of(server: Running) -> list[int]:
+    wait_for(lambda: "Open" in server.out)
+    return [int(pid) for pid in re.findall(r"Started server process \[(\d+)\]", server.log)]
+
+
+def test_clients_of_two_workers_hear_each_other(tmp_path: Path, valkey: Valkey) -> None:
+    with (
+        running(tmp_path, "chatserver.app:app", 2, CHATSERVER_BROKER=valkey.url) as server,
+        ExitStack() as stack,
+    ):
+        peers = []
+        for pid in workers_of(server):
+            with frozen(pid):
+                peers.append(stack.enter_context(Peer(server.port, f"/ws/{pid}")))
+        one, other = peers
+        one.text("hi")
+        assert one.message() == "You wrote: hi"
+        assert other.message() == one.message()
+        other.text("hello")
+        assert other.message() == "You wrote: hello"
+        assert one.message() == other.message()
+        assert readiness(server.port) == (200, "ready")
+        assert server.end(signal.SIGTERM) == 0
+    assert "Traceback" not in server.log
+
+
+def test_two_tabs_on_two_workers_chat(tmp_path: Path, valkey: Valkey, visit: Visit) -> None:
+    with running(tmp_path, "chatserver.app:app", 2, CHATSERVER_BROKER=valkey.url) as server:
+        chats = []
+        for pid in workers_of(server):
+            with frozen(pid):
+                page = visit(f"http://127.0.0.1:{server.port}")
+                page.get_by_role("tab", name="Chat").click()
+                chat = page.locator("#panel-chat")
+                expect(chat.locator(".pill")).to_have_text("Connected")
+                chats.append(chat)
+        for speaker, listener in (chats, chats[::-1]):
+            speaker.locator("textarea").fill("Hello from the other worker")
+            speaker.locator("textarea").press("Enter")
+            heard = listener.locator(".message.other")
+            expect(heard).to_contain_text("says: Hello from the other worker")
 
 
 STOCK = ("-m", "uvicorn", "--port", "0")

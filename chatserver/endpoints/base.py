@@ -101,6 +101,9 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
             left are counted in `Counts.unhandled`. At a shutdown the server's grace period may
             end sooner. None takes the application's limit; 0 cancels the handler at once.
         - `history`: How many of a channel's newest publications `welcome` is given; 0 for none.
+        - `recover`: Whether a client that comes back gets what it missed: it names its positions in
+            the query parameter `since`, and publications come in envelopes that tell them. Needs
+            `encoding = "json"`.
         - `disconnect_timeout`: Seconds that `on_disconnect` may take.
 
     Attributes:
@@ -126,6 +129,7 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
     sends: ClassVar[type | tuple[type, ...]] = ()
     linger: ClassVar[float | None] = None
     history: ClassVar[int] = 0
+    recover: ClassVar[bool] = False
     disconnect_timeout: ClassVar[float] = 5.0
 
     parameters: ClassVar[Mapping[str, Parameter]] = {}
@@ -145,6 +149,9 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
     _has_channel_task: ClassVar[bool] = False
     # The names of this connection's channels.
     _channels: tuple[str, ...] = ()
+    # Where the client stood when it came, in the channels that it has not joined yet; set if the
+    # class recovers.
+    _positions: dict[str, Position]
     # Whether `authenticate` has returned, and its user may join the channels.
     _admitted = False
     # Made on first use, and shared by all that this connection publishes.
@@ -264,7 +271,8 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
         """Make of a channel's newest publications what a client gets first, before what is live.
 
         Called for each channel with its accept, and when one is joined later, in a class with
-        `history`. Nothing is missing between this and what is live, twice or out of order.
+        `history`; not for a client that gets what it missed instead. Nothing is missing between
+        this and what is live, twice or out of order.
 
         Args:
             recent: As many as `history` says, the oldest first; empty where there are none.
@@ -382,7 +390,8 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
 
         Args:
             channel: Its name; not one that is joined already.
-            since: Where the client stands. What it missed is sent to it first, in place of
+            since: Where the client stands; in a class with `recover` that is what its query says,
+                if left out. What it missed is sent to it first. If that can't be had, it is sent
                 what `welcome` makes.
 
         Returns:

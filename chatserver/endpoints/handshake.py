@@ -16,6 +16,7 @@ from chatserver.endpoints.channels import fill_in
 from chatserver.endpoints.identification import note_endpoint
 from chatserver.endpoints.membership import check_may
 from chatserver.endpoints.origin import check_origin
+from chatserver.endpoints.recovery import positions
 from chatserver.endpoints.resolution import Opened, Resolution
 from chatserver.endpoints.served import Served
 
@@ -33,6 +34,9 @@ async def read_handshake(endpoint: Served, websocket: WebSocket) -> None:
     for parameter in endpoint.parameters.values():
         setattr(endpoint, parameter.name, parameter.read(websocket))
     endpoint._channels = fill_in(endpoint._templates, vars(endpoint))
+    if endpoint.recover:
+        most = endpoint.connection.limits.max_channels
+        endpoint._positions = positions(websocket, most)
     if endpoint.dependencies:
         await _resolve(endpoint, websocket)
 

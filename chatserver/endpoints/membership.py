@@ -7,8 +7,8 @@ see `occupancy`.
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
 
+from chatserver.endpoints import recovery
 from chatserver.endpoints.occupancy import Occupancy, Place, enter, joined, leave
 from chatserver.endpoints.served import Served
 from chatserver.errors import InvalidToken
@@ -66,7 +66,7 @@ async def join_channel(
 async def leave_channel(endpoint: Served, channel: str) -> None:
     """Leave a channel; of the last one this waits until the channel's task has ended."""
     occupied = occupied_by(endpoint, (channel,))
-    await endpoint.hub.unsubscribe(endpoint.connection, channel)
+    await endpoint.hub.leave(endpoint.connection, channel)
     for each in occupied:
         await each.ended()
 
@@ -116,36 +116,40 @@ async def _subscribe(
 ) -> Subscribed:
     """Follow a channel that the client's token opens."""
     presence = endpoint.presence or endpoint.hub.broker.rules(channel).presence
-    answer = _welcome if since is None and endpoint.history else _missed
-    return await endpoint.hub.subscribe(
+    encoder, answer, on_lost = PLAIN[endpoint.encoding], partial(_begin, endpoint), None
+    if endpoint.recover:
+        since = since or endpoint._positions.get(channel)
+        welcome = endpoint.welcome if endpoint.history else None
+        encoder, on_lost = recovery.enveloped, recovery.lost
+        answer = partial(recovery.begin, channel, since, welcome)
+    subscribed = await endpoint.hub.subscribe(
         endpoint.connection,
         channel,
-        encoder=PLAIN[endpoint.encoding],
+        encoder=encoder,
         since=since,
         recent=endpoint.history,
         info=endpoint._info() if presence else None,
         last_will=last_will,
-        answer=partial(answer, endpoint),
+        answer=answer,
+        on_lost=on_lost,
         on_left=partial(_has_left, endpoint) if endpoint._has_channel_task else None,
     )
+    if endpoint.recover:
+        endpoint._positions.pop(channel, None)  # if it joins again, it stands elsewhere
+    return subscribed
 
 
-def _welcome(endpoint: Served, subscribed: Subscribed) -> Sequence[Frame]:
-    data = endpoint.welcome(subscribed.publications)
-    if data is subscribed.publications or _are_publications(data):
+def _begin(endpoint: Served, subscribed: Subscribed) -> Sequence[Frame]:
+    """What a client gets first of a channel: what it missed, or the welcome."""
+    publications = subscribed.publications
+    if subscribed.recovered or not endpoint.history:
+        return _frames(endpoint, publications)
+    data = endpoint.welcome(publications)
+    if data is publications or recovery.are_publications(data):
         return _frames(endpoint, data)
     return () if data is None else (frame(payload(data), endpoint.encoding),)
-
-
-def _missed(endpoint: Served, subscribed: Subscribed) -> Sequence[Frame]:
-    return _frames(endpoint, subscribed.publications)
 
 
 def _frames(endpoint: Served, publications: Sequence[Publication]) -> Sequence[Frame]:
     made = map(PLAIN[endpoint.encoding], publications)
     return tuple(each for each in made if each is not None)
-
-
-def _are_publications(data: Any) -> bool:
-    is_list = isinstance(data, list | tuple) and bool(data)
-    return is_list and all(isinstance(each, Publication) for each in data)

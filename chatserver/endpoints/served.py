@@ -17,7 +17,7 @@ from chatserver.endpoints.resolution import Opened
 from chatserver.endpoints.tasks import TaskGroup
 from chatserver.errors import InvalidMessage
 from chatserver.hub import Hub
-from chatserver.publication import ClientInfo, Encoding, Publication
+from chatserver.publication import ClientInfo, Encoding, Position, Publication
 
 __all__ = ["Served"]
 
@@ -32,6 +32,7 @@ class Served(Protocol):
     reject_as: ClassVar[Literal["http", "close", "policy"]]
     linger: ClassVar[float | None]
     history: ClassVar[int]
+    recover: ClassVar[bool]
     disconnect_timeout: ClassVar[float]
     parameters: ClassVar[Mapping[str, Parameter]]
     dependencies: ClassVar[Mapping[str, Dependency]]
@@ -48,6 +49,7 @@ class Served(Protocol):
     hub: Hub
     connection: Connection
     _channels: tuple[str, ...]
+    _positions: dict[str, Position]
     _admitted: bool
     _opened: Sequence[Opened]
     _lifecycle: Any

@@ -40,7 +40,6 @@ from chatserver.brokers.remote import RemoteBroker
 from chatserver.errors import BrokerUnavailable
 from chatserver.publication import (
     ClientInfo,
-    Delivery,
     History,
     Joined,
     Left,
@@ -61,6 +60,8 @@ PREFIX = "chatserver"
 OLDEST, OLDEST_CLUSTER = (6, 2), (7, 0)
 #: Milliseconds for which a client's last will is not published again.
 WILL_TTL = 300_000
+#: A position in no stream.
+NOWHERE = Position(0, "")
 #: More than any offset, and than any number of publications.
 LARGE = 2**62
 
@@ -132,6 +133,10 @@ class RedisEngine(Engine):
         self._nodes = nodes
         self._scripts = scripts(sharded=nodes.sharded)
         self._channels: dict[bytes, str] = {}  # followed, by the name they are announced under
+        # Position and id of what was announced last in each of them, now and before the connection
+        # was lost.
+        self._latest: dict[str, tuple[Position, bytes]] = {}
+        self._before: dict[str, tuple[Position, bytes]] = {}
         self._leases = self._key("{leases}")
         self._controls = self._key("{control}", str(nodes.db))
 
@@ -168,6 +173,7 @@ class RedisEngine(Engine):
             for answer in await pipe.ask(loading):
                 _raise(answer_of(answer))
         self._channels = {}
+        self._before, self._latest = self._before | self._latest, {}
         await self._nodes.ears[self._nodes.place(self._controls)].subscribe([self._controls])
         await self._try_rights()
 
@@ -217,7 +223,15 @@ class RedisEngine(Engine):
         try:
             if name == self._controls:
                 return read_control(data)
-            return None if channel is None else _delivery(channel, data)
+            if channel is None:
+                return None
+            if data[:2] in (b"+ ", b"- "):
+                about = Joined if data[:1] == b"+" else Left
+                return about(channel, _decode_info(data[2:]))
+            position, id, entry = _announced(data)
+            if position.offset:
+                self._latest[channel] = position, id
+            return _publication(channel, position, entry)
         except (ValueError, msgspec.MsgspecError):
             logger.warning("Redis has announced what can't be read, in channel %.100r", channel)
             return None
@@ -229,14 +243,17 @@ class RedisEngine(Engine):
         self._channels.update(names)
         await asyncio.gather(*(ear.subscribe(some) for ear, some in self._by_ear(names)))
         answers = await self._evaluate(
-            self._top(channel, rules, "", 0) for channel, rules in channels.items()
+            self._top(channel, rules, *self._before.pop(channel, (NOWHERE, b"")))
+            for channel, rules in channels.items()
         )
         return [_then(answer, _position) for answer in answers]
 
     async def unfollow(self, channels: Collection[str]) -> None:
         names = [self._news(channel) for channel in channels]
         for name in names:
-            self._channels.pop(name, None)
+            channel = self._channels.pop(name, "")
+            self._latest.pop(channel, None)
+            self._before.pop(channel, None)
         await asyncio.gather(*(ear.unsubscribe(some) for ear, some in self._by_ear(names)))
 
     def _by_ear(self, names: Iterable[bytes]) -> list[tuple[Ear, list[bytes]]]:
@@ -250,7 +267,7 @@ class RedisEngine(Engine):
 
     async def tops(self, known: Mapping[str, Position]) -> Mapping[str, Position]:
         answers = await self._evaluate(
-            self._top(channel, None, position.epoch, position.offset)
+            self._top(channel, None, position, self._id_at(channel, position))
             for channel, position in known.items()
         )
         tops: dict[str, Position] = {}
@@ -261,9 +278,23 @@ class RedisEngine(Engine):
                 tops[channel] = _position(_raise(answer))
         return tops
 
-    def _top(self, channel: str, rules: Rules | None, epoch: str, offset: int) -> "Call":
+    def _top(self, channel: str, rules: Rules | None, known: Position, id: bytes) -> "Call":
+        """Ask for a stream's top.
+
+        Args:
+            channel: The channel's name.
+            rules: What is kept of it; None leaves that as it is.
+            known: A position that the stream should reach.
+            id: The identifier of the publication there; empty if that is not known.
+        """
         keys = self._keys(channel, "top", "stream")
-        return "tops", keys, (_new_epoch(), *_kept(rules), epoch, offset)
+        about = _bytes(known.epoch), known.offset, id
+        return "tops", keys, (_new_epoch(), *_kept(rules), *about)
+
+    def _id_at(self, channel: str, known: Position) -> bytes:
+        """The id at a known position; empty if it is not what was announced last."""
+        position, id = self._latest.get(channel, (NOWHERE, b""))
+        return id if position == known else b""
 
     async def append(self, drafts: Sequence[Draft]) -> Answers[Position]:
         answers = await self._evaluate(_each(self._append, drafts))
@@ -272,10 +303,9 @@ class RedisEngine(Engine):
     def _append(self, draft: Draft) -> "Call":
         keys = self._keys(draft.channel, "top", "stream", f"id:{draft.id}")
         entry = _entry(draft.data, draft.info, draft.skip)
-        keep = "1" if draft.keep else "0"
-        id_ttl = int(draft.id_ttl * 1000)
-        kept = _kept(draft.rules)
-        return "append", keys, (self._news(draft.channel), entry, keep, _new_epoch(), *kept, id_ttl)
+        what = self._news(draft.channel), _bytes(draft.id), entry, "1" if draft.keep else "0"
+        kept = *_kept(draft.rules), int(draft.id_ttl * 1000)
+        return "append", keys, (*what, _new_epoch(), *kept)
 
     async def read(self, reads: Sequence[Read]) -> Answers[History]:
         answers = await self._evaluate(_each(self._read, reads))
@@ -487,6 +517,17 @@ def _nothing(_: Answer) -> None:
     return None
 
 
+def _announced(data: bytes) -> tuple[Position, bytes, Entry]:
+    """Position, id and entry of what a script has announced.
+
+    Raises:
+        ValueError: Somebody else has.
+    """
+    offset, epoch, length, rest = data.split(b" ", 3)
+    end = int(length)
+    return Position(int(offset), epoch.decode()), rest[:end], _decode_entry(rest[end:])
+
+
 def _new_epoch() -> str:
     """An epoch, in case that a stream begins."""
     return secrets.token_hex(4)
@@ -518,46 +559,30 @@ def _entry(data: Payload, info: ClientInfo | None, skip: str) -> bytes:
     return _encode(Entry(1, data, about, skip))
 
 
-def _publication(channel: str, offset: int, epoch: str, entry: bytes) -> Publication:
-    read = _decode_entry(entry)
+def _publication(channel: str, position: Position, read: Entry) -> Publication:
     info = _decode_info(read.info) if read.info else None
     data: Payload = read.data
     if read.kind == 0:
         data = read.data.decode()
     elif read.kind == 2:
         data = Raw(read.data)
-    return Publication(channel, data, offset, epoch, info, read.skip)
-
-
-def _delivery(channel: str, data: bytes) -> Delivery:
-    """Read what was announced.
-
-    Raises:
-        ValueError: It was not announced by a script.
-    """
-    if data.startswith(b"+ "):
-        return Joined(channel, _decode_info(data[2:]))
-    if data.startswith(b"- "):
-        return Left(channel, _decode_info(data[2:]))
-    offset, epoch, rest = data.split(b" ", 2)
-    return _publication(channel, int(offset), epoch.decode("ascii"), rest)
+    return Publication(channel, data, position.offset, position.epoch, info, read.skip)
 
 
 def _history(read: Read, answer: Answer) -> History:
-    top, now, found = answer
-    position = _position(top)
+    position, now, found = answer
+    top = _position(position)
     publications: list[Publication] = []
     for number, fields in found:
         offset, _, ours = number.partition(b"-")
         named = dict(zip(fields[::2], fields[1::2], strict=True))
         try:
             if ours == b"0" and int(named[b"t"]) > int(now) - read.ttl * 1000:
-                publications.append(
-                    _publication(read.channel, int(offset), position.epoch, named[b"e"])
-                )
+                at = Position(int(offset), top.epoch)
+                publications.append(_publication(read.channel, at, _decode_entry(named[b"e"])))
         except (ValueError, KeyError, msgspec.MsgspecError):
             logger.warning("Redis has an entry that can't be read, in channel %.100r", read.channel)
-    return History(tuple(publications), position)
+    return History(tuple(publications), top)
 
 
 def _entries(answer: list[bytes]) -> dict[str, tuple[str, ClientInfo]]:

@@ -3,11 +3,11 @@
 A channel's keys, with the channel's name as hash tag, so that a Cluster keeps them on one node:
 
     …:top       "offset epoch size ttl": the stream's top, and what is kept of it (ms)
-    …:stream    a stream whose entries are `offset-0`, with fields e (the entry) and t (ms)
+    …:stream    a stream whose entries are `offset-0`, with fields i (id), e (entry), t (ms)
     …:id:…      the position of the publication with this id
     …:present   a hash: client → "process length-of-info info entry-of-last-will"
 
-What is announced is "offset epoch entry", "+ info" or "- info".
+What is announced is "offset epoch length-of-id id entry", "+ info" or "- info".
 """
 
 import hashlib
@@ -61,9 +61,9 @@ end
 """
 
 PUBLISH = """
-local function append(stream_key, offset, entry, size)
+local function append(stream_key, offset, size, id, entry)
     local added = redis.pcall('XADD', stream_key, 'MAXLEN', size, string.format('%.0f-0', offset),
-        'e', entry, 't', string.format('%.0f', now))
+        'i', id, 'e', entry, 't', string.format('%.0f', now))
     return type(added) ~= 'table' or not added.err, added
 end
 
@@ -80,12 +80,12 @@ local function publish(top_key, stream_key, id_key, a)
     if a.keep then
         offset = offset + 1
         if size > 0 and ttl > 0 then
-            local done, answer = append(stream_key, offset, a.entry, size)
+            local done, answer = append(stream_key, offset, size, a.id, a.entry)
             if not done and string.find(answer.err, 'equal or smaller') then
                 -- Somebody has added entries by hand.
                 redis.call('DEL', stream_key)
                 offset, epoch = 1, a.epoch
-                done, answer = append(stream_key, offset, a.entry, size)
+                done, answer = append(stream_key, offset, size, a.id, a.entry)
             end
             if not done then return answer end
             redis.call('PEXPIRE', stream_key, ttl)
@@ -94,22 +94,33 @@ local function publish(top_key, stream_key, id_key, a)
     end
     local position = write_top(top_key, offset, epoch, size, ttl)
     redis.call('SET', id_key, position, 'PX', a.id_ttl)
-    redis.call('PUBLISH', a.news, string.format('%.0f %s ', announced, epoch) .. a.entry)
+    redis.call('PUBLISH', a.news,
+        string.format('%.0f %s %d ', announced, epoch, #a.id) .. a.id .. a.entry)
     return position
 end
 """
 
 APPEND = """
 return publish(KEYS[1], KEYS[2], KEYS[3], {
-    news = ARGV[1], entry = ARGV[2], keep = ARGV[3] == '1', epoch = ARGV[4],
-    size = ARGV[5], ttl = ARGV[6], id_ttl = ARGV[7]})
+    news = ARGV[1], id = ARGV[2], entry = ARGV[3], keep = ARGV[4] == '1', epoch = ARGV[5],
+    size = ARGV[6], ttl = ARGV[7], id_ttl = ARGV[8]})
 """
 
-# A stream of the known epoch that does not reach the known offset has gone back.
+# A stream has gone back if it doesn't reach the known offset, or has something else there: Redis
+# was replaced by a replica that had not got all, and to which others have published since.
 TOPS = """
+local function has_gone_back(stream_key, offset, known, id)
+    if offset < known then return true end
+    if id == '' then return false end
+    local number = string.format('%.0f-0', known)
+    local found = redis.call('XRANGE', stream_key, number, number)[1]
+    return found and found[2][2] ~= id
+end
+
 local offset, epoch, size, ttl = read_top(KEYS[1])
 size, ttl = kept(ARGV[2], ARGV[3], size, ttl)
-if not offset or (epoch == ARGV[4] and offset < tonumber(ARGV[5])) then
+if not offset or
+    (epoch == ARGV[4] and has_gone_back(KEYS[2], offset, tonumber(ARGV[5]), ARGV[6])) then
     redis.call('DEL', KEYS[2])
     offset, epoch = 0, ARGV[1]
 end
@@ -148,7 +159,7 @@ if ARGV[3] == '1' then
 end
 if ARGV[4] == '1' and will ~= '' then
     local answer = publish(KEYS[2], KEYS[3], KEYS[4], {
-        news = ARGV[5], entry = will, keep = true, epoch = ARGV[6],
+        news = ARGV[5], id = ARGV[1], entry = will, keep = true, epoch = ARGV[6],
         size = ARGV[7], ttl = ARGV[8], id_ttl = ARGV[9]})
     if type(answer) == 'table' and answer.err then return answer end
 end
