@@ -17,7 +17,7 @@ __all__ = ["ROOM", "WORKERS", "measure", "name_of"]
 
 WORKERS = (1, 2)
 #: The same work for both: so many messages are offered, and each process gets them one by one.
-ROOM = Regime("room", "a room of 1,000 clients, 200 messages a second", "drive", rate=200)
+ROOM = Regime("room", "a room of 1,000 clients, 50 messages a second", "drive", rate=50)
 #: No limit for the one client that publishes for all.
 FLAGS = ("--log-level", "warning", "--max-message-rate", "0")
 SETTLING = 0.5  # seconds until the processes have nothing left to do
