@@ -258,12 +258,16 @@ class PostgresEngine(Engine):
         return [answer for draft in drafts for answer in await self._append_some([draft])]
 
     async def _append(self, drafts: Sequence["_Draft"]) -> list[Position]:
+        distinct = {(draft.name, draft.id): draft for draft in reversed(drafts)}
         streams = {draft.name: (draft.name, draft.size, draft.ttl) for draft in drafts}
-        index = {name: number + 1 for number, name in enumerate(streams)}
-        publications = [(index[draft.name], *draft[3:]) for draft in drafts]
-        values = (*_columns([*streams.values()]), *_columns(publications))
+        ordered = sorted(streams, key=lambda name: hashlib.sha256(name).digest())
+        index = {name: number + 1 for number, name in enumerate(ordered)}
+        publications = [(index[draft.name], *draft[3:]) for draft in reversed(distinct.values())]
+        values = (*_columns([streams[name] for name in ordered]), *_columns(publications))
         (row,) = await self._call(self._appending, "append", *values)
-        return [Position(*each) for each in zip(row["positions"], row["epochs"], strict=True)]
+        positions = map(Position, row["positions"], row["epochs"])
+        answers = dict(zip(reversed(distinct), positions, strict=True))
+        return [answers[draft.name, draft.id] for draft in drafts]
 
     async def read(self, reads: Sequence[Read]) -> Answers[History]:
         return await _each(reads, _read, self._read)

@@ -150,35 +150,12 @@ BEGIN
 END
 $$;
 
--- Lock streams until the end of the transaction; those that don't exist begin. All lock them in
--- the order of their keys, so no two wait for each other.
-CREATE OR REPLACE FUNCTION chatserver.lock_streams(names bytea[]) RETURNS void
-LANGUAGE plpgsql AS $$
-DECLARE
-    locked integer;
-BEGIN
-    LOOP
-        INSERT INTO chatserver.channel (name, epoch, timeline, used, due)
-        SELECT given.name, chatserver.new_epoch(), chatserver.timeline(),
-            clock_timestamp(), clock_timestamp() + interval '30 seconds'
-        FROM unnest(names) AS given (name)
-        WHERE NOT EXISTS (SELECT FROM chatserver.channel WHERE channel.key = sha256(given.name))
-        ORDER BY sha256(given.name)
-        ON CONFLICT DO NOTHING;
-        PERFORM FROM chatserver.channel
-        WHERE channel.key = ANY (ARRAY(SELECT sha256(given.name) FROM unnest(names) AS given (name)))
-        ORDER BY channel.key FOR UPDATE;
-        GET DIAGNOSTICS locked = ROW_COUNT;
-        EXIT WHEN locked = cardinality(names);  -- else one was idle, and was removed meanwhile
-    END LOOP;
-END
-$$;
-
 -- Append publications to streams, and announce them: all of them, or none.
 --
--- names are the streams, each once, with what is kept of them; NULL leaves that as it is. The
--- other arrays have one element for each publication: channels are indexes of names. A NULL id is
--- not remembered. What is not to be kept gets no offset, and is only announced.
+-- names are the streams, each once, in the order of their SHA-256, with what is kept of them; NULL
+-- leaves that as it is. The other arrays have one element for each publication: channels are
+-- indexes of names. An id is in a channel once, and is not remembered if it is NULL. What is not
+-- to be kept gets no offset, and is only announced.
 CREATE OR REPLACE FUNCTION chatserver.append(
     names bytea[], sizes bigint[], ttls double precision[],
     channels integer[], ids bytea[], id_ttls double precision[],
@@ -187,39 +164,41 @@ CREATE OR REPLACE FUNCTION chatserver.append(
 ) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
-    now timestamptz;
+    keys CONSTANT bytea[] := ARRAY(SELECT sha256(name) FROM unnest(names) AS name);
     streams bigint[];
     tops bigint[];
+    now timestamptz;
     events text;
 BEGIN
-    PERFORM chatserver.lock_streams(names);
+    LOOP
+        IF (SELECT count(*) FROM chatserver.channel WHERE key = ANY (keys)) < cardinality(keys) THEN
+            INSERT INTO chatserver.channel (name, epoch, timeline, used, due)
+            SELECT name, chatserver.new_epoch(), chatserver.timeline(),
+                clock_timestamp(), clock_timestamp() + interval '30 seconds'
+            FROM unnest(names) AS name ORDER BY sha256(name)
+            ON CONFLICT DO NOTHING;
+        END IF;
+        -- All lock streams in the same order, so no two wait for each other.
+        SELECT array_agg(id), array_agg(top), array_agg(epoch) INTO streams, tops, epochs FROM (
+            SELECT id, top, CASE WHEN timeline = chatserver.timeline() THEN epoch
+                ELSE chatserver.new_epoch() END AS epoch
+            FROM chatserver.channel WHERE key = ANY (keys) ORDER BY key FOR UPDATE
+        ) AS stream;
+        EXIT WHEN cardinality(streams) = cardinality(keys);  -- else an idle one was just removed
+    END LOOP;
     now := clock_timestamp();
-    SELECT array_agg(stream.id ORDER BY number), array_agg(stream.top ORDER BY number),
-        array_agg(CASE WHEN stream.timeline = chatserver.timeline() THEN stream.epoch
-            ELSE chatserver.new_epoch() END ORDER BY number)
-    INTO streams, tops, epochs
-    FROM unnest(names) WITH ORDINALITY AS given (name, number)
-    JOIN chatserver.channel AS stream ON stream.key = sha256(given.name);
     WITH draft AS (
-        SELECT given.*, remembered.position AS known,
-            remembered.position IS NULL AND (given.id IS NULL OR
-                row_number() OVER (PARTITION BY given.channel, given.id ORDER BY given.number) = 1
-            ) AS fresh
+        SELECT given.*, remembered.position AS known, remembered.position IS NULL AS fresh
         FROM unnest(channels, ids, id_ttls, kinds, contents, infos, skips, keeps)
             WITH ORDINALITY AS given (channel, id, id_ttl, kind, data, info, skip, keep, number)
         LEFT JOIN chatserver.publication_id AS remembered
             ON remembered.channel = streams[given.channel]
             AND remembered.id = given.id AND remembered.expires > now
-    ), counted AS (
-        SELECT draft.*, tops[channel] + count(*) FILTER (WHERE fresh AND keep)
-            OVER (PARTITION BY channel ORDER BY number) AS position
-        FROM draft
     ), numbered AS MATERIALIZED (
         SELECT channel, id, id_ttl, kind, data, info, skip, keep, number, fresh,
-            CASE WHEN fresh THEN position ELSE coalesce(known,
-                first_value(position) OVER (PARTITION BY channel, id ORDER BY number)) END
-                AS position
-        FROM counted
+            coalesce(known, tops[channel] + count(*) FILTER (WHERE fresh AND keep)
+                OVER (PARTITION BY channel ORDER BY number)) AS position
+        FROM draft
     ), appended AS (
         -- A row that is there already was written by somebody else.
         INSERT INTO chatserver.publication (channel, position, time, kind, data, info, skip)
@@ -279,7 +258,8 @@ CREATE OR REPLACE FUNCTION chatserver.append_each(
         SELECT * FROM unnest(names, sizes, ttls, ids, kinds, contents)
             WITH ORDINALITY AS given (name, size, ttl, id, kind, data, number)
     ), stream AS (
-        SELECT name, max(size) AS size, max(ttl) AS ttl, row_number() OVER () AS index
+        SELECT name, max(size) AS size, max(ttl) AS ttl,
+            row_number() OVER (ORDER BY sha256(name)) AS index
         FROM draft GROUP BY name
     )
     SELECT chatserver.append(
@@ -307,10 +287,13 @@ BEGIN
     WITH sent AS (
         DELETE FROM chatserver.outbox WHERE transaction = pg_current_xact_id()
         RETURNING number, name, kind::text, data, id
+    ), first AS (
+        SELECT DISTINCT ON (name, id, CASE WHEN id IS NULL THEN number END) * FROM sent
+        ORDER BY name, id, CASE WHEN id IS NULL THEN number END, number
     )
     SELECT array_agg(name ORDER BY number), array_agg(id ORDER BY number),
         array_agg(kind ORDER BY number), array_agg(data ORDER BY number)
-    INTO names, ids, kinds, contents FROM sent;
+    INTO names, ids, kinds, contents FROM first;
     IF names IS NOT NULL THEN
         PERFORM chatserver.append_each(names, '{}', '{}', ids, kinds, contents);
     END IF;
