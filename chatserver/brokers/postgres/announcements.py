@@ -16,6 +16,7 @@ from msgspec import Meta, Raw, Struct
 from chatserver.publication import ClientInfo, Payload, Publication
 
 __all__ = [
+    "UNREADABLE",
     "Entered",
     "Event",
     "Gone",
@@ -31,6 +32,8 @@ __all__ = [
 #: Of a publication's data: text, bytes or JSON.
 Kind: TypeAlias = Literal["t", "b", "j"]
 Number: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+#: What reading raises; the second one if JSON is nested too deeply.
+UNREADABLE = (ValueError, RecursionError)
 #: Characters of one announcement at most; a longer one is foreign.
 MOST = 2**30
 
@@ -95,22 +98,29 @@ class Parts:
         """The events of an announcement, once its last notification is there.
 
         Raises:
-            ValueError: This is something else.
+            ValueError: This is something else (or RecursionError, here and below: nested too deeply).
         """
         if text.startswith("["):
             return _events.decode(text)
         serial, part, of, rest = _split(text)
         if part == 1:
-            self._serial, self._texts, self._size = serial, [], 0
-        if serial != self._serial or part != len(self._texts) + 1 or self._size > MOST:
-            self._texts = []
-            raise ValueError("a part of an announcement without those before it")
+            self._begin(serial)
+        if serial != self._serial or part != len(self._texts) + 1:
+            self._begin("")
+            raise ValueError("this is a part of an announcement, without those before it")
         self._texts.append(rest)
         self._size += len(rest)
+        if self._size > MOST:
+            self._begin("")
+            raise ValueError("this announcement is too long")
         if part < of:
             return ()
-        whole, self._serial, self._texts = "".join(self._texts), "", []
+        whole = "".join(self._texts)
+        self._begin("")
         return _events.decode(whole)
+
+    def _begin(self, serial: str) -> None:
+        self._serial, self._texts, self._size = serial, [], 0
 
 
 def _split(text: str) -> tuple[str, int, int, str]:

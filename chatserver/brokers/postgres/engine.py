@@ -30,6 +30,7 @@ from chatserver.brokers.engine import (
     write_control,
 )
 from chatserver.brokers.postgres.announcements import (
+    UNREADABLE,
     Entered,
     Event,
     Gone,
@@ -76,6 +77,8 @@ MOST_CHANNELS = 1000
 TIDY_ROWS, TIDY_ROUNDS = 2000, 50
 #: The largest number that a `bigint` holds, and seconds of a time to live at most: 100 years.
 LARGEST, LONGEST = 2**63 - 1, 100 * 365 * 86400.0
+#: No stream's position, because no stream's epoch is empty.
+UNKNOWN = Position(0, "")
 
 
 class PostgresBroker(RemoteBroker):
@@ -216,28 +219,35 @@ class PostgresEngine(Engine):
     # Streams
 
     async def follow(self, channels: Sequence[str]) -> Answers[Position]:
-        async def follow(names: Sequence[bytes]) -> Answers[Position]:
+        async def follow(streams: Sequence[_Stream]) -> Answers[Position]:
             # Followed first: what is committed after the tops were read is heard.
-            self._followed.update(names)
-            return await self._stand([(name, "", 0) for name in names])
+            self._followed.update(stream.name for stream in streams)
+            return await self._stand(streams)
 
-        return await _each(channels, str.encode, follow)
+        return await _each([(channel, UNKNOWN) for channel in channels], _stream, follow)
 
     async def unfollow(self, channels: Collection[str]) -> None:
         for channel in channels:
             self._followed.discard(channel.encode("utf-8", "replace"))
 
     async def tops(self, known: Mapping[str, Position]) -> Mapping[str, Position]:
-        streams = [(channel.encode(), top.epoch, top.offset) for channel, top in known.items()]
-        found: list[Position] = []
-        for start in range(0, len(streams), MOST_CHANNELS):
-            found += await self._stand(streams[start : start + MOST_CHANNELS])
-        return dict(zip(known, found, strict=True))
+        found: dict[str, Position] = {}
+        for channel, answer in zip(
+            known, await _each([*known.items()], _stream, self._stand), strict=True
+        ):
+            if isinstance(answer, Interrupted | BrokerUnavailable):
+                raise answer
+            found[channel] = answer
+        return found
 
-    async def _stand(self, streams: Sequence[tuple[bytes, str, int]]) -> list[Position]:
-        """The tops of streams, given what is known of each: an epoch, and an offset in it."""
-        rows = await self._call(self._asking, "stand", *_columns(streams))
-        return [Position(row["top"], row["epoch"]) for row in rows]
+    async def _stand(self, streams: Sequence["_Stream"]) -> list[Position]:
+        """The tops of streams, given what is known of each."""
+        tops: list[Position] = []
+        for start in range(0, len(streams), MOST_CHANNELS):
+            columns = _columns(streams[start : start + MOST_CHANNELS])
+            rows = await self._call(self._asking, "stand", *columns)
+            tops += [Position(row["top"], row["epoch"]) for row in rows]
+        return tops
 
     async def append(self, drafts: Sequence[Draft]) -> Answers[Position]:
         return await _each(drafts, _draft, self._append_all)
@@ -258,15 +268,17 @@ class PostgresEngine(Engine):
         return [answer for draft in drafts for answer in await self._append_some([draft])]
 
     async def _append(self, drafts: Sequence["_Draft"]) -> list[Position]:
-        distinct = {(draft.name, draft.id): draft for draft in reversed(drafts)}
+        distinct: dict[tuple[bytes, bytes], _Draft] = {}
+        for draft in drafts:
+            distinct.setdefault((draft.name, draft.id), draft)
         streams = {draft.name: (draft.name, draft.size, draft.ttl) for draft in drafts}
         ordered = sorted(streams, key=lambda name: hashlib.sha256(name).digest())
         index = {name: number + 1 for number, name in enumerate(ordered)}
-        publications = [(index[draft.name], *draft[3:]) for draft in reversed(distinct.values())]
+        publications = [(index[draft.name], *draft[3:]) for draft in distinct.values()]
         values = (*_columns([streams[name] for name in ordered]), *_columns(publications))
         (row,) = await self._call(self._appending, "append", *values)
         positions = map(Position, row["positions"], row["epochs"])
-        answers = dict(zip(reversed(distinct), positions, strict=True))
+        answers = dict(zip(distinct, positions, strict=True))
         return [answers[draft.name, draft.id] for draft in drafts]
 
     async def read(self, reads: Sequence[Read]) -> Answers[History]:
@@ -385,7 +397,7 @@ class Notifications:
 def _events(parts: Parts, text: str) -> Sequence[Event]:
     try:
         return parts.add(text)
-    except ValueError as error:
+    except UNREADABLE as error:
         logger.warning("A notification of PostgreSQL can't be read: %s", error)
         return ()
 
@@ -394,12 +406,18 @@ def _readable(read: Callable[..., Answer], *values: Any) -> list[Answer]:
     """What was read, in a list; nothing if it can't be read."""
     try:
         return [read(*values)]
-    except ValueError as error:
+    except UNREADABLE as error:
         logger.warning("PostgreSQL has what can't be read: %s", error)
         return []
 
 
 # Questions as values of columns
+
+
+class _Stream(NamedTuple):
+    name: bytes
+    epoch: str
+    offset: int
 
 
 class _Draft(NamedTuple):
@@ -439,10 +457,15 @@ class _Change(NamedTuple):
     ttl: float | None = None
 
 
+def _stream(known: tuple[str, Position]) -> _Stream:
+    channel, position = known
+    return _Stream(channel.encode(), _epoch(position.epoch), _bigint(position.offset))
+
+
 def _draft(draft: Draft) -> _Draft:
     return _Draft(
         draft.channel.encode(),
-        min(draft.rules.history_size, LARGEST),
+        _bigint(draft.rules.history_size),
         min(draft.rules.history_ttl, LONGEST),
         _half_of_sha256(draft.id),
         draft.id_ttl,
@@ -460,8 +483,8 @@ def _read(read: Read) -> _Read:
         read.channel.encode(),
         min(read.ttl, LONGEST),
         None if since is None else _epoch(since.epoch),
-        None if since is None else max(min(since.offset, LARGEST), -LARGEST),
-        None if read.limit is None else max(min(read.limit, LARGEST), 0),
+        None if since is None else _bigint(since.offset),
+        None if read.limit is None else max(_bigint(read.limit), 0),
         read.reverse,
     )
 
@@ -481,7 +504,7 @@ def _change(change: Enter | Leave) -> _Change:
         change.process,
         rules.join_leave,
         dead=change.dead,
-        size=min(rules.history_size, LARGEST),
+        size=_bigint(rules.history_size),
         ttl=min(rules.history_ttl, LONGEST),
     )
 
@@ -496,6 +519,10 @@ def _content(data: Payload) -> tuple[str, bytes]:
 def _epoch(text: str) -> str:
     """An epoch that somebody has named; empty, as no stream's is, if it can't be one."""
     return text if text.isascii() and text.isalnum() else ""
+
+
+def _bigint(number: int) -> int:
+    return max(min(number, LARGEST), -LARGEST)
 
 
 def _entry(name: bytes, info: bytes) -> tuple[str, str]:

@@ -26,8 +26,10 @@ SETTINGS = (
     " SET tcp_user_timeout = '30s'"
 )
 TABLES = ("channel", "publication", "publication_id", "lease", "presence", "outbox")
+# With pg_namespace, because PostgreSQL learns what others have just made when it reads a table.
 RIGHTS = """
-    SELECT quote_ident(current_user) AS role, to_regnamespace($1) IS NOT NULL AS is_there,
+    SELECT quote_ident(current_user) AS role,
+        EXISTS (SELECT FROM pg_namespace WHERE nspname = $1) AS is_there,
         has_database_privilege(current_database(), 'CREATE') AS may_create,
         coalesce(has_schema_privilege(to_regnamespace($1), 'CREATE'), false) AS may_change,
         coalesce(has_schema_privilege(to_regnamespace($1), 'USAGE'), false) AS may_use
