@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import asyncpg
 import pytest
+from msgspec import Raw
 
 from chatserver.brokers import Disconnect
 from chatserver.brokers.base import Control
@@ -423,3 +424,530 @@ async def test_limits_of_rules_are_no_limits_of_postgresql(make: Make, sql: Sql)
         await sql.execute("UPDATE channel SET due = now()")
         await broker._engine.tidy()
         assert await data_of(broker) == ["x", "gone"]
+
+
+# An application's own transaction
+
+
+async def test_what_a_transaction_publishes_is_delivered_when_it_commits(
+    broker: PostgresBroker, delivered: Delivered, sql: Sql
+) -> None:
+    transaction = sql.transaction()
+    await transaction.start()
+    await sql.execute("SELECT publish('chat', 'hello'), publish('chat', '{\"a\": 1}'::jsonb)")
+    await sql.execute("SELECT publish('other', 'elsewhere')")
+    # Nobody waits for the transaction, and nobody sees what it has published.
+    await broker.publish("chat", "meanwhile")
+    assert await data_of(broker) == ["meanwhile"]
+    await transaction.commit()
+    await delivered.reach(3)
+    assert delivered.data[:2] == ["meanwhile", "hello"]
+    json = delivered.data[2]
+    assert isinstance(json, Raw)
+    assert bytes(json) == b'{"a": 1}'
+    assert [each.offset for each in delivered if isinstance(each, Publication)] == [1, 2, 3]
+    assert await data_of(broker, "other") == ["elsewhere"]
+    assert await sql.fetchval("SELECT count(*) FROM outbox") == 0
+
+
+async def test_what_is_rolled_back_is_never_delivered(
+    broker: PostgresBroker, delivered: Delivered, sql: Sql
+) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with sql.transaction():
+            await sql.execute("SELECT publish('chat', 'never', 'id')")
+            raise ZeroDivisionError
+    async with sql.transaction():
+        await sql.execute("SELECT publish('chat', 'a', '1')")
+        with pytest.raises(ZeroDivisionError):
+            async with sql.transaction():  # a savepoint
+                await sql.execute("SELECT publish('chat', 'never', '2')")
+                raise ZeroDivisionError
+        await sql.execute("SELECT publish('chat', 'b', 'id')")
+    await broker.publish("chat", "c", id="2")
+    await delivered.reach(3)
+    assert delivered.data == ["a", "b", "c"]
+    assert await data_of(broker) == ["a", "b", "c"]
+
+
+async def test_a_transactions_ids_are_the_brokers_ids(
+    broker: PostgresBroker, delivered: Delivered, sql: Sql
+) -> None:
+    await broker.publish("chat", "a", id="é1")
+    async with sql.transaction():
+        await sql.execute("SELECT publish('chat', 'again', 'é1'), publish('chat', 'b', '2')")
+        await sql.execute("SELECT publish('chat', 'again', '2'), publish('other', 'x', '2')")
+        await sql.execute("SELECT publish('chat', 'c', NULL), publish('chat', 'c', NULL)")
+    await sql.execute("SELECT publish('chat', 'again', '2')")
+    assert (await broker.publish("chat", "again", id="2")).offset == 2
+    await delivered.reach(4)
+    assert delivered.data == ["a", "b", "c", "c"]
+
+
+async def test_a_transaction_leaves_what_is_kept_of_a_channel(make: Make, sql: Sql) -> None:
+    async with started(make(rules=Rules(history_size=2))) as broker:
+        await broker.publish("chat", "a")
+        await sql.execute("SELECT publish('chat', 'b'), publish('chat', 'c')")
+        assert await data_of(broker) == ["b", "c"]
+
+
+async def test_transactions_publish_to_channels_in_any_order_without_a_deadlock(
+    broker: PostgresBroker, postgres: Postgres, schema: str, sql: Sql
+) -> None:
+    before = await deadlocks(sql)
+    channels = [f"chat:{number}" for number in range(10)]
+
+    async def publish(names: list[str]) -> None:
+        connection = await asyncpg.connect(postgres.url)
+        for _ in range(20):
+            async with connection.transaction():
+                for name in names:
+                    await connection.execute(f"SELECT {schema}.publish($1, 'x')", name)
+        await connection.close()
+
+    await asyncio.gather(publish(channels), publish(channels[::-1]), publish(channels))
+    tops = await broker.tops({name: Position(0, "") for name in channels})
+    assert {top.offset for top in tops.values()} == {60}
+    assert await deadlocks(sql) == before
+
+
+async def test_a_role_with_nothing_but_usage_may_publish_and_do_no_more(
+    broker: PostgresBroker,
+    delivered: Delivered,
+    postgres: Postgres,
+    sql: Sql,
+    role: str,
+    schema: str,
+) -> None:
+    await sql.execute(f"GRANT USAGE ON SCHEMA {schema} TO {role}")
+    connection = await asyncpg.connect(url_of(postgres, role))
+    await connection.execute(f"SELECT {schema}.publish('chat', 'hello')")
+    for forbidden in (
+        f"SELECT * FROM {schema}.publication",
+        f"SELECT {schema}.append_each('{{a}}', '{{}}', '{{}}', '{{}}', '{{t}}', '{{x}}')",
+        f"SELECT {schema}.tidy(1)",
+        f"DELETE FROM {schema}.outbox",
+    ):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute(forbidden)
+    await connection.close()
+    await delivered.reach(1)
+    assert delivered.data == ["hello"]
+
+
+async def test_a_large_transaction_arrives_whole(
+    broker: PostgresBroker, delivered: Delivered, sql: Sql
+) -> None:
+    await sql.execute(
+        "SELECT publish('chat', n || repeat('x', 100)) FROM generate_series(1, 3000) n"
+    )
+    await delivered.reach(3000)
+    assert [text.rstrip("x") for text in delivered.data] == [f"{n}" for n in range(1, 3001)]
+
+
+# Streams that went back
+
+
+async def test_a_stream_that_went_back_begins_one_new_epoch_and_keeps_its_history(
+    broker: PostgresBroker, another: PostgresBroker, sql: Sql
+) -> None:
+    for number in range(5):
+        top = await broker.publish("chat", f"{number}")
+    other = await broker.publish("other", "x")
+    await sql.execute("UPDATE channel SET top = 3 WHERE top = 5")
+    await sql.execute("DELETE FROM publication WHERE position > 3")
+    known = {"chat": top, "other": other}
+    found = await asyncio.gather(*(each.tops(known) for each in (broker, another) * 4))
+    assert all(each == found[0] for each in found)
+    assert found[0]["other"] == other
+    assert found[0]["chat"].offset == 3
+    assert found[0]["chat"].epoch != top.epoch
+    # Who knows less has missed nothing of it, and still is told of the new epoch.
+    assert await another.tops({"chat": Position(2, top.epoch)}) == {"chat": found[0]["chat"]}
+    assert await data_of(broker) == ["0", "1", "2"]
+    assert await broker.publish("chat", "3") == Position(4, found[0]["chat"].epoch)
+
+
+async def test_each_stream_begins_a_new_epoch_on_a_server_that_took_over(
+    broker: PostgresBroker, another: PostgresBroker, delivered: Delivered, sql: Sql
+) -> None:
+    """It may lack publications that some process has delivered, and others are about to replace."""
+    first = await broker.publish("chat", "a")
+    assert await sql.fetchval("SELECT timeline FROM channel") == "00000001"
+    await sql.execute("UPDATE channel SET timeline = '00000000'")
+    second = await another.publish("chat", "b")
+    assert second.offset == 2
+    assert second.epoch != first.epoch
+    await delivered.reach(2)
+    assert delivered[1] == Publication("chat", "b", 2, second.epoch)
+    await sql.execute("UPDATE channel SET timeline = '00000000'")
+    third = (await broker.tops({"chat": second}))["chat"]
+    assert third.offset == 2
+    assert third.epoch not in (first.epoch, second.epoch)
+    assert await broker.publish("chat", "c") == Position(3, third.epoch)
+
+
+@pytest.mark.parametrize("loss", ["TRUNCATE {}", "DROP SCHEMA {} CASCADE"])
+async def test_what_was_deleted_begins_anew(
+    broker: PostgresBroker, delivered: Delivered, sql: Sql, schema: str, loss: str
+) -> None:
+    first = await broker.publish("chat", "a")
+    await broker.enter("chat", ClientInfo("c"))
+    tables = ", ".join(f"{schema}.{table}" for table in TABLES)
+    await sql.execute(loss.format(tables if "TRUNCATE" in loss else schema))
+    second = await broker.publish("chat", "b")
+    assert second.offset == 1
+    assert second.epoch != first.epoch
+    await until(lambda: "b" in delivered.data)
+
+
+# Cleaning up
+
+
+async def age(sql: Sql, seconds: float) -> None:
+    """Let time pass."""
+    interval = f"interval '{seconds} seconds'"
+    await sql.execute(
+        f"UPDATE channel SET used = used - {interval}, due = due - {interval};"
+        f"UPDATE publication SET time = time - {interval};"
+        f"UPDATE publication_id SET expires = expires - {interval};"
+        f"UPDATE lease SET expires = expires - {interval}"
+    )
+
+
+async def rows(sql: Sql) -> dict[str, int]:
+    return {table: await sql.fetchval(f"SELECT count(*) FROM {table}") for table in TABLES}
+
+
+async def test_what_is_beyond_the_size_is_deleted_after_a_while(make: Make, sql: Sql) -> None:
+    async with started(make(rules=Rules(history_size=10, history_ttl=1000))) as broker:
+        await asyncio.gather(*(broker.publish("chat", f"{number}") for number in range(500)))
+        await age(sql, 20)
+        await broker._engine.tidy()
+        assert (await rows(sql))["publication"] == 500  # someone may be about to read them
+        await age(sql, 20)
+        await broker._engine.tidy()
+        assert (await rows(sql))["publication"] == 10
+        assert await data_of(broker) == [f"{number}" for number in range(490, 500)]
+
+
+async def test_what_is_too_old_is_deleted(make: Make, sql: Sql) -> None:
+    async with started(make(rules=Rules(history_ttl=100))) as broker:
+        position = await broker.publish("chat", "old")
+        await age(sql, 90)
+        await broker._engine.tidy()
+        await broker.publish("chat", "young")
+        await age(sql, 31)
+        await broker._engine.tidy()
+        assert await sql.fetch("SELECT position FROM publication") == [(2,)]
+        await age(sql, 100)
+        await broker._engine.tidy()
+        assert (await rows(sql))["publication"] == 0
+        assert (await broker.history("chat")).position == Position(2, position.epoch)
+
+
+async def test_ids_are_deleted_when_they_have_expired(broker: PostgresBroker, sql: Sql) -> None:
+    await broker.publish("chat", "a")
+    await broker.publish("chat", "b", id="1")
+    for passed, left in ((61, 1), (200, 1), (61, 0)):
+        await age(sql, passed)
+        await broker._engine.tidy()
+        assert (await rows(sql))["publication_id"] == left
+
+
+async def test_an_idle_channel_is_deleted_unless_it_is_followed(
+    broker: PostgresBroker, another: PostgresBroker, sql: Sql
+) -> None:
+    followed = await broker.subscribe("followed")
+    await broker.publish("idle", "x")
+    await broker.unsubscribe("idle")
+    for _ in range(8):
+        await age(sql, 600)
+        assert await broker.tops({"followed": followed}) == {"followed": followed}
+        await another._engine.tidy()
+    assert [row["name"] for row in await sql.fetch("SELECT name FROM channel")] == [b"followed"]
+    assert (await broker.publish("idle", "y")).offset == 1
+
+
+async def test_nothing_is_left_of_a_busy_day(make: Make, sql: Sql) -> None:
+    async with started(make(rules=Rules(history_size=5))) as broker:
+        for number in range(20):
+            names = [f"chat:{number}:{index}" for index in range(50)]
+            await asyncio.gather(*(broker.publish(name, "x") for name in names))
+            await asyncio.gather(*(broker.enter(name, ClientInfo(name)) for name in names))
+            await asyncio.gather(*(broker.leave(name, name) for name in names))
+            await age(sql, 600)
+            await broker._engine.tidy()
+        assert (await rows(sql))["channel"] <= 500
+        await age(sql, 4000)
+        await broker._engine.tidy()
+        left = await rows(sql)
+    assert left == dict.fromkeys(TABLES, 0) | {"lease": 1}
+    assert (await rows(sql))["lease"] == 0
+
+
+async def test_many_rows_are_deleted_in_small_batches(
+    make: Make, sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "TIDY_ROWS", 7)
+    async with started(make(rules=Rules(history_size=0))) as broker:
+        await asyncio.gather(*(broker.publish(f"{number % 3}", "x") for number in range(100)))
+        await age(sql, 100)
+        await broker._engine.tidy()
+        left = await rows(sql)
+        assert (left["publication"], left["publication_id"]) == (0, 0)
+
+
+async def test_one_process_at_a_time_deletes_and_nobody_waits(
+    broker: PostgresBroker, postgres: Postgres, schema: str, sql: Sql
+) -> None:
+    await broker.publish("chat", "x")
+    await age(sql, 1000)
+    other = await asyncpg.connect(postgres.url)
+    async with other.transaction():
+        assert await other.fetchval(f"SELECT {schema}.tidy(10)") is False
+        await broker._engine.tidy()
+        assert (await rows(sql))["publication"] == 1
+        # Publishers don't wait for it either.
+        assert (await broker.publish("new", "x")).offset == 1
+    await other.close()
+    await age(sql, 1000)
+    await broker._engine.tidy()
+    assert (await rows(sql))["publication"] == 0
+
+
+async def test_a_process_that_may_not_delete_says_so_and_goes_on(
+    broker: PostgresBroker, sql: Sql, schema: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    await sql.execute(
+        "DROP FUNCTION tidy; CREATE FUNCTION tidy(integer) RETURNS boolean"
+        " LANGUAGE plpgsql AS $$ BEGIN RAISE 'no'; END $$"
+    )
+    await broker._engine.tidy()
+    assert "can't delete what is not needed any more: PostgreSQL refuses: no." in caplog.text
+    assert (await broker.publish("chat", "x")).offset == 1
+
+
+# Foreign rows and notifications
+
+
+async def test_what_others_write_into_our_tables_does_no_harm(
+    broker: PostgresBroker, delivered: Delivered, sql: Sql, caplog: pytest.LogCaptureFixture
+) -> None:
+    await broker.publish("chat", "1")
+    channel = await sql.fetchval("SELECT id FROM channel")
+    insert = "INSERT INTO publication VALUES ($1, $2, now(), $3, $4, $5, $6)"
+    await sql.execute(insert, channel, 2, b"t", b"where the next one belongs", None, None)
+    await sql.execute(insert, channel, 9, b"t", b"beyond the top", None, None)
+    await sql.execute(insert, 10**15, 1, b"t", b"of no channel", None, None)
+    assert (await broker.publish("chat", "2")).offset == 2
+    assert await data_of(broker) == ["1", "2"]
+    for data, info, skip in ((b"\xff", None, None), (b"", b"{", None), (b"", None, b"\xff")):
+        await sql.execute("DELETE FROM publication WHERE position = 2")
+        await sql.execute(insert, channel, 2, b"t", data, info, skip)
+        assert await data_of(broker) == ["1"]
+    assert "PostgreSQL has what can't be read" in caplog.text
+    with pytest.raises(asyncpg.CheckViolationError):
+        await sql.execute(insert, channel, 3, b"z", b"", None, None)
+    await broker.publish("chat", "3")
+    await delivered.reach(3)
+    assert delivered.data == ["1", "2", "3"]
+
+
+async def test_a_channel_written_by_hand_is_a_channel(broker: PostgresBroker, sql: Sql) -> None:
+    await sql.execute(
+        "INSERT INTO channel (name, epoch, timeline, top, used, due)"
+        " VALUES ('hand', 'Not hex!', '', 7, '-infinity', 'infinity')"
+    )
+    top = await broker.subscribe("hand")
+    assert top.offset == 7
+    assert await broker.publish("hand", "x") == Position(8, top.epoch)
+
+
+async def test_entries_that_cant_be_read_are_left_out_and_removed(
+    broker: PostgresBroker, sql: Sql, caplog: pytest.LogCaptureFixture
+) -> None:
+    await broker.enter("chat", ClientInfo("c"))
+    process = await sql.fetchval("SELECT process FROM lease")
+    insert = "INSERT INTO presence VALUES (sha256('chat'), $1, $2, $3, $4)"
+    await sql.execute(insert, b"1", b"chat", process, b"no JSON")
+    await sql.execute(insert, b"2", b"\xff", process, b'{"client":"d"}')
+    assert set(await broker.present("chat")) == {"c", "d"}
+    assert await broker._engine.entries(process, 10) == [("chat", "c")]
+    assert (await rows(sql))["presence"] == 1
+    assert "can't be read" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        "",
+        "hello",
+        "[",
+        '[["p"]]',
+        "a:1:2:x",
+        '[["c","eA=="]]',
+        '[["r","Y2hhdA==","nope",1,5]]',
+        '[["p","Y2hhdA==","e",1,"t","/w==",null,null]]',
+        '[["j","Y2hhdA==","e30="]]',
+        '[["l","/w==","e30="]]',
+        '[["r","Y2hhdA==","e",9,1]]',
+        "x" * 7999,
+    ],
+)
+async def test_foreign_notifications_do_no_harm(
+    broker: PostgresBroker, delivered: Delivered, sql: Sql, schema: str, payload: str
+) -> None:
+    await sql.execute("SELECT pg_notify($1, $2)", schema, payload)
+    await sql.execute("SELECT pg_notify('chatserver', 'other')")
+    await broker.publish("chat", "x")
+    await delivered.reach(1)
+    assert delivered.data == ["x"]
+    assert broker.health.state == "up"
+
+
+# Weather
+
+
+async def test_a_killed_connection_is_made_anew_and_nothing_is_lost(
+    broker: PostgresBroker, another: PostgresBroker, delivered: Delivered, sql: Sql
+) -> None:
+    """Each of the three in turn, while it is published."""
+    checks: list[int] = []
+    stopped = False
+
+    async def check() -> None:
+        checks.append(1)
+
+    broker.check = check
+
+    async def publish() -> int:
+        number = 0
+        while not stopped:
+            await asyncio.gather(*(broker.publish("chat", f"{number + n}") for n in range(5)))
+            number += 5
+        return number
+
+    publishing = asyncio.create_task(publish())
+    for number in range(3):
+        session = broker._engine._sessions[number]  # type: ignore[attr-defined]
+        await sql.execute("SELECT pg_terminate_backend($1)", session.named)
+        await until(lambda: checks)
+        checks.clear()
+    stopped = True
+    count = await publishing
+    assert (await broker.history("chat")).position.offset == count
+    assert (await another.history("chat", limit=0)).position.offset == count
+
+
+async def test_a_deadlock_is_tried_again_by_itself(
+    broker: PostgresBroker, postgres: Postgres, schema: str, sql: Sql
+) -> None:
+    """Somebody locks our rows in another order."""
+    for name in ("a", "b"):
+        await broker.publish(name, "x")
+    lock = f"SELECT FROM {schema}.channel WHERE name = $1 FOR UPDATE"
+    first, second = sorted(
+        (b"a", b"b"), key=lambda name: __import__("hashlib").sha256(name).digest()
+    )
+    other = await asyncpg.connect(postgres.url)
+    await other.execute("SET deadlock_timeout = '1h'")
+    async with other.transaction():
+        await other.execute(lock, second)
+        waiting = [asyncio.ensure_future(broker.publish(name, "y")) for name in ("a", "b")]
+        query = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+        async with asyncio.timeout(10):
+            while not await sql.fetchval(query):
+                pass  # it is asked again at once
+        await other.execute(lock, first)
+    assert [each.offset for each in await asyncio.gather(*waiting)] == [2, 2]
+    await other.close()
+    assert broker.health.state == "up"
+
+
+async def test_what_is_refused_at_once_is_no_weather(
+    broker: PostgresBroker, sql: Sql, schema: str
+) -> None:
+    await sql.execute(
+        "REVOKE ALL ON publication FROM PUBLIC; ALTER TABLE publication RENAME TO p;"
+        " CREATE VIEW publication AS SELECT 1 AS one"
+    )
+    with pytest.raises(BrokerUnavailable, match="PostgreSQL refuses: "):
+        await broker.publish("chat", "x")
+    assert broker.health.state == "up"
+
+
+# Presence
+
+
+async def test_a_thawed_process_learns_that_its_lease_was_taken(
+    broker: PostgresBroker, another: PostgresBroker, sql: Sql
+) -> None:
+    """Even if it enters a client before it looks at its lease."""
+    engine = broker._engine
+    await engine.renew("frozen", 30, new=True)
+    assert await engine.renew("frozen", 30, new=False)
+    await sql.execute("UPDATE lease SET expires = now() WHERE process = 'frozen'")
+    taken = await asyncio.gather(*(each._engine.expired(30) for each in (broker, another) * 3))
+    assert [process for some in taken for process in some] == ["frozen"]
+    await another._engine.end("frozen")
+    broker._process = "frozen"
+    await broker.enter("chat", ClientInfo("c"))
+    assert await broker.present("chat") == {}
+    assert not await engine.renew("frozen", 30, new=False)
+    assert await another._engine.expired(30) == ["frozen"]
+    assert await another._engine.entries("frozen", 10) == [("chat", "c")]
+
+
+async def test_a_lease_that_nobody_has_taken_can_be_renewed(
+    broker: PostgresBroker, sql: Sql
+) -> None:
+    await broker.enter("chat", ClientInfo("c"))
+    await sql.execute("UPDATE lease SET expires = now() - interval '1 hour'")
+    assert await broker.present("chat") == {}
+    assert await broker._engine.renew(broker._process, 30, new=False)
+    assert set(await broker.present("chat")) == {"c"}
+
+
+async def test_who_takes_leases_and_dies_is_followed_by_another(
+    broker: PostgresBroker, another: PostgresBroker, sql: Sql
+) -> None:
+    await broker._engine.renew("dead", 0, new=True)
+    assert await broker._engine.expired(0) == ["dead"]
+    assert await another._engine.expired(30) == ["dead"]
+    assert await broker._engine.expired(30) == []
+
+
+# Queries
+
+
+async def test_no_table_is_read_from_end_to_end(make: Make, sql: Sql, schema: str) -> None:
+    async with started(make(rules=Rules(join_leave=True), lease=3)) as broker:
+        for number in range(30):
+            await broker.publish(f"chat:{number}", "x" * 40_000)
+            await broker.enter(f"chat:{number}", ClientInfo("c"), last_will="gone")
+        await broker.subscribe("chat:1")
+        top = await broker.publish("chat:1", "x" * 40_000)
+        await broker.history("chat:1", since=Position(0, top.epoch))
+        await broker.history("chat:1", reverse=True, limit=1)
+        await broker.tops({"chat:1": top})
+        await broker.present("chat:1")
+        await broker.lapse("chat:1", "c")
+        await broker._engine.expired(1)
+        await broker._engine.entries("x", 1)
+        await age(sql, 10_000)
+        await broker._engine.tidy()
+    await sql.execute(f"SELECT {schema}.publish('chat', 'x')")
+    scans = (
+        "SELECT relname, seq_scan FROM pg_stat_user_tables"
+        " WHERE schemaname = $1 AND relname = ANY ($2) AND idx_scan > 0"
+    )
+    async with asyncio.timeout(10):
+        # A process of the server tells what it has read when it ends, or after a while.
+        while len(found := await sql.fetch(scans, schema, TABLES)) < len(TABLES):
+            pass
+    # Each index was built by one, and `age` has made some.
+    query = "SELECT tablename, count(*) FROM pg_indexes WHERE schemaname = $1 GROUP BY tablename"
+    for table, indexes in await sql.fetch(query, schema):
+        aged = table in ("channel", "publication", "publication_id", "lease")
+        assert dict(found)[table] == indexes + aged, table

@@ -98,7 +98,7 @@ class Parts:
         """The events of an announcement, once its last notification is there.
 
         Raises:
-            ValueError: This is something else (or RecursionError, here and below: nested too deeply).
+            ValueError: This is something else. It may also be a RecursionError, here and below.
         """
         if text.startswith("["):
             return _events.decode(text)
