@@ -27,7 +27,8 @@ and around them `auth/` (tokens), `limits` (every guard), `rules` (what is kept 
 `errors` (exceptions, close codes), `logs` (redaction of secrets), `settings`, `configuration`
 (gives an application its settings), `asyncapi/` (describes an application's endpoints), `tryit` (a
 page made from that), `health` (routes for probes), `pages` (what pages have in common), `app` (the
-ready application), `loading` (finds an application by its name), `cli`, `testing`.
+ready application), `publisher` (for programs that are no server), `loading` (finds an application
+by its name), `cli`, `testing`.
 
 The words: an *endpoint* is a class, with one instance per connection. A *channel* is a named
 topic. A *publication* is one message in a channel. A *position* (offset, epoch) is a place in a
@@ -64,6 +65,7 @@ from chatserver.health import health_routes
 from chatserver.hub import Hub
 from chatserver.limits import Limits
 from chatserver.publication import Position, Publication
+from chatserver.publisher import Publisher
 
 if TYPE_CHECKING:
     from chatserver.auth import Verifier
@@ -90,6 +92,7 @@ __all__ = [
     "Message",
     "Position",
     "Publication",
+    "Publisher",
     "Verifier",
     "broker_from_url",
     "configure",

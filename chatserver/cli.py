@@ -1,24 +1,26 @@
-"""The command line: `run` serves, `token` prints a token to try it with, `asyncapi` a description.
+"""The command line: to serve, to publish, to print a token or a description of an application.
 
 The exit status is one of `EXIT_STATUSES`, which `--help` shows. A mistake of the user is one
 sentence on stderr, never a traceback.
 """
 
 import argparse
+import asyncio
 import errno
-import gc
 import importlib.util
 import os
 import re
 import socket
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chatserver import __version__
-from chatserver.errors import InvalidSetting
+from chatserver.brokers import Broker
+from chatserver.brokers.urls import MEMORY
+from chatserver.errors import BrokerUnavailable, InvalidSetting
 from chatserver.settings import EXPOSED, Row, Settings, is_loopback
 
 if TYPE_CHECKING:
@@ -27,20 +29,25 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 PACKAGE = Path(__file__).resolve().parent
-GRACE = 3  # seconds that connections get to close on shutdown
+GRACE = 3  # seconds that handlers get on shutdown, after their clients were told to come back
 READY = "chatserver.app:app"
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 NO_SECRET = (
     "A token needs a secret: set CHATSERVER_TOKEN_SECRET, here and for the server, to what "
     '`python -c "import secrets; print(secrets.token_urlsafe(32))"` prints.'
 )
+NO_BROKER = (
+    "To publish from outside, the servers need a broker that processes share: set "
+    "CHATSERVER_BROKER, here and for them, to redis://127.0.0.1:6379/0 or the like."
+)
 EXIT_STATUSES = (
     "Exit status: 0 done; 1 the address can't be listened on; 2 an argument or setting can't be "
-    "used; 3 the application failed to start; 130 ended by Ctrl-C."
+    "used, or the broker not be reached; 3 the application failed to start; 130 ended by Ctrl-C."
 )
 EPILOG = (
-    "Flags win over the environment, but other users of the machine can read them: "
-    f"set CHATSERVER_TOKEN_SECRET rather than giving --token-secret. {EXIT_STATUSES}"
+    "Flags win over the environment, but other users of the machine can read them: set "
+    "CHATSERVER_TOKEN_SECRET rather than giving --token-secret, and CHATSERVER_BROKER rather than "
+    f"--broker where the URL holds a password. {EXIT_STATUSES}"
 )
 
 
@@ -52,13 +59,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that the arguments name (those of the process if None).
 
     Returns:
-        The exit status, except 3: for that uvicorn raises SystemExit itself.
+        The exit status. For 3, without workers, uvicorn raises SystemExit itself.
     """
     arguments = vars(_parser().parse_args(argv))
     command = arguments.pop("command")
     try:
         return int(command(**arguments))
-    except (InvalidSetting, CannotListen) as error:
+    except (InvalidSetting, BrokerUnavailable, CannotListen) as error:
         print(f"chatserver: error: {error}", file=sys.stderr)
         return 1 if isinstance(error, CannotListen) else 2
     except KeyboardInterrupt:
@@ -74,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(
-        title="commands", required=True, metavar="run | token | asyncapi"
+        title="commands", required=True, metavar="run | token | publish | asyncapi"
     )
 
     run = commands.add_parser(
@@ -108,6 +115,29 @@ def _parser() -> argparse.ArgumentParser:
     for row in Settings.describe():
         if row.name in wanted:
             _add_flag(token, row)
+
+    publish = commands.add_parser(
+        "publish",
+        help="publish to a channel through the servers' broker",
+        description="Publish to a channel, through the broker that the servers use. Prints the "
+        "publication's position: its offset, and the epoch of the channel's stream.",
+        epilog=EPILOG,
+        allow_abbrev=False,
+    )
+    publish.set_defaults(command=_publish)
+    publish.add_argument("channel", metavar="CHANNEL", help="the channel's name")
+    publish.add_argument(
+        "text",
+        metavar="TEXT",
+        help="what to publish; - publishes each line of the standard input when it comes",
+    )
+    publish.add_argument("--json", action="store_true", help="TEXT is JSON, and so is each line")
+    publish.add_argument(
+        "--id", help="an id; if it was published in the last five minutes, it is not again"
+    )
+    for row in Settings.describe():
+        if row.name == "broker":
+            _add_flag(publish, row)
 
     asyncapi = commands.add_parser(
         "asyncapi",
@@ -182,6 +212,44 @@ def _seconds(duration: str) -> int:
     return int(match[1]) * SECONDS[match[2]]
 
 
+def _publish(*, channel: str, text: str, json: bool, id: str | None, **overrides: Any) -> int:
+    from chatserver.publisher import Publisher
+
+    settings = Settings.from_env(**overrides)
+    if settings.broker == MEMORY:
+        raise InvalidSetting(NO_BROKER)
+    if not channel or (text == "-" and id is not None):
+        raise InvalidSetting("Expected a channel's name, and --id with a single TEXT only.")
+    lines: Iterable[str | bytes] = sys.stdin.buffer if text == "-" else (text,)
+    try:
+        with Publisher(settings.broker) as publisher:
+            for number, line in enumerate(lines, start=1):
+                position = publisher.publish(channel, _data(line, number, json=json), id=id)
+                print(position.offset, position.epoch, flush=True)
+    except ModuleNotFoundError as error:
+        raise InvalidSetting(f"{error}.") from None
+    return 0
+
+
+def _data(line: str | bytes, number: int, *, json: bool) -> Any:
+    """What a line says.
+
+    Raises:
+        InvalidSetting: It is not UTF-8, or not JSON.
+    """
+    import msgspec
+
+    data = line.encode("utf-8", "surrogateescape") if isinstance(line, str) else line
+    try:
+        text = data.decode().removesuffix("\n").removesuffix("\r")
+        if json:
+            msgspec.json.decode(text)
+            return msgspec.Raw(text.encode())
+        return text
+    except (UnicodeDecodeError, msgspec.DecodeError) as error:
+        raise InvalidSetting(f"Line {number} can't be published: {error}.") from None
+
+
 def _asyncapi(*, application: str, factory: bool, server: str | None) -> int:
     import msgspec
 
@@ -199,6 +267,7 @@ def _asyncapi(*, application: str, factory: bool, server: str | None) -> int:
 
 
 def _run(**overrides: Any) -> int:
+    from chatserver.configuration import make_broker
     from chatserver.server.http import missing_guards
 
     settings = Settings.from_env(**overrides)
@@ -206,40 +275,38 @@ def _run(**overrides: Any) -> int:
         raise InvalidSetting(EXPOSED.format(host=settings.host))
     # create_app reads the environment, in this process and in a child that reloads.
     os.environ.update(settings.to_env())
+    if settings.broker != MEMORY:
+        asyncio.run(_try(make_broker(settings)))
     with _listen(settings.host, settings.port) as listener:
         if missing := missing_guards():
             print(missing, flush=True)
-        _serve(settings, listener)
-    return 0
+        return _serve(settings, listener)
 
 
-def _serve(settings: Settings, listener: socket.socket) -> None:
+async def _try(broker: Broker) -> None:
+    """Connect once before anything is started, so that a failure is one sentence."""
+    await broker.start()
+    await broker.stop()
+
+
+def _serve(settings: Settings, listener: socket.socket) -> int:
     from uvicorn.supervisors import ChangeReload
 
-    from chatserver.server.uvicorn_ import InvitingServer
+    from chatserver.server.processes import InvitingServer, Workers
+    from chatserver.server.uvicorn_ import STARTUP_FAILURE
 
     config = _uvicorn_config(settings)
-    server = InvitingServer(config, _invitation(settings, listener))
-    _make_room()
+    invite = partial(print, _invitation(settings, listener), flush=True)
+    server = InvitingServer(config, invite)
+    if settings.workers > 1:
+        workers = Workers(config, [listener], invite)
+        workers.run()
+        return STARTUP_FAILURE if workers.failed else 0
     if settings.reload:
         ChangeReload(config, target=server.run, sockets=[listener]).run()
     else:
         server.run(sockets=[listener])
-
-
-def _make_room() -> None:
-    """Allow as many connections as the machine does, and avoid long garbage collections."""
-    # A connection is about a hundred objects that stay. By default the garbage collector would
-    # search all of them again and again while clients connect.
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
-    try:
-        import resource
-    except ImportError:  # pragma: no cover - not on Windows
-        return
-    with suppress(OSError, ValueError):
-        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return 0
 
 
 def _uvicorn_config(settings: Settings) -> "uvicorn.Config":
@@ -259,6 +326,7 @@ def _uvicorn_config(settings: Settings) -> "uvicorn.Config":
         ws_ping_interval=settings.ping_interval,
         ws_ping_timeout=settings.ping_timeout,
         server_header=False,
+        workers=settings.workers,
         timeout_graceful_shutdown=GRACE,
         log_level=settings.log_level,
         log_config=logs.config(settings.log_level),

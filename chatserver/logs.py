@@ -29,12 +29,13 @@ from urllib.parse import quote, quote_plus, unquote_plus
 
 from websockets.frames import Frame
 
-__all__ = ["REDACTED", "RedactSecrets", "config", "install", "redact", "remember"]
+__all__ = ["REDACTED", "QuietProbes", "RedactSecrets", "config", "install", "redact", "remember"]
 
 REDACTED = "[redacted]"
 BLAMES_CLIENT = "Invalid UTF-8 sequence received from client."  # uvicorn adds its own traceback
 SHORTEST_SECRET = 4  # characters; hiding every "a" would make the log useless and hide nothing
 ACCESS = "uvicorn.access"
+PROBES = ("/healthz", "/readyz")
 LOGGERS = (
     "uvicorn.error",
     ACCESS,
@@ -176,6 +177,17 @@ def _redact_frame(frame: Frame) -> Frame:
     return frame if clean == text else replace(frame, data=clean.encode("utf-8", "replace"))
 
 
+class QuietProbes(logging.Filter):
+    """Drops uvicorn's lines about requests for health that were answered with 200."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether it is to be logged."""
+        if not isinstance(record.args, tuple) or len(record.args) != 5:
+            return True
+        *_, path, _, status = record.args
+        return status != 200 or not str(path).endswith(PROBES)
+
+
 def install() -> None:
     """Put the filter on the loggers of the server and of this package; a repeat does nothing."""
     for name in LOGGERS:
@@ -187,6 +199,8 @@ def install() -> None:
 def config(level: str) -> dict[str, Any]:
     """Uvicorn's logging configuration, with the filter on every handler, and with our logger.
 
+    Requests for health that are answered with 200 are logged from the level debug on.
+
     Args:
         level: The level of the logger `chatserver`; uvicorn sets its own.
     """
@@ -196,6 +210,9 @@ def config(level: str) -> dict[str, Any]:
     made["filters"] = {"secrets": {"()": f"{__name__}.{RedactSecrets.__name__}"}}
     for handler in made["handlers"].values():
         handler["filters"] = ["secrets"]
+    if level not in ("debug", "trace"):
+        made["filters"]["probes"] = {"()": f"{__name__}.{QuietProbes.__name__}"}
+        made["handlers"]["access"]["filters"].append("probes")
     logger = {"handlers": ["default"], "level": LOG_LEVELS[level], "propagate": False}
     made["loggers"]["chatserver"] = logger
     return made

@@ -25,6 +25,8 @@ from typing import Any, NoReturn, Protocol, TextIO
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Dialog, Page, sync_playwright
 
+from chatserver.testing import LiveServer
+
 ROOT = Path(__file__).resolve().parent.parent
 APP = "chatserver.app:app"
 BELOW_CHAT = "tests.browser:below_chat"
@@ -133,11 +135,14 @@ class Wire:
     """Carries bytes between clients and a server on this machine, and can stop without a word.
 
     A frozen one closes nothing and loses nothing, as a network that is out of reach: connections
-    are taken, and whatever is sent waits.
+    are taken, and whatever is sent waits. A cut one ends its connections, and takes new ones.
+
+    Attributes:
+        server: Where new connections lead to.
     """
 
-    def __init__(self, server: Server) -> None:
-        self._server = server
+    def __init__(self, server: Server | LiveServer) -> None:
+        self.server = server
         self._flows = threading.Event()
         self._ends: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -151,18 +156,25 @@ class Wire:
     def thaw(self) -> None:
         self._flows.set()
 
+    def cut(self) -> None:
+        ends, self._ends = self._ends, []
+        self._shut(*ends)
+
     def close(self) -> None:
-        for end in (self._listener, *self._ends):
+        self._shut(self._listener, *self._ends)
+        self.thaw()
+
+    def _shut(self, *ends: socket.socket) -> None:
+        for end in ends:
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)  # wakes whoever waits for it; close() does not
             end.close()
-        self.thaw()
 
     def _accept(self) -> None:
         with suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
-                server = socket.create_connection(("127.0.0.1", self._server.port))
+                server = socket.create_connection(("127.0.0.1", self.server.port))
                 self._ends += [client, server]
                 for ends in ((client, server), (server, client)):
                     threading.Thread(target=self._carry, args=ends, daemon=True).start()

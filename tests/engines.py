@@ -34,7 +34,7 @@ import psutil
 import pytest
 import valkey as client
 
-__all__ = ["Cluster", "Engine", "Postgres", "Sentinel", "Valkey", "free_port", "until"]
+__all__ = ["Cluster", "Engine", "Postgres", "Process", "Sentinel", "Valkey", "free_port", "until"]
 
 #: Seconds that an engine may take to start, to stop, or to become what a test waits for.
 PATIENCE = 20.0
@@ -92,8 +92,8 @@ class Running(ABC):
         self.close()
 
 
-class Engine(Running):
-    """An engine's process, on one port and with one folder for as long as this object lives.
+class Process(Running):
+    """A process with one port and one folder for as long as this object lives.
 
     Attributes:
         port: Where it listens, on 127.0.0.1.
@@ -102,17 +102,14 @@ class Engine(Running):
 
     #: Asks the process to end, without waiting for its clients.
     end_signal = signal.SIGTERM
+    #: The system's user that runs it; None for the one who runs the tests.
+    user: str | None = None
 
     def __init__(self) -> None:
         self._temporary = tempfile.TemporaryDirectory(prefix="chatserver-")
         self.folder = Path(self._temporary.name)
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    @abstractmethod
-    def url(self) -> str:
-        """Where a broker finds it, credentials included."""
 
     @abstractmethod
     def command(self) -> Sequence[str | Path]:
@@ -122,12 +119,8 @@ class Engine(Running):
     def ready(self) -> bool:
         """Whether it answers."""
 
-    @abstractmethod
-    def flush(self) -> None:
-        """Delete all data."""
-
-    def user(self) -> str | None:
-        """The system's user that runs it; None for the one who runs the tests."""
+    def environment(self) -> dict[str, str] | None:
+        """Its environment variables; None for those of the tests."""
         return None
 
     @property
@@ -142,7 +135,6 @@ class Engine(Running):
         return (self.folder / "log").read_text("utf-8", "replace")
 
     def start(self) -> None:
-        user = self.user()
         with (self.folder / "log").open("ab") as log:
             self._process = process = subprocess.Popen(
                 self.command(),
@@ -150,9 +142,8 @@ class Engine(Running):
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
-                user=user,
-                group=None if user is None else _group(user),
-                extra_groups=None if user is None else (),
+                env=self.environment(),
+                **_as(self.user),
             )
         until(
             lambda: process.poll() is not None or self.ready(),
@@ -207,6 +198,19 @@ class Engine(Running):
                     child.send_signal(what)
                     signalled.append(child)
         return signalled
+
+
+class Engine(Process):
+    """An engine; its data outlives its process."""
+
+    @property
+    @abstractmethod
+    def url(self) -> str:
+        """Where a broker finds it, credentials included."""
+
+    @abstractmethod
+    def flush(self) -> None:
+        """Delete all data."""
 
 
 class Valkey(Engine):
@@ -379,6 +383,8 @@ class Postgres(Engine):
 
     def __init__(self, *settings: str) -> None:
         super().__init__()
+        if os.geteuid() == 0:
+            self.user = "nobody"  # PostgreSQL refuses to run as root
         self._programs = _postgres_programs(self.folder)
         self._data = self.folder / "data"
         self._settings = settings
@@ -389,10 +395,6 @@ class Postgres(Engine):
 
     def command(self) -> Sequence[str | Path]:
         return self._programs / "postgres", "-D", self._data
-
-    def user(self) -> str | None:
-        # PostgreSQL refuses to run as root.
-        return "nobody" if os.geteuid() == 0 else None
 
     def start(self) -> None:
         if not self._data.exists():
@@ -442,11 +444,10 @@ class Postgres(Engine):
         self._data.mkdir(mode=0o700)
         secret = self.folder / "password"
         secret.write_text(PASSWORD)
-        user = self.user()
-        if user is not None:
+        if self.user is not None:
             self.folder.chmod(0o755)
             for path in (self._data, secret):
-                shutil.chown(path, user)
+                shutil.chown(path, self.user)
         done = subprocess.run(
             [
                 *(self._programs / "initdb", "-D", self._data, "-U", "postgres", "-E", "UTF8"),
@@ -455,9 +456,7 @@ class Postgres(Engine):
             capture_output=True,
             text=True,
             cwd=self.folder,
-            user=user,
-            group=None if user is None else _group(user),
-            extra_groups=None if user is None else (),
+            **_as(self.user),
         )
         if done.returncode:
             raise RuntimeError(f"initdb failed:\n{done.stdout}{done.stderr}")
@@ -480,10 +479,13 @@ def _lives(process: psutil.Process) -> bool:
         return False
 
 
-def _group(user: str) -> int:
+def _as(user: str | None) -> dict[str, Any]:
+    """The arguments of `Popen` that make a process another user's, in no group but its own."""
+    if user is None:
+        return {}
     import pwd  # not on Windows
 
-    return pwd.getpwnam(user).pw_gid
+    return {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": ()}
 
 
 def _package(name: str) -> Path:

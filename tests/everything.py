@@ -224,6 +224,15 @@ class Silent(Endpoint):
     sends = Publication
 
 
+class Back(Endpoint):
+    """Recovers."""
+
+    encoding = "json"
+    channels = ("news",)
+    history = 3
+    recover = True
+
+
 class Open(ItemEndpoint):
     """Takes anybody."""
 
@@ -274,6 +283,7 @@ app = Starlette(
         Host("{customer}.example.org", app=Router(routes=[WebSocketRoute("/bytes", Bytes)])),
         WebSocketRoute("/same", Silent),
         WebSocketRoute("/guarded", Guarded),
+        WebSocketRoute("/back", Back),
         WebSocketRoute("/items/{item_id}", ItemEndpoint, name="an item / with ~ and #"),
         WebSocketRoute("/open/{item_id}", Open, name="ü"),
         WebSocketRoute("/", Anything, name="ü"),

@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "connection": {"publication", "wire", "limits", "errors"},
     "brokers": {"publication", "rules", "errors"},
     "hub": {"connection", "brokers", "publication", "limits", "rules", "errors"},
+    "publisher": {"brokers", "publication", "errors"},
     "endpoints": {
         *("hub", "connection", "publication", "limits", "errors", "auth", "cookies", "logs"),
     },
@@ -41,7 +42,7 @@ MAY_IMPORT = {
     "configuration": {"hub", "brokers", "auth", "settings", "errors"},
     "__init__": {
         *("endpoints", "hub", "connection", "brokers", "publication", "limits", "errors", "auth"),
-        *("configuration", "health", "settings", "tryit"),
+        *("configuration", "health", "publisher", "settings", "tryit"),
     },
     "app": {
         *("__init__", "endpoints", "hub", "connection", "brokers", "publication", "limits"),
@@ -59,8 +60,9 @@ MAY_IMPORT = {
             "connection",
             "brokers",
             "publication",
+            "publisher",
         ),
-        *("limits", "errors", "auth", "logs", "settings", "server"),
+        *("limits", "errors", "auth", "logs", "settings", "configuration", "server"),
     },
     "__main__": {"cli"},
 }

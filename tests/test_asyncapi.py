@@ -6,7 +6,7 @@ import httpx2
 import pytest
 from fastapi import APIRouter, Cookie, FastAPI, Header, Query, Security, security
 from msgspec import Meta, Struct, defstruct
-from pydantic import BaseModel, create_model
+from pydantic import BaseModel, ConfigDict, create_model
 from starlette.applications import Starlette
 from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute, Mount, WebSocketRoute
@@ -153,6 +153,7 @@ def test_mounts_hosts_routers_and_sub_applications() -> None:
         "Bytes": "/bytes",
         "Silent_same": "/same",
         "Guarded": "/guarded",
+        "Back": "/back",
         "an_item_with_and": "/items/{item_id}",
         "open_item_id": "/open/{item_id}",
         "channel": "/",
@@ -204,6 +205,35 @@ def test_facts_about_a_class() -> None:
         "Subprotocols: `v1`, `v2`.",
         "A handshake is refused with the HTTP status 403.",
     ]
+
+
+def test_recovery() -> None:
+    class Back(Endpoint):
+        encoding = "json"
+        recover = True
+        history = 3
+        q: FromQuery[int] = 1
+
+        def welcome(self, recent: Any) -> Said:
+            return Said(author="")
+
+    document = document_of(Back)
+    channel = document["channels"]["it"]
+    query = channel["bindings"]["ws"]["query"]
+    assert list(query["properties"]) == ["q", "since"]
+    assert query["properties"]["since"]["type"] == "string"
+    assert "required" not in query
+    assert "`since`" in channel["description"]
+    assert keys(document["operations"]["it_send"]["messages"]) == ["Standing", "Envelope"]
+    envelope = document["components"]["schemas"]["Envelope"]
+    assert envelope["required"] == ["channel"]
+    assert envelope["properties"].keys() == {"channel", "offset", "data", "bytes"}
+    assert all("description" in each for each in envelope["properties"].values())
+
+    class Derived(Back):
+        recover = False
+
+    assert "since" not in str(document_of(Derived))
 
 
 def test_a_class_without_a_docstring_has_that_of_its_base() -> None:
@@ -698,6 +728,24 @@ def test_a_type_that_has_no_schema_is_any_json() -> None:
     assert messages["list_int"]["payload"] == {"type": "array", "items": {"type": "integer"}}
 
 
+def test_a_field_of_a_model_that_has_no_schema_is_any_json() -> None:
+    class Odd(BaseModel):
+        model_config = ConfigDict(arbitrary_types_allowed=True)
+
+        custom: everything.Custom
+        number: int
+
+    class Sends(Endpoint):
+        sends = Odd
+
+    odd = document_of(Sends)["components"]["schemas"]["Odd"]
+    assert odd["properties"] == {
+        "custom": {"title": "Custom"},
+        "number": {"title": "Number", "type": "integer"},
+    }
+    assert odd["required"] == ["custom", "number"]
+
+
 # Security
 
 
@@ -890,6 +938,34 @@ def test_info_with_a_field_that_there_is_not() -> None:
         describe(app)
 
 
+INFOS: list[tuple[Any, str]] = [
+    (["title"], r"Expected `object`, got `array`"),
+    ("Shop", r"Expected `object`, got `str`"),
+    (None, r"Expected `object`, got `null`"),
+    ({1: "Shop"}, r"Expected `str` - at `key` in `\$`"),
+    ({"title": 1}, r"Expected `str`, got `int` - at `\$\.title`"),
+    ({"license": "MIT"}, r"Expected `object`, got `str` - at `\$\.license`"),
+    ({"license": {"url": "https://example.org"}}, r"missing required field `name`"),
+    ({"tags": ["chat"]}, r"Expected `object`, got `str` - at `\$\.tags\[0\]`"),
+]
+
+
+@pytest.mark.parametrize(("info", "reason"), INFOS)
+def test_info_of_another_shape(info: Any, reason: str) -> None:
+    app = Starlette()
+    app.state.asyncapi_info = info
+    with pytest.raises(TypeError, match=rf"^app\.state\.asyncapi_info: .*{reason}"):
+        describe(app)
+
+
+def test_info_of_fastapi_has_what_asyncapi_has() -> None:
+    app = FastAPI(license_info={"name": "MIT", "identifier": "MIT"})
+    assert describe(app)["info"]["license"] == {"name": "MIT"}
+    wrong = FastAPI(contact={"name": 1})  # FastAPI itself takes it until it is asked for OpenAPI
+    with pytest.raises(TypeError, match=r"^the application's info: .* at `\$\.contact\.name`$"):
+        describe(wrong)
+
+
 SERVERS = [
     ("ws://127.0.0.1:8000", {"host": "127.0.0.1:8000", "protocol": "ws"}),
     ("https://example.org/", {"host": "example.org", "protocol": "wss"}),
@@ -1001,6 +1077,20 @@ def test_made_at_the_first_request_and_kept() -> None:
     app.router.routes.append(WebSocketRoute("/too-late", Room))
     assert list(client.get("/asyncapi.json").json()["channels"]) == ["WithoutAny"]
     assert "/asyncapi.json" not in app.openapi()["paths"]
+
+
+def test_a_description_that_cannot_be_made_is_a_500_and_one_traceback(
+    edge: Edge, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = Starlette(routes=routes())
+    app.state.asyncapi_info = ["title"]
+    with live_server(app, **edge) as server:
+        assert httpx2.get(f"{server.http}/asyncapi.json").status_code == 500
+    (logged,) = (each for each in caplog.records if each.levelname == "ERROR")
+    error = logged.exc_info[1] if logged.exc_info else None
+    assert str(error).startswith("app.state.asyncapi_info: Expected `object`")
+    assert error is not None
+    assert error.__suppress_context__
 
 
 def test_one_route_in_two_applications() -> None:

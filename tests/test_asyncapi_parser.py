@@ -17,8 +17,9 @@ from msgspec import Raw
 
 from chatserver.app import create_app
 from chatserver.asyncapi import describe
-from chatserver.endpoints import ErrorMessage
-from chatserver.publication import payload
+from chatserver.endpoints import ErrorMessage, recovery
+from chatserver.hub import Subscribed
+from chatserver.publication import Position, Publication, payload
 from chatserver.settings import Settings
 from tests import everything
 from tests.pages import ROOT
@@ -120,6 +121,11 @@ LEFT = everything.Tree(most=1)
 TREE = everything.Tree(left=LEFT, most=1, children={"a": [everything.Tree(most=1, pair=(2, "b"))]})
 LOUD = everything.Loud(part=everything.Part(pair=(1, "a")), either=everything.Quiet(type="quiet"))
 
+PUBLICATIONS = (Publication("a", "x", 2, "e"), Publication("a", b"x", 0, "e"))
+FRAMES = recovery.begin("a", None, list, Subscribed(False, PUBLICATIONS, Position(2, "e")))
+BEGIN, *ENVELOPES = (each.message["text"] for each in FRAMES)
+LOST = recovery.lost("a", Position(9, "new"))[0].message["text"]
+
 #: The key of a message, what is sent, and whether it is one.
 SENT: list[tuple[str, Any, bool]] = [
     ("Tree", TREE, True),
@@ -147,6 +153,12 @@ SENT: list[tuple[str, Any, bool]] = [
     ("Page_Point_", everything.Page([1]), False),
     ("ErrorMessage", ErrorMessage(reason="no"), True),
     ("json", None, True),
+    ("Standing", json.loads(BEGIN), True),
+    ("Standing", json.loads(LOST), True),
+    ("Standing", {"channel": "a"}, False),
+    *(("Envelope", json.loads(each), True) for each in ENVELOPES),
+    ("Envelope", {"offset": 1}, False),
+    ("Envelope", {"channel": "a", "offset": "1"}, False),
 ]
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from starlette.applications import Starlette
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
@@ -150,6 +151,33 @@ def test_an_application_that_fails_to_start_is_exit_status_3() -> None:
     assert "Application startup failed" in done.stderr
 
 
+NO_ENGINE = """
+import sys, types
+import chatserver
+from chatserver.cli import main
+from chatserver.errors import BrokerUnavailable
+
+class RedisBroker(chatserver.MemoryBroker):
+    def __init__(self, url, *, rules):
+        super().__init__()
+    async def start(self):
+        raise BrokerUnavailable("The broker at localhost:6379 can't be reached: refused.")
+
+module = types.ModuleType("chatserver.brokers.redis")
+module.RedisBroker = RedisBroker
+sys.modules[module.__name__] = module
+sys.exit(main(["run", "--port", "0", *sys.argv[1:]]))
+"""
+
+
+@pytest.mark.parametrize("arguments", [(), ("--workers", "2"), ("--reload",)])
+def test_a_broker_that_cannot_be_reached_is_one_sentence(arguments: tuple[str, ...]) -> None:
+    done = python("-c", NO_ENGINE, *arguments, broker="redis://:hunter2@localhost:6379")
+    sentence = "The broker at localhost:6379 can't be reached: refused."
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"chatserver: error: {sentence}\n"
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
 def test_another_server_does_not_open_the_application_to_the_network(host: str) -> None:
     command = ("-W", "error", "-m", "uvicorn", "chatserver.app:app", "--port", "0", "--host", host)
@@ -213,7 +241,18 @@ NOT_DESCRIBED = [
         "chatserver.app:app can't be described: expected the URL of a server as in "
         "wss://example.org, got 'example.org'",
     ),
+    (
+        ("tests.test_cli:untitled", "--factory"),
+        "tests.test_cli:untitled can't be described: "
+        "app.state.asyncapi_info: Expected `object`, got `array`",
+    ),
 ]
+
+
+def untitled() -> Starlette:
+    app = Starlette()
+    app.state.asyncapi_info = ["title"]
+    return app
 
 
 @pytest.mark.parametrize(("arguments", "sentence"), NOT_DESCRIBED)
@@ -266,6 +305,22 @@ LIFETIMES = (
         ),
         ("run", {"token_public_key": "-----BEGIN hunter2"}, "Expected a public key as PEM text"),
         ("run", BOTH, "Expected one way to verify tokens, but got 2"),
+        ("run --workers 2", {}, "The memory broker is for one process, and clients of 2 workers"),
+        (
+            "run --workers 0",
+            {},
+            "CHATSERVER_WORKERS (--workers): expected a whole number from 1",
+        ),
+        (
+            "run --workers 2 --reload",
+            {"broker": "redis://:hunter2@localhost"},
+            "Expected one worker with --reload, but got 2: leave out --reload, or set --workers 1",
+        ),
+        (
+            "run",
+            {"broker": "reddis://:hunter2@localhost"},
+            "CHATSERVER_BROKER (--broker): expected the URL of a broker, as in memory:, redis://",
+        ),
         ("token --sub ann", {}, "A token needs a secret: set CHATSERVER_TOKEN_SECRET"),
         ("token --sub=", ALONE, "No token made: expected a user"),
     ],

@@ -216,6 +216,12 @@ def test_a_default_marks_as_well() -> None:
     assert shown(Room, "/ws?q=4") == 8
 
 
+def test_attributes_without_annotations_are_resolved_in_their_order() -> None:
+    names = [f"value_{number}" for number in range(20)]
+    cls: Any = type("Many", (Endpoint,), {name: Depends(lambda: 1) for name in names})
+    assert list(cls.dependencies) == names
+
+
 # Nested, cached, inherited
 
 

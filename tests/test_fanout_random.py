@@ -84,8 +84,11 @@ class Place:
 
     Attributes:
         last: The last publication that it was given, or the position of its answer.
+        goes_on: Whether it is written what comes after a loss that it was told of.
         silent: Whether it was told of a loss, and is written nothing more.
         held: What is to be written when it is opened; None from then on.
+        label: That of its answer; empty without one.
+        anew: Where its answer begins, since something was lost before it was written.
     """
 
     def __init__(self, member: Member, since: Position | None) -> None:
@@ -93,8 +96,16 @@ class Place:
         self.since = since
         self.history: History | None = None
         self.last: Position | None = None
+        self.goes_on = False
         self.silent = False
         self.held: list[str] | None = []
+        self.label = ""
+        self.anew: Position | None = None
+
+    def holds(self, position: Position) -> bool:
+        """Whether its answer has what the channel lost: history knew more than was delivered."""
+        last = self.last
+        return last is not None and last.epoch == position.epoch and position.offset <= last.offset
 
 
 class Client:
@@ -189,8 +200,13 @@ class Model:
             is_new = step.epoch != last.epoch or step.offset > last.offset
             if is_new and step.skip != client.connection.id:
                 self.expect(client, str(step.data), place)
-        elif place.member.on_lost is not None:
-            place.silent, place.held = True, None
+        elif place.member.on_lost is not None and not place.holds(step):
+            if place.goes_on and place.held is not None:
+                place.last = place.anew = step
+                place.held = [f"anew {place.label}"] if place.label else []
+                return
+            if not place.goes_on:
+                place.silent, place.held = True, None
             self.expect(client, lost_label(place.member.channel, step))
 
     def expect(self, client: Client, label: str, place: Place | None = None) -> None:
@@ -213,16 +229,23 @@ class Model:
         stream, since = self.streams[name], None
         if self.random.random() < 0.5:
             since = Position(self.random.randint(0, stream.top.offset), stream.top.epoch)
-        if self.random.random() < 0.5:
-            member.on_lost = self.on_lost(client)
-        client.places[name] = Place(member, since)
+        place = client.places[name] = Place(member, since)
+        if self.random.random() < 0.6:
+            place.goes_on = self.random.random() < 0.5
+            member.on_lost = self.on_lost(client, place.goes_on)
 
-    def on_lost(self, client: Client) -> Callable[[str, Position], None]:
+    def on_lost(
+        self, client: Client, goes_on: bool
+    ) -> Callable[[str, Position], list[Frame] | None]:
         """Tell it in its turn, after what came before, as a rich client is told."""
 
-        def tell(name: str, position: Position) -> None:
+        def tell(name: str, position: Position) -> list[Frame] | None:
             connection = client.connection
-            connection.writer(joined([Frame(lost_label(name, position))], connection.window_bits))
+            frames = [Frame(lost_label(name, position))]
+            if goes_on:
+                return frames
+            connection.writer(joined(frames, connection.window_bits))
+            return None
 
         return tell
 
@@ -248,9 +271,15 @@ class Model:
 
     def answer(self, client: Client, place: Place, subscribed: Subscribed) -> None:
         self.sent += 1
-        label = f"answer{self.sent}"
-        self.expect(client, label, place)
-        place.member.answer = lambda again: [Frame(label if again == subscribed else "another")]
+        place.label = f"answer{self.sent}"
+        self.expect(client, place.label, place)
+
+        def made(again: Subscribed) -> list[Frame]:
+            if place.anew is not None and again == Subscribed(False, (), place.anew):
+                return [Frame(f"anew {place.label}")]
+            return [Frame(place.label if again == subscribed else "another")]
+
+        place.member.answer = made
 
     def check_answer(self, place: Place, subscribed: Subscribed) -> None:
         if subscribed.recovered:
@@ -429,4 +458,5 @@ def test_the_model_sees_all_that_it_is_meant_to() -> None:
     assert sum(of(label) != "" for label in labels) > 5000
     assert sum(label.startswith("answer") for label in labels) > 50
     assert sum(label.startswith("lost") for label in labels) > 20
+    assert any(label.startswith("anew") for label in labels)
     assert sum(label.startswith("mine") for label in labels) > 300

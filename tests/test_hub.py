@@ -667,7 +667,7 @@ async def test_a_connection_is_in_so_many_channels_at_most() -> None:
     _, connection = await client(hub, *"abc")
     with pytest.raises(TooManyChannels, match="3 channels"):
         await hub.subscribe(connection, "d")
-    await hub.unsubscribe(connection, "a")
+    await hub.leave(connection, "a")
     await hub.subscribe(connection, "d")
     await gone(hub, connection)
 
@@ -761,7 +761,7 @@ async def test_recovery_while_threads_publish_has_no_gap_and_no_duplicate() -> N
                     await some(server, 20)
                 else:
                     await asyncio.sleep(0)
-                await hub.unsubscribe(connection, "a")
+                await hub.leave(connection, "a")
                 connection.close()
                 await connection.finish()
                 await hub.unregister(connection)
@@ -806,9 +806,9 @@ async def test_to_subscribe_twice_at_once_is_an_error_for_the_second() -> None:
 async def test_to_unsubscribe_twice_or_from_elsewhere_is_harmless() -> None:
     hub = Hub()
     server, connection = await client(hub, "a")
-    await hub.unsubscribe(connection, "b")
-    await hub.unsubscribe(connection, "a")
-    await hub.unsubscribe(connection, "a")
+    await hub.leave(connection, "b")
+    await hub.leave(connection, "a")
+    await hub.leave(connection, "a")
     await hub.publish("a", "nobody hears")
     await hub.subscribe(connection, "a")
     await hub.publish("a", "hi")
@@ -851,7 +851,7 @@ async def test_the_broker_is_told_of_the_first_and_of_the_last_subscriber() -> N
     assert broker.calls.count("subscribe") == 1
     for connection in connections:
         assert broker.calls.count("unsubscribe") == 0
-        await hub.unsubscribe(connection, "a")
+        await hub.leave(connection, "a")
     assert broker.calls.count("unsubscribe") == 1
     assert broker.is_clean()
     await gone(hub, *connections)
@@ -901,7 +901,7 @@ async def test_a_subscriber_that_comes_while_the_last_one_leaves_stays_subscribe
     _, one = await client(hub, "a")
     server, two = await client(hub)
     broker.close_gate("unsubscribe")
-    leaving = asyncio.ensure_future(hub.unsubscribe(one, "a"))
+    leaving = asyncio.ensure_future(hub.leave(one, "a"))
     await until(lambda: broker.calls[-1:] == ["unsubscribe"])
     joining = asyncio.ensure_future(hub.subscribe(two, "a"))
     for _ in range(5):
@@ -928,7 +928,7 @@ async def test_coming_and_going_on_many_loops_loses_nothing() -> None:
             position = await hub.publish("a", "x")
             if position.epoch != subscribed.position.epoch:
                 wrong.append(f"{subscribed.position} but {position}")
-            await hub.unsubscribe(connection, "a")
+            await hub.leave(connection, "a")
         await gone(hub, connection)
         return wrong
 
@@ -1106,7 +1106,7 @@ async def test_nothing_is_left_after_many_cancelled_at_any_moment() -> None:
         try:
             await hub.subscribe(connection, f"{number % 3}", info=info)
             await hub.publish(f"{number % 3}", "hi")
-            await hub.unsubscribe(connection, f"{number % 3}")
+            await hub.leave(connection, f"{number % 3}")
         finally:
             await hub.unregister(connection)
             await connection.finish()
@@ -1188,7 +1188,7 @@ async def test_a_client_that_comes_back_at_once_is_present() -> None:
     hub.register(connection)
     me = ClientInfo(connection.id)
     await hub.subscribe(connection, "a", info=me)
-    leaving = asyncio.ensure_future(hub.unsubscribe(connection, "a"))
+    leaving = asyncio.ensure_future(hub.leave(connection, "a"))
     await asyncio.sleep(0)
     leaving.cancel()
     await hub.subscribe(connection, "a", info=me)

@@ -4,10 +4,10 @@ import asyncio
 import inspect
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -138,6 +138,22 @@ def test_each_route() -> None:
     assert all(a is b for a, b in zip(found, internals.each_route(app.routes), strict=True))
 
 
+def test_called_before() -> None:
+    """A route knows the dependencies of all around it, and theirs."""
+
+    def inner() -> None: ...
+    def outer(value: Annotated[None, Depends(inner)]) -> None: ...
+    def last() -> None: ...
+
+    router = APIRouter(dependencies=[Depends(outer)])
+    router.websocket("/", dependencies=[Depends(last)])(EchoEndpoint)
+    app = FastAPI(openapi_url=None)
+    app.include_router(router)
+    (route,) = internals.each_route(app.routes)
+    assert set(internals.called_before(route)) == {inner, outer, last}
+    assert list(internals.called_before(WebSocketRoute("/", EchoEndpoint))) == []
+
+
 @pytest.mark.parametrize("call", ["decorator", "method"])
 def test_what_fastapi_calls_a_class_with(call: str) -> None:
     seen: list[object] = []
@@ -208,6 +224,35 @@ def test_request_response_cycle() -> None:
     source = inspect.getsource(uvicorn_.RequestResponseCycle.__init__)
     for name in ("disconnected", "response_complete"):
         assert f"self.{name} = False" in source
+
+
+def test_multiprocess() -> None:
+    """What `processes` overrides and calls."""
+    source = inspect.getsource(uvicorn_.Multiprocess)
+    for name in ("init_processes", "keep_subprocess_alive", "run"):
+        assert callable(getattr(uvicorn_.Multiprocess, name)), name
+    for name in ("hup", "term", "ttin", "ttou"):
+        assert callable(getattr(uvicorn_.Multiprocess, f"handle_{name}")), name
+    for name in ("processes: list", "processes_num =", "should_exit =", "sockets =", "config ="):
+        assert f"self.{name}" in source
+    assert "self.should_exit.wait" in source
+    assert "self.keep_subprocess_alive()" in source
+
+
+def test_process() -> None:
+    """The same, of a worker."""
+    for name in ("target", "start", "is_alive", "kill", "pid", "exitcode"):
+        assert hasattr(uvicorn_.Process, name), name
+    source = inspect.getsource(uvicorn_.Process)
+    assert "self._server: Server | None = None" in source
+    assert "if self._server is None:" in source
+    assert "self.process = get_subprocess(config, self.target, sockets)" in source
+
+
+def test_server() -> None:
+    for name in ("run", "startup", "shutdown"):
+        assert callable(getattr(uvicorn_.Server, name)), name
+    assert "await self.shutdown(sockets=sockets)" in inspect.getsource(uvicorn_.Server)
 
 
 def test_is_full() -> None:

@@ -216,6 +216,26 @@ async def test_to_join_with_a_position_sends_what_was_missed_first() -> None:
         assert await session.receive_json() is False
 
 
+async def test_to_join_with_a_position_that_is_gone_is_as_without() -> None:
+    class Greeted(Wanderer):
+        history = 2
+
+        def welcome(self, recent: Sequence[Publication]) -> list[Any]:
+            return ["welcome", *(each.value for each in recent)]
+
+    app = Starlette(routes=[WebSocketRoute("/{token}", Greeted)])
+    app.state.hub = Hub()
+    for n in range(5):
+        position = await app.state.hub.publish("a", n)
+    for epoch, expected in (
+        ("another stream", [["welcome", 3, 4], False]),
+        (position.epoch, [2, 3, 4, True]),
+    ):
+        async with open_session(app, "/none") as session:
+            await session.send_json(["join", "a", 2, epoch])
+            assert await received(session, len(expected)) == expected
+
+
 async def test_the_token_has_its_say() -> None:
     app = application()
     async with open_session(app, "/wander/some") as session:

@@ -26,7 +26,26 @@ def create_app():
     return app
 def broken():
     raise ValueError("no database")
+def leaving():
+    raise SystemExit("no database")
 async def plain(scope, receive, send): ...
+async def later(): ...
+class Itself:
+    @property
+    def app(self): return self
+class Endless:
+    @property
+    def app(self): return Endless()
+class Broken:
+    @property
+    def app(self): raise ValueError("no database")
+itself, endless, shy = Itself(), Endless(), Broken()
+first, second = Nested(), Nested()
+first.app, second.app = second, first
+def __getattr__(name):
+    if name == "lazy":
+        raise SystemExit("no database")
+    raise AttributeError(name)
 """
 
 
@@ -76,6 +95,12 @@ NONE = [
         "with --factory it is called",
     ),
     ("loaded_module:plain", "is a function, not an application"),
+    ("loaded_module:itself", "is a Itself, not an application of Starlette or FastAPI"),
+    ("loaded_module:first", "is a Nested, not an application of Starlette or FastAPI"),
+    ("loaded_module:endless", "is a Endless, not an application of Starlette or FastAPI"),
+    ("loaded_module:shy", "loaded_module:shy has no application: ValueError: no database ("),
+    ("loaded_module:shy.app", "loaded_module:shy.app has no application: ValueError: no database"),
+    ("loaded_module:lazy", "loaded_module:lazy has no application: SystemExit: no database ("),
 ]
 
 
@@ -90,7 +115,10 @@ def test_no_application(write: Write, target: str, sentence: str) -> None:
 FACTORIES = [
     ("number", "loaded_module:number is a int, not a function"),
     ("broken", "loaded_module:broken makes no application: ValueError: no database"),
+    ("leaving", "loaded_module:leaving makes no application: SystemExit: no database"),
     ("plain", "loaded_module:plain makes no application: TypeError: "),
+    ("later", "loaded_module:later made a coroutine, not an application of Starlette or FastAPI; "),
+    ("Itself", "loaded_module:Itself made a Itself, not an application of Starlette or FastAPI"),
     ("Nested", "loaded_module:Nested made a Nested, not an application of Starlette or FastAPI"),
 ]
 

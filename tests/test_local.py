@@ -1,11 +1,15 @@
 """What open mode on loopback takes for a client of this machine."""
 
+import socket
+
 import pytest
 from starlette.testclient import TestClient, WebSocketDenialResponse
 
 from chatserver.app import create_app
 from chatserver.endpoints.local import why_not_local
 from chatserver.settings import Settings
+from chatserver.testing import live_server
+from tests.asgi import Edge
 
 
 def why(server: str | None, client: str | None, **headers: str) -> str:
@@ -69,11 +73,37 @@ def test_a_name_that_somebody_else_may_have_given(host: str) -> None:
     assert why("127.0.0.1", "127.0.0.1", host=host).startswith("the header Host is ")
 
 
-@pytest.mark.parametrize(
-    "header", ["x_forwarded_for", "forwarded", "x_forwarded_proto", "x_forwarded_host", "x_real_ip"]
+PROXIES = (
+    *("forwarded", "via", "x_forwarded_for", "x_forwarded_proto", "x_forwarded_host", "x_real_ip"),
+    *("x_client_ip", "x_cluster_client_ip", "true_client_ip", "fly_client_ip", "fastly_client_ip"),
+    "cf_connecting_ip",
 )
+
+
+@pytest.mark.parametrize("header", PROXIES)
 def test_behind_a_proxy(header: str) -> None:
     assert header.replace("_", "-") in why("127.0.0.1", "127.0.0.1", **{header: "127.0.0.1"})
+
+
+@pytest.mark.parametrize("header", ["user_agent", "origin", "x_requested_with", "x_client_id"])
+def test_headers_of_clients_themselves(header: str) -> None:
+    assert why("127.0.0.1", "127.0.0.1", **{header: "127.0.0.1"}) == ""
+
+
+def test_each_host_counts() -> None:
+    headers = [(b"host", b"localhost"), (b"host", b"evil.example")]
+    address = ("127.0.0.1", 80)
+    found = why_not_local({"server": address, "client": address, "headers": headers})
+    assert found == "the header Host is 'evil.example'"
+
+
+def test_an_old_client_without_a_host(edge: Edge) -> None:
+    """No browser is one, so no foreign page is behind it."""
+    with live_server(create_app(Settings()), **edge) as server:
+        for extra, status in ((b"", b"200"), (b"Host: evil.example\r\n", b"403")):
+            with socket.create_connection(("127.0.0.1", server.port), timeout=5) as client:
+                client.sendall(b"GET /docs HTTP/1.0\r\n" + extra + b"\r\n")
+                assert client.makefile("rb").readline().split()[1] == status
 
 
 @pytest.mark.parametrize("headers", [{"host": "evil.example"}, {"x-forwarded-for": "203.0.113.9"}])

@@ -395,6 +395,27 @@ def test_configuration_filters_the_records_of_every_logger(
     assert untouched == LOGGING_CONFIG
 
 
+@pytest.mark.parametrize(
+    ("level", "path", "status", "logged"),
+    [
+        ("info", "/healthz", 200, False),
+        ("info", "/chat/readyz", 200, False),
+        ("info", "/readyz", 503, True),
+        ("info", "/", 200, True),
+        ("debug", "/healthz", 200, True),
+    ],
+)
+def test_probes_are_quiet(
+    level: str, path: str, status: int, logged: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with as_before():
+        logging.config.dictConfig(logs.config(level))
+        access = logging.getLogger("uvicorn.access")
+        access.info('%s - "%s %s HTTP/%s" %d', "127.0.0.1:1", "GET", path, "1.1", status)
+    printed = capsys.readouterr().out
+    assert (f'"GET {path} HTTP/1.1" {status}' in printed) == logged
+
+
 def test_remembering_outlives_the_function_that_did_it() -> None:
     """Uvicorn logs an endpoint's traceback in its task, after the endpoint was left."""
 

@@ -287,7 +287,7 @@ REPLIES: dict[str, Any] = {
     "text": "hi",
     "bytes": b"{}",
     "own": {"id": 0},
-    "null": {"id": None},
+    "null": {"id": None, "a": {"id": None}},
     "broken": Raw(b"{"),
 }
 
@@ -399,7 +399,7 @@ def _text(session: WebSocketTestSession) -> str:
         ('{"type":"show","kind":"own","id":1}', ['{"id":0}', '{"type":"ack","id":1}']),
         ('{"type":"show","kind":"own","id":0}', ['{"id":0}']),
         ('{"type":"show","kind":"own","id":"0"}', ['{"id":0}', '{"type":"ack","id":"0"}']),
-        ('{"type":"show","kind":"null","id":1}', ['{"id":null}', '{"type":"ack","id":1}']),
+        ('{"type":"show","kind":"null","id":1}', ['{"id":1,"a":{"id":null}}']),
         ('{"type":"show","kind":"broken","id":1}', ["{", '{"type":"ack","id":1}']),
         # What declares it for something else keeps it.
         ('{"type":"order","id":"17"}', ['["order","17",null]']),

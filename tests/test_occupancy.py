@@ -275,7 +275,7 @@ async def test_join_and_leave() -> None:
 async def test_a_member_that_the_hub_takes_out_is_none() -> None:
     class Game(Arena):
         async def on_receive(self, websocket: WebSocket, data: Any) -> Any:
-            await self.hub.unsubscribe(self.connection, self.channel)
+            await self.hub.leave(self.connection, self.channel)
 
     app = application(Game)
     async with open_session(app, "/a") as session:

@@ -165,6 +165,18 @@ def test_every_dependency_is_explained() -> None:
     assert {name for name in projects if f"| {name} |" not in text} == set()
 
 
+def test_make_run_passes_broker_and_workers_on(tmp_path: Path) -> None:
+    """The broker by the environment, which other users of the machine can't read."""
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "$CHATSERVER_BROKER $*"\n')
+    python.chmod(0o755)
+    given = (f"BIN={tmp_path}", "BROKER=redis://:p%40ss@localhost", "WORKERS=2")
+    printed = run("make", "-o", ".venv/.ready-to-run", "run", *given, cwd=ROOT)
+    assert printed.split() == [
+        "redis://:p%40ss@localhost", "-m", "chatserver", "run", "--workers", "2"
+    ]  # fmt: skip
+
+
 def test_make_lists_every_target() -> None:
     targets = re.findall(r"^\.PHONY: ([a-z-]+)$", (ROOT / "Makefile").read_text("utf-8"), re.M)
     listed = re.findall(r"^make ([a-z-]+) +\S", run("make", cwd=ROOT), re.M)

@@ -1,7 +1,8 @@
 """Handshake parameters: what is read, what is refused and in which words."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from enum import Enum, IntEnum
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import pytest
@@ -107,10 +108,37 @@ def test_refused(name: str, query: bytes, reason: str) -> None:
     assert (refusal.value.status, refusal.value.code) == (422, 4422)
 
 
-def test_a_refusal_does_not_quote_the_value() -> None:
+class Color(Enum):
+    RED = "red"
+
+
+class Size(IntEnum):
+    SMALL = 1
+
+
+class Chosen(Endpoint):
+    key: FromQuery[UUID | None] = None
+    color: FromQuery[Color | None] = None
+    colors: FromQuery[list[Color]] = []  # noqa: RUF012
+    size: FromQuery[Size] = Size.SMALL
+    order: FromQuery[Literal["up", "down"]] = "up"
+    side: FromQuery[Literal[1, 2]] = 1
+
+
+@pytest.mark.parametrize("name", Chosen.parameters)
+@pytest.mark.parametrize("value", ["12345", "my-12345-value", "12345'%0A12345"])
+def test_a_refusal_does_not_quote_the_value(name: str, value: str) -> None:
+    parameter = Chosen.parameters[name]
     with pytest.raises(InvalidHandshake) as refusal:
-        read("key", connection(b"key=my-secret-value"))
-    assert "my-secret" not in refusal.value.reason
+        parameter.read(connection(f"{name}={value}".encode()))
+    assert refusal.value.reason.startswith(f"query parameter {name!r} can't be used: ")
+    assert "12345" not in refusal.value.reason
+
+
+def test_a_choice() -> None:
+    source = connection(b"color=red&colors=red&size=1&order=down&side=2")
+    found = [each.read(source) for each in Chosen.parameters.values()]
+    assert found == [None, Color.RED, [Color.RED], Size.SMALL, "down", 2]
 
 
 def test_defaults_and_parameters_are_inherited() -> None:

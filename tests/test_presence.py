@@ -209,3 +209,34 @@ def test_the_name_that_authenticate_returned_counts_before_that_of_the_token() -
     with TestClient(app) as client, client.websocket_connect("/?name=ann&token=x") as ann:
         ann.send_json({"type": "who"})
         assert [user["user"] for user in receive_json(ann)["presence"]["users"]] == ["ann"]
+
+
+def test_info_is_called_once_after_authenticate_even_if_that_publishes() -> None:
+    called: list[Any] = []
+
+    class Announcing(Endpoint[str]):
+        encoding = "json"
+        channels = ("announcing",)
+        presence = True
+
+        async def authenticate(self, websocket: WebSocket) -> str:
+            await self.publish("somebody knocks")
+            return "ann"
+
+        def info(self) -> Any:
+            called.append(self.user)
+            return {"hat": "red"}
+
+        async def on_accept(self, websocket: WebSocket) -> None:
+            await self.publish("hello")
+
+    app = Starlette(routes=[WebSocketRoute("/", Announcing)], lifespan=lifespan)
+    with TestClient(app) as client, client.websocket_connect("/") as ann:
+        assert receive_json(ann) == "hello"
+        assert client.portal is not None
+        found = client.portal.call(hub_of(app).history, "announcing").publications
+    assert called == ["ann"]
+    knock, hello = (each.info or ClientInfo("") for each in found)
+    assert (knock.user, knock.info) == ("", None)
+    assert (hello.user, hello.info) == ("ann", {"hat": "red"})
+    assert knock.client == hello.client != ""

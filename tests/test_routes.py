@@ -1,13 +1,16 @@
 """The routes to endpoints: found wherever they are mounted, and checked at the start."""
 
+from collections.abc import Callable
+from typing import Annotated
+
 import pytest
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from starlette.applications import Starlette
 from starlette.routing import Host, Mount, Route, Router, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket
 
-from chatserver import EchoEndpoint, Endpoint, FromPath, lifespan
+from chatserver import EchoEndpoint, Endpoint, FromPath, Identity, identify, lifespan
 from chatserver.endpoints.routes import check_routes, endpoint_routes
 
 
@@ -92,4 +95,62 @@ def test_the_parameter_may_be_in_the_prefix_of_a_router() -> None:
     router.add_api_websocket_route("/ws", Item)
     app = FastAPI()
     app.include_router(router, prefix="/{item_id}")
+    check_routes(app.routes)
+
+
+async def user_name(identity: Annotated[Identity, Depends(identify)]) -> str:
+    return identity.user
+
+
+class Secret(Endpoint):
+    user: Annotated[str, Depends(user_name)]
+
+
+NEEDS_USER = [Depends(user_name)]
+
+
+def of_application(cls: type[Endpoint]) -> FastAPI:
+    app = FastAPI(dependencies=NEEDS_USER, lifespan=lifespan)
+    app.websocket("/secret")(cls)
+    return app
+
+
+def of_route(cls: type[Endpoint]) -> FastAPI:
+    app = FastAPI(lifespan=lifespan)
+    app.websocket("/secret", dependencies=[Depends(identify)])(cls)
+    return app
+
+
+def of_router(cls: type[Endpoint]) -> FastAPI:
+    router, outer = APIRouter(dependencies=NEEDS_USER), APIRouter()
+    router.websocket("/secret")(cls)
+    outer.include_router(router)
+    app = FastAPI(lifespan=lifespan)
+    app.include_router(outer)
+    return app
+
+
+def of_inclusion(cls: type[Endpoint]) -> FastAPI:
+    router = APIRouter()
+    router.websocket("/secret")(cls)
+    app = FastAPI(lifespan=lifespan)
+    app.include_router(router, dependencies=NEEDS_USER)
+    return app
+
+
+@pytest.mark.parametrize("make", [of_application, of_route, of_router, of_inclusion])
+def test_who_is_identified_before_there_is_an_endpoint_is_an_error_at_the_start(
+    make: Callable[[type[Endpoint]], FastAPI],
+) -> None:
+    message = (
+        r"a dependency of the route '/secret' calls identify\(\), which needs Secret: "
+        r"make it an attribute of that class"
+    )
+    with pytest.raises(TypeError, match=message), TestClient(make(Secret)):
+        pass
+
+
+def test_who_is_identified_by_an_attribute_of_the_class_is_fine() -> None:
+    app = FastAPI(dependencies=[Depends(lambda: None)])
+    app.websocket("/secret")(Secret)
     check_routes(app.routes)

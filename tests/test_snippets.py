@@ -5,6 +5,7 @@ Those that make an `app` are served, and talked to. The tests in those that have
 
 import asyncio
 import inspect
+import json
 import re
 import sys
 import time
@@ -26,6 +27,7 @@ from chatserver.app import create_app
 from chatserver.auth import Verifier, mint
 from chatserver.settings import Settings
 from chatserver.testing import assert_no_message, live_server, receive_json
+from tests.asgi import wait_until
 from tests.pages import BLOCKS, table
 
 SECRET = "correct-horse-battery-staple-0123456789"
@@ -242,7 +244,45 @@ def dynamic(client: TestClient, snippet: ModuleType) -> None:
         assert_no_message(session)
 
 
-@talks("docs/guide/channels.md: Come back without a gap")
+@talks("docs/guide/channels.md: Throw somebody out")
+def throw_somebody_out(client: TestClient, snippet: ModuleType) -> None:
+    hub = hub_of(snippet.app)
+    with (
+        client.websocket_connect("/bar?name=ann") as ann,
+        client.websocket_connect("/bar?name=ann") as tab,
+        client.websocket_connect("/bar?name=bob") as bob,
+    ):
+        assert client.post("/off-stage/ann").status_code == 202
+        wait_until(lambda: hub.statistics().subscriptions == 4)
+        for channel in ("stage", "bar"):
+            hub.publish_from_thread(channel, channel)
+        assert texts(bob, 2) == ["stage", "bar"]
+        assert [ann.receive_text(), tab.receive_text()] == ["bar", "bar"]
+        assert client.post("/ban/ann").status_code == 202
+        assert [closed_with(each) for each in (ann, tab)] == [(1008, "not tonight")] * 2
+        hub.publish_from_thread("bar", "last round")
+        assert bob.receive_text() == "last round"
+    assert denial(client, "/bar?name=ann").status_code == 401
+
+
+@talks("docs/guide/recovery.md: The class")
+def news_that_recover(client: TestClient, snippet: ModuleType) -> None:
+    def post(number: int) -> None:
+        assert client.post("/news/chess", json={"n": number}).status_code == 202
+
+    post(1)
+    with client.websocket_connect("/news/chess?since={}") as session:
+        since = session.receive_json()["since"]
+        assert session.receive_json() == {"channel": "news:chess", "offset": 1, "data": {"n": 1}}
+    post(2)
+    position = json.dumps({"news:chess": {**since, "offset": 1}})
+    with client.websocket_connect(f"/news/chess?since={position}") as session:
+        assert session.receive_json()["recovered"] is True
+        post(3)
+        assert [session.receive_json()["data"]["n"] for _ in range(2)] == [2, 3]
+
+
+@talks("docs/guide/recovery.md: A wire format of your own")
 def recovery(client: TestClient, snippet: ModuleType) -> None:
     hub = hub_of(snippet.app)
     with client.websocket_connect("/journal") as session:

@@ -244,10 +244,33 @@ def test_what_is_not_exactly_what_was_missed_is_no_recovery(
     assert subscription.answer(since, history, at(top)) == Subscribed(False, (), position)
 
 
+def test_what_does_not_fit_into_half_of_the_buffer_is_no_recovery() -> None:
+    for since, recovered in ((2, False), (3, True)):
+        subscription = Subscription(4 * ONE)
+        answer = subscription.answer(at(since), read(since + 1, 5), at(5))
+        assert (answer.recovered, answer.position) == (recovered, at(5))
+        assert answer.publications == (pubs(4, 5) if recovered else ())
+
+
+@pytest.mark.parametrize(
+    ("since", "history"),
+    [
+        (at(1), read(3, 6)),  # after a gap
+        (at(9), read(1, 6)),  # ahead of the stream
+        (at(3, "other"), read(1, 6)),  # of another one
+    ],
+)
+def test_who_recovers_nothing_gets_the_newest(since: Position, history: History) -> None:
+    subscription = Subscription(MUCH)
+    subscription.take(pub(7))
+    answer = subscription.answer(since, history, at(7), recent=3)
+    assert answer == Subscribed(False, pubs(5, 7), at(7))
+
+
 def test_what_was_held_before_a_loss_is_no_part_of_the_answer() -> None:
     subscription = Subscription(MUCH)
     subscription.take(pub(7))
-    subscription.lose()
+    assert not subscription.lose(at(0, "new"))
     subscription.take(pub(1, "new"))
     expected = Subscribed(False, (), at(1, "new"))
     assert subscription.answer(at(6), read(7, 7), at(1, "new")) == expected
@@ -257,9 +280,25 @@ def test_what_was_held_before_a_loss_is_no_part_of_the_answer() -> None:
 def test_what_was_held_for_the_accept_is_written_in_spite_of_a_loss() -> None:
     subscription = answered(3)
     subscription.take(pub(4))
-    subscription.lose()
+    assert subscription.lose(at(0, "new"))
     subscription.take(pub(1, "new"))
     assert subscription.open() == [pub(4), pub(1, "new")]
+
+
+def test_an_answer_that_was_not_written_yet_begins_after_a_loss() -> None:
+    subscription = answered(3)
+    subscription.take(pub(4))
+    assert subscription.lose(at(0, "new"))
+    subscription.answer_anew(at(0, "new"))
+    subscription.take(pub(1, "new"))
+    assert subscription.answered == Subscribed(False, (), at(0, "new"))
+    assert subscription.open() == [pub(1, "new")]
+
+
+@pytest.mark.parametrize(("lost", "told"), [(at(2), False), (at(3), False), (at(4), True)])
+def test_who_has_what_the_channel_lost_is_not_told(lost: Position, told: bool) -> None:
+    """Its history knew more than the broker has delivered."""
+    assert answered(3).lose(lost) is told
 
 
 def test_too_much_to_hold_is_an_overflow() -> None:
@@ -322,16 +361,27 @@ class Member:
 
     Attributes:
         since: Its position before.
+        told: Whether it is told of losses, and not only its handler.
         steps: Its answer's position, or the one recovered from, and what it was written.
         losses: The positions behind which it was told to go on.
     """
 
-    def __init__(self, since: Position | None) -> None:
+    def __init__(self, since: Position | None, told: bool) -> None:
         self.since = since
+        self.told = told
         self.subscription = Subscription(MUCH)
         self.history: History | None = None
         self.steps: list[Step] = []
         self.losses: set[Position] = set()
+
+    def lose(self, position: Position) -> None:
+        if not self.told:
+            self.losses.add(position)
+        elif self.subscription.state is State.ANSWERED:
+            self.subscription.answer_anew(position)
+            self.steps = [position]
+        else:
+            self.steps.append(position)
 
 
 def play(seed: int) -> None:
@@ -352,9 +402,8 @@ def play(seed: int) -> None:
         for step in steps:
             for member in members:
                 if isinstance(step, Position):
-                    member.subscription.lose()
-                    if member.subscription.state is not State.JOINING:
-                        member.losses.add(step)
+                    if member.subscription.lose(step):
+                        member.lose(step)
                 elif member.subscription.take(step):
                     member.steps.append(step)
 
@@ -393,7 +442,7 @@ def follow(random: Random, engine: Engine, members: list[Member], top: Position)
     waiting = [each for each in members if each.subscription.state is not State.LIVE]
     if not waiting or random.random() < 0.3:
         since = at(random.randint(0, engine.top.offset), engine.top.epoch)
-        members.append(Member(random.choice([None, since, top])))
+        members.append(Member(random.choice([None, since, top]), told=random.random() < 0.5))
         return
     member = random.choice(waiting)
     subscription = member.subscription

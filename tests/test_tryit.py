@@ -226,6 +226,31 @@ def test_bytes_go_both_ways_as_hex(server: Server, visit: Visit) -> None:
     expect(received(shown).locator(".body")).to_have_text(re.compile(r"^000000 +41 ff 00 +A\.\.$"))
 
 
+def test_the_next_connection_begins_where_the_last_one_ended(server: Server, visit: Visit) -> None:
+    shown = connected(visit, server, "News")
+    since = shown.get_by_label("since")
+    expect(received(shown)).to_have_count(1)
+    send_raw(shown, '"one"')
+    expect(received(shown)).to_have_count(2)
+    expect(received(shown).last).to_contain_text('"offset":1,"data":"one"')
+    shown.get_by_role("button", name="Disconnect").click()
+    expect(since).to_have_value(re.compile(r'^\{"news":\{"offset":1,"epoch":"\w+"\}\}$'))
+    expect(shown.locator(".url")).to_have_text(re.compile(r"/news\?since=%7B%22news%22"))
+    other = connected(visit, server, "News")
+    send_raw(other, '"two"')
+    expect(received(other).last).to_contain_text('"two"')
+    connect(shown)
+    expect(received(shown)).to_have_count(4)
+    expect(received(shown).nth(2)).to_contain_text('"recovered":true')
+    expect(received(shown).last).to_contain_text('"offset":2,"data":"two"')
+    shown.get_by_role("button", name="Disconnect").click()
+    expect(since).to_have_value(re.compile('"offset":2'))
+    since.fill("")
+    connect(shown)
+    expect(received(shown)).to_have_count(5)
+    expect(received(shown).last).not_to_contain_text("recovered")
+
+
 def test_a_close_is_told_with_its_meaning_and_reason(server: Server, visit: Visit) -> None:
     shown = connected(visit, server, "Shop")
     shown.get_by_label("Message").select_option("Who")
@@ -358,6 +383,12 @@ def test_below_a_root_path(visit: Visit) -> None:
         shown = view(page)
         connect(shown)
         expect(shown.locator(".url")).to_have_text(re.compile(r"^ws://[^/]+/below/flood$"))
+
+
+@pytest.mark.parametrize("fragment", ["%", "nothing"])
+def test_a_fragment_that_names_no_endpoint(server: Server, visit: Visit, fragment: str) -> None:
+    page = visit(f"{server.url}/docs#{fragment}")
+    expect(view(page).get_by_role("heading", name="Shop")).to_be_visible()
 
 
 def test_without_javascript_it_says_so(server: Server, visit: Visit) -> None:

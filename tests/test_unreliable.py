@@ -172,7 +172,7 @@ async def test_a_gap_that_history_does_not_have_is_told(caplog: pytest.LogCaptur
     assert told == [("a", 6)]
     assert hub.counts.lost == 2
     assert ["lost" in each for each in caplog.messages] == [True]
-    await hub.unsubscribe(two, "a")
+    await hub.leave(two, "a")
     await hub.subscribe(two, "a", encoder=offset)
     await publish(hub, 1)
     await until(lambda: rich.texts[-1] == "9")

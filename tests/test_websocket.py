@@ -8,13 +8,14 @@ import itertools
 import logging
 import re
 import select
+import selectors
 import socket
 import struct
 import threading
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -22,8 +23,10 @@ from starlette.types import Message, Receive, Scope, Send
 
 from chatserver.hub import ADMISSION, Admission
 from chatserver.limits import Limits
+from chatserver.server import edge
 from chatserver.testing import LiveServer, live_server
 from tests.asgi import PATIENCE, wait_until
+from tests.raw import TEXT, Peer
 
 OURS = {
     "ws": "chatserver.server:WebSocketProtocol",
@@ -652,6 +655,55 @@ def test_1012_when_the_server_stops(loop: str) -> None:
             assert client.rest() == b""
         (event,) = visit.wait()
         assert event["code"] == 1012
+
+
+def _closed_at(peers: list[Peer]) -> list[float]:
+    """When each was told to come back, in order."""
+    times: list[float] = []
+    with selectors.DefaultSelector() as selector:
+        for peer in peers:
+            selector.register(peer.socket, selectors.EVENT_READ, peer)
+        while len(times) < len(peers):
+            ready = selector.select(PATIENCE)
+            assert ready, "not every client was told"
+            for key, _ in ready:
+                assert key.data.close_code() == 1012
+                times.append(time.monotonic())
+                selector.unregister(key.fileobj)
+                key.data.drop()
+    return times
+
+
+@pytest.mark.parametrize(
+    ("rate", "grace", "shortest", "longest"),
+    [(80, 3, 0.35, 0.9), (1, 1, 0.4, 1.0), (1000, None, 0, 0.3)],
+    ids=["by their number", "within the grace", "a few at once"],
+)
+def test_clients_are_told_in_turn_when_the_server_stops(
+    monkeypatch: pytest.MonkeyPatch, rate: int, grace: int | None, shortest: float, longest: float
+) -> None:
+    monkeypatch.setattr(edge, "ENDS_PER_SECOND", rate)
+    options = {"timeout_graceful_shutdown": grace}
+    with site_of("asyncio", Limits(), **options) as site, ExitStack() as stack:
+        peers = [stack.enter_context(Peer(site.server.port, site.on(echo).path)) for _ in range(40)]
+        site.server.stop()
+        times = _closed_at(peers)
+        assert shortest <= times[-1] - times[0] <= longest
+        steps = [later - sooner for sooner, later in itertools.pairwise(times)]
+        assert max(steps) <= max(longest / 4, 0.2)
+
+
+def test_a_client_is_served_until_its_turn_has_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edge, "ENDS_PER_SECOND", 40)
+    with site_of("asyncio", Limits()) as site, ExitStack() as stack:
+        peers = [stack.enter_context(Peer(site.server.port, site.on(echo).path)) for _ in range(40)]
+        site.server.stop()
+        readable, _, _ = select.select([peer.socket for peer in peers], [], [], PATIENCE)
+        assert 0 < len(readable) < 20
+        others = [peer for peer in peers if peer.socket not in readable]
+        for peer in others:
+            peer.text("hi")
+        assert sum(peer.next()[0] == TEXT for peer in others) > 20
 
 
 # Violations

@@ -90,11 +90,23 @@ class Flood(Endpoint):
             await self.push(data)
 
 
+class News(Endpoint):
+    """Publishes what it is sent; a client that comes back gets what it missed."""
+
+    encoding = "json"
+    channels = ("news",)
+    recover = True
+
+    async def on_receive(self, websocket: WebSocket, data: Any) -> None:
+        await self.publish(data)
+
+
 app = Starlette(
     routes=[
         WebSocketRoute("/shops/{shop}", Shop),
         WebSocketRoute("/bytes", Bytes),
         WebSocketRoute("/flood", Flood),
+        WebSocketRoute("/news", News),
         Mount("/more", Starlette(routes=[WebSocketRoute("/items/{item_id}/ws", ItemEndpoint)])),
     ],
     lifespan=lifespan,

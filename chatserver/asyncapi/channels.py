@@ -93,6 +93,7 @@ def _channel(channel: Channel, messages: Messages) -> dict[str, Any]:
         "messages": {key: {"$ref": f"#/components/messages/{key}"} for key in keys},
         "bindings": {"ws": websocket_binding(parameters, docstring.attributes)},
         "x-subprotocols": list(cls.subprotocols),
+        "x-recover": cls.recover,
     }
     return {name: value for name, value in described.items() if value}
 
@@ -108,6 +109,11 @@ def _facts(channel: Channel) -> Iterator[str]:
         yield f"While connected, a client gets what is published to {names}."
     if cls.history and cls.welcome is Endpoint.welcome:
         yield f"The {cls.history} newest publications, as far as there are, come first."
+    if cls.recover:
+        yield (
+            "Publications come in envelopes. A client that comes back says in the query parameter "
+            "`since` where it stands, and gets what it missed."
+        )
     if cls.presence:
         yield "Others can see that a client is connected."
     if cls.subprotocols:

@@ -1,7 +1,6 @@
 """The document: what an application's endpoints are, put together."""
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, Required, TypedDict
 from urllib.parse import urlsplit
 
 import msgspec
@@ -18,16 +17,58 @@ __all__ = ["describe", "server_object"]
 
 VERSION = "3.1.0"
 
-#: Fields of an Info Object, and the attributes that FastAPI has for them.
-_INFO = {
+
+class Contact(TypedDict, total=False):
+    """A Contact Object."""
+
+    name: str
+    url: str
+    email: str
+
+
+class License(TypedDict, total=False):
+    """A License Object."""
+
+    name: Required[str]
+    url: str
+
+
+class ExternalDocs(TypedDict, total=False):
+    """An External Documentation Object."""
+
+    url: Required[str]
+    description: str
+
+
+class Tag(TypedDict, total=False):
+    """A Tag Object."""
+
+    name: Required[str]
+    description: str
+    externalDocs: ExternalDocs
+
+
+class Info(TypedDict, total=False):
+    """An Info Object."""
+
+    title: str
+    version: str
+    description: str
+    termsOfService: str
+    contact: Contact
+    license: License
+    tags: list[Tag]
+    externalDocs: ExternalDocs
+
+
+#: The attributes that FastAPI has for fields of an Info Object.
+_OF_FASTAPI = {
     "title": "title",
     "version": "version",
     "description": "description",
     "termsOfService": "terms_of_service",
     "contact": "contact",
     "license": "license_info",
-    "tags": "",
-    "externalDocs": "",
 }
 _CLOSE_CODES = "\n".join(
     [
@@ -59,7 +100,8 @@ def describe(app: Starlette, *, server: str | None = None) -> dict[str, Any]:
         The document, made of what JSON can hold.
 
     Raises:
-        TypeError: `app.state.asyncapi_info` has other fields, or a `FromPath` is not in its route.
+        TypeError: `app.state.asyncapi_info` has other fields or types, or a route lacks what its
+            endpoint needs, such as a `FromPath`.
         ValueError: The URL of the server has another scheme, or no host.
     """
     check_routes(app.routes)
@@ -108,15 +150,35 @@ def server_object(url: str) -> dict[str, Any]:
 
 
 def _info(app: Starlette) -> dict[str, Any]:
-    own: Mapping[str, Any] = getattr(app.state, "asyncapi_info", {})
-    if unknown := own.keys() - _INFO.keys():
+    theirs = {field: getattr(app, name, None) for field, name in _OF_FASTAPI.items()}
+    given = {field: value for field, value in theirs.items() if value}
+    # Without the fields that OpenAPI has and AsyncAPI has not, such as a license's identifier.
+    found: dict[str, Any] = {**_fitting(given, "the application's info"), **_own_info(app)}
+    found["title"] = found.get("title") or "WebSocket endpoints"
+    found["version"] = found.get("version") or "0.1.0"
+    found["description"] = "\n\n".join(filter(None, (found.get("description"), _CLOSE_CODES)))
+    return {field: value for field, value in found.items() if value}
+
+
+def _own_info(app: Starlette) -> dict[str, Any]:
+    own: dict[str, Any] = getattr(app.state, "asyncapi_info", {})
+    _fitting(own, "app.state.asyncapi_info")
+    known = Info.__annotations__
+    if unknown := own.keys() - known.keys():
         raise TypeError(
             f"app.state.asyncapi_info has {', '.join(sorted(unknown))}; "
-            f"it may have {', '.join(_INFO)}"
+            f"it may have {', '.join(known)}"
         )
-    found = {**{field: getattr(app, name, None) for field, name in _INFO.items()}, **own}
-    found["title"] = found["title"] or "WebSocket endpoints"
-    found["version"] = found["version"] or "0.1.0"
-    told = (found["description"], _CLOSE_CODES)
-    found["description"] = "\n\n".join(filter(None, told))
-    return {field: value for field, value in found.items() if value}
+    return own
+
+
+def _fitting(info: Any, where: str) -> Info:
+    """What an Info Object has of this.
+
+    Raises:
+        TypeError: It has other types.
+    """
+    try:
+        return msgspec.convert(info, Info)
+    except msgspec.ValidationError as error:
+        raise TypeError(f"{where}: {error}") from None

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 from chatserver.asyncapi.docstrings import Docstring, read_docstring
 from chatserver.endpoints import Ack, Endpoint, ErrorMessage
 from chatserver.endpoints.messages import Handler
+from chatserver.endpoints.recovery import Envelope, Standing
 from chatserver.publication import Publication
 
 __all__ = ["MessageType", "Operation", "operations_of"]
@@ -94,14 +95,22 @@ def _sent(cls: type[Endpoint]) -> Iterator[Any]:
     declared = cls.sends if isinstance(cls.sends, tuple) else (cls.sends,)
     for each in declared:
         yield from _members(each)
-    if not (declared or cls.handlers):
+    if cls.recover:
+        yield from (Standing, Envelope)
+    else:
+        yield from _published(cls)
+    if cls.handlers and cls.on_invalid is Endpoint.on_invalid:
+        yield ErrorMessage
+
+
+def _published(cls: type[Endpoint]) -> Iterator[Any]:
+    """The types of what is written as it was published, as far as the class says."""
+    if not (cls.sends or cls.handlers):
         yield from PLAIN[cls.encoding]
     if cls.history and cls.welcome is not Endpoint.welcome:
         yield from _members(_annotation(cls.welcome, "return"))
     if cls.last_will is not Endpoint.last_will:
         yield from _members(_annotation(cls.last_will, "return"))
-    if cls.handlers and cls.on_invalid is Endpoint.on_invalid:
-        yield ErrorMessage
 
 
 def _message_types(kinds: Iterable[Any], cls: type[Endpoint]) -> Iterator[MessageType]:

@@ -12,6 +12,7 @@ from chatserver.endpoints import Endpoint
 from chatserver.endpoints.arguments import Unmarked
 from chatserver.endpoints.dependencies import Dependency
 from chatserver.endpoints.params import COOKIE, HEADER, PATH, QUERY, REQUIRED, Parameter, Source
+from chatserver.endpoints.recovery import SINCE
 
 __all__ = ["address_parameters", "handshake_parameters", "websocket_binding"]
 
@@ -35,14 +36,16 @@ _KINDS = {
 
 
 def handshake_parameters(cls: type[Endpoint], convertors: Convertors) -> list[Parameter]:
-    """The parameters of a class and of its dependencies, each once.
+    """The parameters of a class and of its dependencies, each once, and that for recovery.
 
     Args:
         cls: The class.
         convertors: The convertors of the route, which has some of the path.
     """
     found: dict[tuple[Source, str], Parameter] = {}
-    asked = (*cls.parameters.values(), *_arguments(cls.dependencies.values(), convertors))
+    asked = [*cls.parameters.values(), *_arguments(cls.dependencies.values(), convertors)]
+    if cls.recover:
+        asked.append(SINCE)
     for each in asked:
         known = found.setdefault((each.source, each.sent_as), each)
         if each.default is REQUIRED:

@@ -59,10 +59,16 @@ class Schemas:
             self._add_models(models)
 
     def _add_models(self, models: Mapping[Any, Any]) -> None:
-        from pydantic.json_schema import models_json_schema
+        from pydantic.json_schema import GenerateJsonSchema, models_json_schema
+
+        class Generate(GenerateJsonSchema):
+            """Takes a field of a type that has no schema for any JSON, as `_any` does."""
+
+            def handle_invalid_for_json_schema(self, *_: Any) -> Schema:
+                return {}
 
         schemas, found = models_json_schema(
-            list(models.items()), ref_template=REF.format("{model}")
+            list(models.items()), ref_template=REF.format("{model}"), schema_generator=Generate
         )
         # A struct may have the name of a model.
         names = {name: free_name(name, self.components) for name in found.get("$defs", {})}

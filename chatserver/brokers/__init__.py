@@ -2,7 +2,7 @@
 
 from chatserver.brokers.base import Broker, Control, Disconnect, Health, Unsubscribe
 from chatserver.brokers.memory import MemoryBroker
-from chatserver.brokers.urls import broker_from_url
+from chatserver.brokers.urls import broker_from_url, remote_broker
 
 __all__ = [
     "Broker",
@@ -12,4 +12,5 @@ __all__ = [
     "MemoryBroker",
     "Unsubscribe",
     "broker_from_url",
+    "remote_broker",
 ]

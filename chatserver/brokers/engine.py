@@ -55,7 +55,7 @@ class Draft(Struct, frozen=True, gc=False):
         data: What to publish.
         id: Its identifier; a second one with the same id in the channel changes nothing.
         id_ttl: Seconds for which the id is remembered.
-        rules: What is kept of the channel.
+        rules: What is kept of the channel; None if the publisher doesn't know: as before.
         info: The publisher.
         keep: If False, it is only announced, with offset 0.
         skip: The client that does not get it.
@@ -65,7 +65,7 @@ class Draft(Struct, frozen=True, gc=False):
     data: Payload
     id: str
     id_ttl: float
-    rules: Rules
+    rules: Rules | None = None
     info: ClientInfo | None = None
     keep: bool = True
     skip: str = ""
@@ -166,10 +166,13 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    async def follow(self, channels: Sequence[str]) -> Answers[Position]:
+    async def follow(self, channels: Mapping[str, Rules]) -> Answers[Position]:
         """Hear what is announced in channels from now on; answers with their streams' tops.
 
         The top is that of a moment after which everything is heard.
+
+        Args:
+            channels: The channels, with what is kept of each from now on.
         """
 
     @abstractmethod

@@ -8,6 +8,7 @@ before anything is appended to it.
 """
 
 import asyncio
+import itertools
 import logging
 import random
 import secrets
@@ -81,6 +82,8 @@ class RemoteBroker(Broker):
         rules: What is kept of every channel for which the hub has no rules.
         publish_timeout: Seconds until a question without an answer is `BrokerUnavailable`.
         lease: Seconds after which the clients of a killed process are gone.
+        publish_only: It belongs to no server: it has no clients and no lease, and leaves what is
+            kept of a channel as the servers want it.
     """
 
     def __init__(
@@ -90,8 +93,10 @@ class RemoteBroker(Broker):
         rules: Rules | None = None,
         publish_timeout: float = 5.0,
         lease: float = 30.0,
+        publish_only: bool = False,
     ) -> None:
         super().__init__(rules)
+        self._publish_only = publish_only
         self._engine = engine
         self._timeout = publish_timeout
         self._lease = lease
@@ -102,9 +107,9 @@ class RemoteBroker(Broker):
         self._is_up = asyncio.Event()
         self._followed: set[str] = set()
         self._entered: dict[tuple[str, str], Enter] = {}
-        self._published = 0
+        self._numbers = itertools.count()
         self._appends = self._batches(engine.append, engine.at_once)
-        self._follows = self._batches(engine.follow, engine.at_once)
+        self._follows = self._batches(self._follow, engine.at_once)
         self._presence = self._batches(engine.enter_and_leave, engine.at_once)
         self._present = self._batches(engine.present, engine.at_once)
         self._tells = self._batches(engine.tell, engine.at_once)
@@ -169,13 +174,12 @@ class RemoteBroker(Broker):
         keep: bool = True,
         skip: str = "",
     ) -> Position:
-        self._published += 1
         draft = Draft(
             channel,
             data,
-            f"~{self._process}{self._published:x}" if id is None else id,
+            f"~{self._process}{next(self._numbers):x}" if id is None else id,
             OWN_ID_TTL if id is None else ID_TTL,
-            self.rules(channel),
+            None if self._publish_only else self.rules(channel),
             info,
             keep,
             skip,
@@ -183,13 +187,15 @@ class RemoteBroker(Broker):
         return await self._ask(self._appends, draft)
 
     async def subscribe(self, channel: str) -> Position:
-        self._followed.add(channel)
-        return await self._ask(self._follows, channel)
+        return await self._ask(self._follows, channel, lambda: self._followed.add(channel))
 
     async def unsubscribe(self, channel: str) -> None:
-        self._followed.discard(channel)
-        with suppress(Interrupted):  # then it is not followed any more either
-            await self._at_home(lambda: self._engine.unfollow([channel]))
+        async def unfollow() -> None:
+            self._followed.discard(channel)
+            with suppress(Interrupted):  # then it is not followed any more either
+                await self._engine.unfollow([channel])
+
+        await self._at_home(unfollow)
 
     async def tops(self, known: Mapping[str, Position]) -> Mapping[str, Position]:
         try:
@@ -213,8 +219,7 @@ class RemoteBroker(Broker):
     ) -> None:
         announce = self.rules(channel).join_leave
         enter = Enter(channel, info, self._process, announce, last_will)
-        self._entered[channel, info.client] = enter
-        await self._change(enter)
+        await self._change(enter, lambda: self._entered.update({(channel, info.client): enter}))
 
     async def leave(self, channel: str, client: str) -> None:
         await self._leave(Leave(channel, client, self.rules(channel)))
@@ -223,11 +228,11 @@ class RemoteBroker(Broker):
         await self._leave(Leave(channel, client, self.rules(channel), dead=True))
 
     async def _leave(self, leave: Leave) -> None:
-        self._entered.pop((leave.channel, leave.client), None)
-        await self._change(leave)
+        key = leave.channel, leave.client
+        await self._change(leave, lambda: self._entered.pop(key, None))
 
-    async def _change(self, change: Enter | Leave) -> None:
-        await self._ask(self._presence, change)
+    async def _change(self, change: Enter | Leave, note: Callable[[], object]) -> None:
+        await self._ask(self._presence, change, note)
 
     async def present(self, channel: str) -> dict[str, ClientInfo]:
         return await self._ask(self._present, channel)
@@ -237,8 +242,17 @@ class RemoteBroker(Broker):
 
     # The way to the engine's event loop
 
-    async def _ask(self, batches: Batches[Question, Answer], question: Question) -> Answer:
+    async def _ask(
+        self,
+        batches: Batches[Question, Answer],
+        question: Question,
+        note: Callable[[], object] | None = None,
+    ) -> Answer:
+        """Ask the engine; `note` is called before, on the broker's event loop."""
+
         async def ask() -> Answer:
+            if note is not None:
+                note()
             self._refuse_if_gone()
             return await batches.ask(question)
 
@@ -300,9 +314,10 @@ class RemoteBroker(Broker):
                 group.create_task(self._engine.listen(self._receive))
                 group.create_task(_every(PING_INTERVAL, self._ping))
                 await self._begin()
-                group.create_task(_every(self._lease / 3, self._keep_leases))
-                group.create_task(_every(CHECK_INTERVAL, self.check))
                 group.create_task(_every(TIDY_INTERVAL, self._engine.tidy))
+                if not self._publish_only:
+                    group.create_task(_every(self._lease / 3, self._keep_leases))
+                    group.create_task(_every(CHECK_INTERVAL, self.check))
         except ExceptionGroup as errors:
             error = _first(errors)
             if not isinstance(error, Interrupted | BrokerUnavailable | OSError):
@@ -313,13 +328,14 @@ class RemoteBroker(Broker):
     async def _begin(self) -> None:
         followed = sorted(self._followed)
         for start in range(0, len(followed), CHANNELS_AT_ONCE):
-            for answer in await self._engine.follow(followed[start : start + CHANNELS_AT_ONCE]):
+            for answer in await self._follow(followed[start : start + CHANNELS_AT_ONCE]):
                 if isinstance(answer, Interrupted):
                     raise answer
         for batches in self._questions:
             batches.open()
-        await self._keep_lease()
-        await self.check()
+        if not self._publish_only:
+            await self._keep_lease()
+            await self.check()
         self._appends.open()
         self._came_up()
 
@@ -349,7 +365,7 @@ class RemoteBroker(Broker):
 
     async def _say_goodbye(self) -> None:
         """End the lease if the engine answers, and give up what is waiting."""
-        if self._health.state == "up":
+        if self._health.state == "up" and not self._publish_only:
             with suppress(Interrupted, BrokerUnavailable, OSError, TimeoutError):
                 async with asyncio.timeout(GOODBYE):
                     await self._engine.end(self._process)
@@ -398,6 +414,11 @@ class RemoteBroker(Broker):
         for channel in channels:
             await self.written(channel)
 
+    async def _follow(self, channels: Sequence[str]) -> Answers[Position]:
+        distinct = {channel: self.rules(channel) for channel in channels}
+        found = dict(zip(distinct, await self._engine.follow(distinct), strict=True))
+        return [found[channel] for channel in channels]
+
     async def _read(self, reads: Sequence[Read]) -> Answers[History]:
         """Read once what several have asked for."""
         distinct = shared(reads)
@@ -406,7 +427,10 @@ class RemoteBroker(Broker):
     async def _keep_leases(self) -> None:
         await self._keep_lease()
         for process in await self._engine.expired(self._lease):
-            await self._bury(process)
+            try:
+                await self._bury(process)
+            except BrokerUnavailable as error:
+                logger.warning("The entries of a dead process can't be removed: %s", error)
 
     async def _keep_lease(self) -> None:
         if await self._engine.renew(self._process, self._lease, new=self._is_new):

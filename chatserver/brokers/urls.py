@@ -13,15 +13,17 @@ sentence of this module never holds a password.
 
 import importlib
 import re
+from collections.abc import Callable
 from difflib import get_close_matches
 from importlib.util import find_spec
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from chatserver.brokers.base import Broker
 from chatserver.brokers.memory import MemoryBroker
+from chatserver.brokers.remote import RemoteBroker
 from chatserver.rules import Rules
 
-__all__ = ["MEMORY", "broker_from_url", "check_url", "without_password"]
+__all__ = ["MEMORY", "broker_from_url", "check_url", "remote_broker", "without_password"]
 
 #: The URL of the broker of a single process.
 MEMORY = "memory:"
@@ -70,22 +72,35 @@ def broker_from_url(
         ValueError: The URL can't be used.
         ModuleNotFoundError: A package is missing; the sentence says what to install.
     """
+    if url == MEMORY:
+        return MemoryBroker(
+            history_size=history_size, history_ttl=history_ttl, history_memory=history_memory
+        )
+    return remote_broker(url, rules=Rules(history_size=history_size, history_ttl=history_ttl))
+
+
+def remote_broker(url: str, **options: Any) -> RemoteBroker:
+    """The same for the URL of an engine only.
+
+    Args:
+        url: One of the URLs above, except that of the memory broker.
+        options: See `RemoteBroker`.
+
+    Raises:
+        ValueError: The URL can't be used.
+        ModuleNotFoundError: A package is missing; the sentence says what to install.
+    """
     try:
         check_url(url)
     except ValueError as error:
         raise ValueError(f"expected {error}") from None
     if url == MEMORY:
-        return MemoryBroker(
-            history_size=history_size, history_ttl=history_ttl, history_memory=history_memory
-        )
+        raise ValueError(f"expected an engine that processes share, got the broker {MEMORY}")
     scheme, _, rest = url.partition(":")
     engine = ENGINES[scheme.lower()]
     _check_installed(engine)
-    rules = Rules(history_size=history_size, history_ttl=history_ttl)
-    made: Broker = getattr(importlib.import_module(engine.module), engine.name)(
-        f"{scheme.lower()}:{rest}", rules=rules
-    )
-    return made
+    make: Callable[..., RemoteBroker] = getattr(importlib.import_module(engine.module), engine.name)
+    return make(f"{scheme.lower()}:{rest}", **options)
 
 
 def _check_installed(engine: _Engine) -> None:

@@ -229,7 +229,8 @@ async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
     this one's, for its own HTTP routes.
 
     Raises:
-        TypeError: A `FromPath` is not in its route, or `app.state.allowed_origins` is a str.
+        TypeError: A `FromPath` is not in its route, a dependency of a route calls `identify`, or
+            `app.state.allowed_origins` is a str.
         BrokerUnavailable: The broker can't be reached; one sentence says why.
     """
     check_routes(app.routes)

@@ -22,6 +22,7 @@ from chatserver.endpoints.declaration import (
 from chatserver.endpoints.dependencies import Dependency
 from chatserver.endpoints.internals import asgi_of
 from chatserver.endpoints.lifecycle import Lifecycle
+from chatserver.endpoints.membership import join_channel, leave_channel
 from chatserver.endpoints.messages import ErrorMessage, Handler, find_handlers, parse_json
 from chatserver.endpoints.params import Parameter
 from chatserver.endpoints.resolution import Opened
@@ -100,6 +101,9 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
             left are counted in `Counts.unhandled`. At a shutdown the server's grace period may
             end sooner. None takes the application's limit; 0 cancels the handler at once.
         - `history`: How many of a channel's newest publications `welcome` is given; 0 for none.
+        - `recover`: Whether a client that comes back gets what it missed: it names its positions in
+            the query parameter `since`, and publications come in envelopes that tell them. Needs
+            `encoding = "json"`.
         - `disconnect_timeout`: Seconds that `on_disconnect` may take.
 
     Attributes:
@@ -125,6 +129,7 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
     sends: ClassVar[type | tuple[type, ...]] = ()
     linger: ClassVar[float | None] = None
     history: ClassVar[int] = 0
+    recover: ClassVar[bool] = False
     disconnect_timeout: ClassVar[float] = 5.0
 
     parameters: ClassVar[Mapping[str, Parameter]] = {}
@@ -144,6 +149,11 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
     _has_channel_task: ClassVar[bool] = False
     # The names of this connection's channels.
     _channels: tuple[str, ...] = ()
+    # Where the client stood when it came, in the channels that it has not joined yet; set if the
+    # class recovers.
+    _positions: dict[str, Position]
+    # Whether `authenticate` has returned, and its user may join the channels.
+    _admitted = False
     # Made on first use, and shared by all that this connection publishes.
     _client_info: ClientInfo | None = None
     # What dependencies have opened, to be closed at the end; set if the class has any.
@@ -249,8 +259,8 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
     def info(self) -> Any:
         """What others see of this client besides its user's name: in presence and publications.
 
-        Called once, after `authenticate`. By default nothing: what `authenticate` returns may hold
-        what is nobody else's business.
+        Called once, after `authenticate`; what that publishes itself goes without. By default
+        nothing: what `authenticate` returns may hold what is nobody else's business.
 
         Returns:
             Anything that can be encoded as JSON.
@@ -261,7 +271,8 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
         """Make of a channel's newest publications what a client gets first, before what is live.
 
         Called for each channel with its accept, and when one is joined later, in a class with
-        `history`. Nothing is missing between this and what is live, twice or out of order.
+        `history`; not for a client that gets what it missed instead. Nothing is missing between
+        this and what is live, twice or out of order.
 
         Args:
             recent: As many as `history` says, the oldest first; empty where there are none.
@@ -379,7 +390,8 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
 
         Args:
             channel: Its name; not one that is joined already.
-            since: Where the client stands. What it missed is sent to it first, in place of
+            since: Where the client stands; in a class with `recover` that is what its query says,
+                if left out. What it missed is sent to it first. If that can't be had, it is sent
                 what `welcome` makes.
 
         Returns:
@@ -391,7 +403,7 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
             ValueError: It is in this one.
             BrokerUnavailable: It is not certain that the broker delivers the channel.
         """
-        return await self._lifecycle.join(channel, since)
+        return await join_channel(self, channel, since, self._lifecycle.fail)
 
     async def present(self, channel: str | None = None) -> Presence:
         """Who is in this endpoint's channel, or in another, in all processes.
@@ -407,7 +419,7 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
 
     async def leave(self, channel: str) -> None:
         """Leave a channel; nothing happens when the connection isn't in it."""
-        await self._lifecycle.leave(channel)
+        await leave_channel(self, channel)
 
     @property
     def channel(self) -> str:
@@ -460,6 +472,8 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
         return message["bytes"] if text is None else text
 
     def _info(self) -> ClientInfo:
+        if not self._admitted:
+            return ClientInfo(self.connection.id)
         if self._client_info is None:
             data = self.info()
             info = None if data is None else value_of(payload(data))

@@ -7,14 +7,16 @@ import inspect
 import re
 import string
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
 from difflib import get_close_matches
 from types import FunctionType
 from typing import Any, TypeAlias, TypeVar
 
+from chatserver.endpoints.arguments import Unmarked
 from chatserver.endpoints.dependencies import Dependency, find_dependencies
 from chatserver.endpoints.origin import check_allowed_origins
 from chatserver.endpoints.params import Parameter, find_parameters
+from chatserver.endpoints.recovery import SINCE
 from chatserver.publication import PLAIN
 
 __all__ = ["check_class", "collect_dependencies", "collect_parameters", "resolver"]
@@ -43,7 +45,7 @@ ASKS = re.compile(r"^From(Path|Query|Header|Cookie)\b|\b(Depends|Security)\(")
 #: Class attributes whose names are easily misspelt.
 ATTRIBUTES = (
     *("encoding", "channels", "presence", "subprotocols", "allowed_origins", "reject_as"),
-    *("linger", "history", "disconnect_timeout"),
+    *("linger", "history", "recover", "disconnect_timeout"),
 )
 
 
@@ -157,6 +159,7 @@ def check_class(cls: Any, taken: Collection[str]) -> None:
         raise TypeError(
             f"{cls.__name__}.history must be a number of publications, got {cls.history!r}"
         )
+    _check_recover(cls)
     if cls.linger is not None and (isinstance(cls.linger, str) or cls.linger < 0):
         raise TypeError(f"{cls.__name__}.linger must be seconds, got {cls.linger!r}")
     check_allowed_origins(cls.allowed_origins or (), f"{cls.__name__}.allowed_origins")
@@ -180,6 +183,35 @@ def check_class(cls: Any, taken: Collection[str]) -> None:
             raise TypeError(f"{cls.__name__}.{handler.name} can't be a handler, the name is taken")
     for name in vars(cls).keys() - cls.parameters.keys():
         _check_name(cls, name, taken)
+
+
+def _check_recover(cls: Any) -> None:
+    """Check that a class that recovers can tell positions, and be told them."""
+    if type(cls.recover) is not bool:
+        raise TypeError(f"{cls.__name__}.recover must be True or False, got {cls.recover!r}")
+    if not cls.recover:
+        return
+    if cls.encoding != "json":
+        raise TypeError(
+            f"{cls.__name__}.recover needs {cls.__name__}.encoding = 'json', which can tell "
+            f"positions; got {cls.encoding!r}"
+        )
+    asked = [*cls.parameters.items(), *_arguments(cls.dependencies)]
+    for name, each in asked:
+        if (each.source, each.sent_as) == (SINCE.source, SINCE.sent_as):
+            raise TypeError(
+                f"{cls.__name__}.{name} can't be the {SINCE.label}, which {cls.__name__}.recover "
+                "reads; give it another name"
+            )
+
+
+def _arguments(dependencies: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Parameter]]:
+    """The values of the handshake that dependencies ask for, each with the way to it."""
+    for name, each in dependencies.items():
+        if isinstance(each, Dependency):
+            yield from _arguments(each.arguments, f"{path}{name}.")
+        elif isinstance(each, Parameter | Unmarked):
+            yield f"{path}{name}", each.query if isinstance(each, Unmarked) else each
 
 
 def _check_hook(cls: type, name: str, arguments: tuple[str, ...]) -> None:

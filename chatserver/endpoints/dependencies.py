@@ -146,7 +146,7 @@ def find_dependencies(
         TypeError: One of them can't be called, or asks for what no handshake has.
     """
     found = {}
-    for name in (*annotations, *(vars(cls).keys() - annotations.keys())):
+    for name in dict.fromkeys((*annotations, *vars(cls))):
         where = f"{cls.__name__}.{name}"
         annotation = annotations.get(name, _NOT_GIVEN)
         if mark := _mark_of(where, annotation, vars(cls).get(name)):

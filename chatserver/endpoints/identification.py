@@ -26,11 +26,15 @@ async def identify(connection: HTTPConnection) -> Identity:
 
     Raises:
         InvalidToken, KeysUnavailable, VerifierMissing: As for `Endpoint.identify`.
-        RuntimeError: It is no endpoint's handshake, or the connection has ended.
+        RuntimeError: There is no endpoint: in an HTTP route, in a dependency of FastAPI's routes,
+            or when the connection has ended.
     """
     found = connection.scope.get(ENDPOINT)
     endpoint = found and found()
     if endpoint is None:
-        raise RuntimeError("identify() is for dependencies of endpoint classes")
+        raise RuntimeError(
+            "identify() is for dependencies of endpoint classes: make what calls it an attribute "
+            "of the class, not a dependency of a route, a router or an application"
+        )
     identity: Identity = await endpoint.identify(connection)
     return identity

@@ -59,7 +59,8 @@ def with_id(data: Payload, id: MessageId) -> Payload | None:
     """A reply with the id of its message.
 
     Returns:
-        The reply; None if it can't carry the id, because it is no JSON object or has another one.
+        The reply; None if it can't carry the id, because it is no JSON object or has another one
+        than null.
     """
     if not isinstance(data, Raw):
         return None
@@ -72,6 +73,8 @@ def with_id(data: Payload, id: MessageId) -> Payload | None:
         comma = b"" if body.strip() == b"{" else b","
         return Raw(b'%s%s"id":%s}' % (body, comma, msgspec.json.encode(id)))
     value = msgspec.json.decode(own)
+    if value is None:  # its type has a field for the id, and the handler left it
+        return Raw(msgspec.json.encode({**_parse_fields(data), "id": id}))
     return data if type(value) is type(id) and value == id else None
 
 

@@ -4,8 +4,9 @@
 """
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
+from typing import Any
 
 from starlette._exception_handler import wrap_app_handling_exceptions
 from starlette.applications import Starlette
@@ -18,6 +19,7 @@ __all__ = [
     "answer_by_handlers",
     "applications_within",
     "asgi_of",
+    "called_before",
     "each_route",
     "has_handlers",
     "outer_applications",
@@ -104,6 +106,18 @@ def each_route(routes: Iterable[BaseRoute]) -> Iterator[BaseRoute]:
         else:
             # A route for HTTP has no copy.
             yield from (each.starlette_route or each.original_route for each in contexts())
+
+
+def called_before(route: BaseRoute) -> Iterator[Callable[..., Any]]:
+    """What FastAPI calls before a route's endpoint.
+
+    That is: the dependencies of the route, its routers and the application, and theirs.
+    """
+    pending = [getattr(route, "dependant", None)]
+    while pending:
+        for each in getattr(pending.pop(), "dependencies", ()):
+            yield each.call
+            pending.append(each)
 
 
 def _mounted(route: BaseRoute) -> object:

@@ -7,6 +7,9 @@
                 cancelled, channels left, and `on_disconnect` is called once, whatever the cause;
                 then what dependencies opened is closed
 
+What needs no state is in `handshake`, which reads and checks, and in `membership`, which joins and
+leaves channels.
+
 The rules of this file:
 
 - All of it runs in one task and context, so that `on_disconnect` can undo what `on_connect` did.
@@ -18,32 +21,33 @@ The rules of this file:
 """
 
 import asyncio
-import inspect
 import logging
 import time
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any
 
 import anyio
 from starlette.exceptions import HTTPException, WebSocketException
 from starlette.types import Message as Event
-from starlette.types import Receive, Scope, Send
+from starlette.types import Receive, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from chatserver import logs
-from chatserver.auth import Identity, credentials, user_of
+from chatserver.auth import credentials, user_of
 from chatserver.connection import Connection
 from chatserver.cookies import check_cookies
-from chatserver.endpoints.application import ENDING, overrides_of, setting_of
-from chatserver.endpoints.channels import Template, fill_in
-from chatserver.endpoints.dependencies import Dependency
-from chatserver.endpoints.identification import note_endpoint
+from chatserver.endpoints.application import ENDING
+from chatserver.endpoints.handshake import (
+    read_handshake,
+    take_user,
+    tells_status,
+    with_subprotocol,
+)
 from chatserver.endpoints.ids import MessageId, unique_id
 from chatserver.endpoints.internals import DEPARTURES, answer_by_handlers, has_handlers
+from chatserver.endpoints.membership import join_declared, occupied_by, occupy
 from chatserver.endpoints.messages import Handler, answers, parse
-from chatserver.endpoints.occupancy import Occupancy, Place, enter, joined, leave
-from chatserver.endpoints.origin import check_origin
 from chatserver.endpoints.outcome import (
     OutageLog,
     as_refusal,
@@ -55,91 +59,15 @@ from chatserver.endpoints.outcome import (
     one_line,
     root_of,
 )
-from chatserver.endpoints.params import Parameter
-from chatserver.endpoints.resolution import Opened, Resolution
-from chatserver.endpoints.tasks import ENDED, TaskGroup, run_apart
+from chatserver.endpoints.resolution import Opened
+from chatserver.endpoints.served import Served
+from chatserver.endpoints.tasks import ENDED, run_apart
 from chatserver.errors import BrokerUnavailable, InvalidHandshake, InvalidMessage, InvalidToken
-from chatserver.hub import Hub, Subscribed
-from chatserver.publication import (
-    PLAIN,
-    ClientInfo,
-    Encoding,
-    Frame,
-    Payload,
-    Position,
-    Publication,
-    frame,
-    payload,
-)
 
-__all__ = ["Lifecycle", "Served"]
+__all__ = ["Lifecycle"]
 
 logger = logging.getLogger("chatserver")
 outages: OutageLog = OutageLog()
-
-
-class Served(Protocol):
-    """What a lifecycle needs of an endpoint; `Endpoint` says what each means."""
-
-    encoding: Encoding
-    presence: ClassVar[bool]
-    subprotocols: ClassVar[Sequence[str]]
-    allowed_origins: ClassVar[Collection[str] | None]
-    reject_as: ClassVar[Literal["http", "close", "policy"]]
-    linger: ClassVar[float | None]
-    history: ClassVar[int]
-    disconnect_timeout: ClassVar[float]
-    parameters: ClassVar[Mapping[str, Parameter]]
-    dependencies: ClassVar[Mapping[str, Dependency]]
-    handlers: ClassVar[Mapping[str, Handler]]
-    _templates: ClassVar[tuple[Template, ...]]
-    _has_channel_task: ClassVar[bool]
-
-    scope: Scope
-    receive: Receive
-    send: Send
-    user: Any
-    identity: Identity | None
-    message_id: str | None
-    hub: Hub
-    connection: Connection
-    _channels: tuple[str, ...]
-    _client_info: ClientInfo | None
-    _opened: Sequence[Opened]
-    _lifecycle: "Lifecycle"
-    _tasks: TaskGroup | None
-
-    async def authenticate(self, websocket: WebSocket) -> Any:
-        """See `Endpoint`."""
-
-    async def on_connect(self, websocket: WebSocket) -> None:
-        """See `Endpoint`."""
-
-    async def on_accept(self, websocket: WebSocket) -> None:
-        """See `Endpoint`."""
-
-    async def on_receive(self, websocket: WebSocket, data: Any) -> Any:
-        """See `Endpoint`."""
-
-    async def on_invalid(self, websocket: WebSocket, error: InvalidMessage) -> None:
-        """See `Endpoint`."""
-
-    async def on_disconnect(self, websocket: WebSocket, close_code: int) -> None:
-        """See `Endpoint`."""
-
-    async def decode(self, websocket: WebSocket, message: Event) -> Any:
-        """See `Endpoint`."""
-
-    async def push(self, data: Any) -> None:
-        """See `Endpoint`."""
-
-    def last_will(self) -> Any:
-        """See `Endpoint`."""
-
-    def welcome(self, recent: Sequence[Publication]) -> Any:
-        """See `Endpoint`."""
-
-    def _info(self) -> ClientInfo: ...
 
 
 class Lifecycle:
@@ -150,7 +78,6 @@ class Lifecycle:
     """
 
     __slots__ = (
-        "_authenticated",
         "_closes_itself",
         "_connection",
         "_counted_user",
@@ -183,7 +110,6 @@ class Lifecycle:
         self._verdict: Exception | None = None
         # Why the connection ends; None for a normal end.
         self._error: BaseException | None = None
-        self._authenticated = False
         self._registered = False
         self._counted_user = ""
         # Whether the endpoint has begun to answer the handshake with an HTTP response.
@@ -322,65 +248,19 @@ class Lifecycle:
         endpoint = self._endpoint
         if self._error is not None:
             raise self._error  # there are too many cookies to parse
-        check_origin(endpoint.scope, self._allowed_origins())
-        for parameter in endpoint.parameters.values():
-            setattr(endpoint, parameter.name, parameter.read(websocket))
-        endpoint._channels = fill_in(endpoint._templates, vars(endpoint))
-        if endpoint.dependencies:
-            await self._resolve(websocket)
-        user = await endpoint.authenticate(websocket)
-        if user is not None:
-            endpoint.user = user
-        self._admit(endpoint.user)
-        self._authenticated = True
+        await read_handshake(endpoint, websocket)
+        take_user(endpoint, await endpoint.authenticate(websocket))
+        # In open mode all users are anonymous, so their connections are not one user's.
+        if name := user_of(endpoint.user) or user_of(endpoint.identity):
+            endpoint.hub.admission.enter_user(name)
+            self._connection.user = self._counted_user = name
+        endpoint._admitted = True
         if self._connection.accepted:
             # `authenticate` has accepted it, to ask for the token in a message.
             await self._join()
             await self._complete_handshake()
         if websocket.application_state is WebSocketState.CONNECTING:
             await self._connect(websocket)
-
-    async def _resolve(self, websocket: WebSocket) -> None:
-        """Give the endpoint the values of its dependencies."""
-        endpoint = self._endpoint
-        note_endpoint(endpoint)
-        opened: list[Opened] = []
-        endpoint._opened = opened
-        resolution = Resolution(websocket, overrides_of(endpoint.scope), opened)
-        for name, dependency in endpoint.dependencies.items():
-            setattr(endpoint, name, await resolution.value(dependency))
-
-    def _allowed_origins(self) -> Collection[str]:
-        own = self._endpoint.allowed_origins
-        if own is not None:
-            return own
-        allowed: Collection[str] = setting_of(self._endpoint.scope, "allowed_origins", ())
-        return allowed
-
-    def _admit(self, user: Any) -> None:
-        """Check that the user may join the channels, and count the connection as the user's."""
-        endpoint = self._endpoint
-        if user is not None and inspect.isawaitable(user):
-            if inspect.iscoroutine(user):
-                user.close()  # so that Python doesn't warn of it, too
-            name = type(endpoint).__name__
-            raise TypeError(f"{name}.authenticate() returned an awaitable: 'await' is missing")
-        if isinstance(user, Identity):
-            endpoint.identity = user
-        for channel in endpoint._channels:
-            self._check_may(channel)
-        # In open mode all users are anonymous, so their connections are not one user's.
-        if name := user_of(user) or user_of(endpoint.identity):
-            endpoint.hub.admission.enter_user(name)
-            self._connection.user = self._counted_user = name
-        if endpoint._client_info is not None:
-            endpoint._client_info = None  # `authenticate` has published something
-
-    def _check_may(self, channel: str) -> None:
-        identity = self._endpoint.identity
-        if identity is not None and not identity.may(channel):
-            reason = f"the token doesn't open the channel {channel!r}"
-            raise InvalidToken(reason, code=4403, status=403)
 
     async def _connect(self, websocket: WebSocket) -> None:
         await self._endpoint.on_connect(websocket)
@@ -413,111 +293,26 @@ class Lifecycle:
         hub, connection = self._endpoint.hub, self._connection
         hub.register(connection, self._counted_user)
         self._registered = True
-        if self._authenticated:
+        if self._endpoint._admitted:
             await self._join()
-        await self._send_event(self._with_subprotocol(event))
+        await self._send_event(with_subprotocol(self._endpoint, event))
         hub.opened(connection)
-        if self._authenticated:
+        if self._endpoint._admitted:
             await self._complete_handshake()
 
     async def _complete_handshake(self) -> None:
-        if self._endpoint._has_channel_task:
-            for channel in self._endpoint._channels:
-                await enter(self._place(channel), self._connection, self.fail)
+        await occupy(self._endpoint, self._endpoint._channels, self.fail)
         if self._connection.close_code is None:
             self._stop_timer()
 
     async def _join(self) -> None:
         """Join the channels, and have the connection closed when the token expires."""
         endpoint = self._endpoint
-        if endpoint._channels:
-            last_will = self._last_will()
-            for channel in endpoint._channels:
-                await self._subscribe(channel, None, last_will)
+        await join_declared(endpoint)
         if endpoint.identity is not None and endpoint.identity.expires is not None:
             left = endpoint.identity.expires - time.time()
             expired = InvalidToken("the token has expired")
             self._expiry = asyncio.get_running_loop().call_later(left, self.fail, expired)
-
-    async def join(self, channel: str, since: Position | None = None) -> Subscribed:
-        """Follow a channel; what its answer has is written before what is live.
-
-        Raises:
-            InvalidToken: The token doesn't open it.
-            ValueError: It is joined already.
-            TooManyChannels: These are as many as the limits allow.
-        """
-        self._check_may(channel)
-        subscribed = await self._subscribe(channel, since, self._last_will())
-        if self._endpoint._has_channel_task:
-            await enter(self._place(channel), self._connection, self.fail)
-        return subscribed
-
-    async def leave(self, channel: str) -> None:
-        """Leave a channel; of the last one this waits until the channel's task has ended."""
-        occupied = self._occupied((channel,))
-        await self._endpoint.hub.unsubscribe(self._connection, channel)
-        for each in occupied:
-            await each.ended()
-
-    def _place(self, channel: str) -> Place:
-        """Where this connection is a member, for the task of a channel."""
-        endpoint = self._endpoint
-        return Place(asyncio.get_running_loop(), endpoint.hub, type(endpoint), channel)
-
-    def _occupied(self, channels: Iterable[str]) -> Sequence[Occupancy]:
-        """What this connection is a member of, because of the tasks of these channels."""
-        if not self._endpoint._has_channel_task:
-            return ()
-        found = (joined(self._place(channel), self._connection) for channel in channels)
-        return [each for each in found if each is not None]
-
-    def _has_left(self, channel: str) -> None:
-        leave(self._place(channel), self._connection)
-
-    def _last_will(self) -> Payload | None:
-        will = self._endpoint.last_will()
-        return None if will is None else payload(will)
-
-    async def _subscribe(
-        self, channel: str, since: Position | None, last_will: Payload | None
-    ) -> Subscribed:
-        """Follow a channel that the client's token opens."""
-        endpoint = self._endpoint
-        presence = endpoint.presence or endpoint.hub.broker.rules(channel).presence
-        return await endpoint.hub.subscribe(
-            self._connection,
-            channel,
-            encoder=PLAIN[endpoint.encoding],
-            since=since,
-            recent=endpoint.history,
-            info=endpoint._info() if presence else None,
-            last_will=last_will,
-            answer=self._welcome if since is None and endpoint.history else self._missed,
-            on_left=self._has_left if endpoint._has_channel_task else None,
-        )
-
-    def _welcome(self, subscribed: Subscribed) -> Sequence[Frame]:
-        data = self._endpoint.welcome(subscribed.publications)
-        if data is subscribed.publications or _are_publications(data):
-            return self._frames(data)
-        return () if data is None else (frame(payload(data), self._endpoint.encoding),)
-
-    def _missed(self, subscribed: Subscribed) -> Sequence[Frame]:
-        return self._frames(subscribed.publications)
-
-    def _frames(self, publications: Sequence[Publication]) -> Sequence[Frame]:
-        made = map(PLAIN[self._endpoint.encoding], publications)
-        return tuple(each for each in made if each is not None)
-
-    def _with_subprotocol(self, accept: Event) -> Event:
-        offered = self._endpoint.scope.get("subprotocols")
-        if not offered or accept.get("subprotocol"):
-            return accept
-        # A browser that offered subprotocols fails the connection unless one is echoed. Of a
-        # token behind the marker "bearer", only the marker is echoed.
-        known = ("bearer",) if "bearer" in offered else self._endpoint.subprotocols
-        return {**accept, "subprotocol": next((name for name in offered if name in known), None)}
 
     # Messages
 
@@ -631,7 +426,7 @@ class Lifecycle:
             await self._attempt(tasks.end())
         if self._registered:
             self._registered = False
-            occupied = self._occupied(self._connection.members)
+            occupied = occupied_by(self._endpoint, self._connection.members)
             await self._attempt(self._unregister())
             for each in occupied:
                 await self._attempt(each.ended())
@@ -702,7 +497,7 @@ class Lifecycle:
     async def _accept_and_close(self, refusal: HTTPException | WebSocketException) -> None:
         code, reason = close_for(refusal)
         self._log_refusal(code, reason)
-        await self._send_event(self._with_subprotocol({"type": "websocket.accept"}))
+        await self._send_event(with_subprotocol(self._endpoint, {"type": "websocket.accept"}))
         self._connection.close(code, reason)
 
     async def _deny(
@@ -710,7 +505,7 @@ class Lifecycle:
     ) -> None:
         """Refuse before accept, with the application's own exception handlers if it has any."""
         endpoint = self._endpoint
-        if isinstance(refusal, HTTPException) and not self._tells(refusal.status_code):
+        if isinstance(refusal, HTTPException) and not tells_status(endpoint, refusal.status_code):
             refusal = WebSocketException(1008, refusal.detail)
         # Any other end without an accept is answered with 403 by every server.
         told = refusal.status_code if isinstance(refusal, HTTPException) else 403
@@ -719,19 +514,8 @@ class Lifecycle:
             raise refusal
         await answer_by_handlers(websocket, refusal, self._send)
 
-    def _tells(self, status: int) -> bool:
-        """Whether a refusal is sent with its own status."""
-        if "websocket.http.response" not in self._endpoint.scope.get("extensions", {}):
-            return False
-        return self._endpoint.reject_as != "policy" or status >= 500
-
     def _log_refusal(self, told: int, reason: object) -> None:
         """Log why a handshake was refused, but not an outage: `outages` logs that once for all."""
         if self._error is None or not is_outage(self._error):
             name = type(self._endpoint).__name__
             logger.warning("%s: handshake refused with %d: %s", name, told, one_line(reason))
-
-
-def _are_publications(data: Any) -> bool:
-    is_list = isinstance(data, list | tuple) and bool(data)
-    return is_list and all(isinstance(each, Publication) for each in data)

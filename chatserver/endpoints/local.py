@@ -12,9 +12,7 @@ from starlette.types import Scope
 __all__ = ["why_not_local"]
 
 #: Headers by which proxies name their clients.
-FORWARDED = re.compile(
-    rb"forwarded|via|x-forwarded-.+|x-real-ip|(x|true|cf)-(client|connecting)-ip|fly-client-ip"
-)
+FORWARDED = re.compile(rb"forwarded|via|x-forwarded-.+|x-real-ip|.+-(client|connecting)-ip")
 #: The addresses that test clients give.
 IN_MEMORY = ("testclient", "testserver")
 HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]*)(?::[0-9]*)?", re.IGNORECASE)
@@ -24,7 +22,8 @@ def why_not_local(scope: Scope) -> str:
     """Why a handshake may come from another machine, in words; empty if it does not.
 
     The server's address and the client's must be of this machine and unreachable from others, no
-    proxy may have passed it on, and the client must have asked for a name of this machine.
+    proxy may have passed it on, and the client must have asked for a name of this machine, if for
+    any. Every browser names one, so there is no foreign page behind a client of HTTP/1.0 without.
     """
     for side in ("server", "client"):
         host, _port = scope.get(side) or ("", None)

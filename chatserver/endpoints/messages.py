@@ -94,9 +94,9 @@ class Handler(NamedTuple):
     type: Any
     tag: str
     decode: Callable[[str | bytes], Any]
-    keeps_id: bool = False
-    forbids_id: bool = False
-    reply: Any = Any
+    keeps_id: bool
+    forbids_id: bool
+    reply: Any
 
 
 class _Envelope(Struct, gc=False):

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from starlette.convertors import Convertor
 from starlette.routing import BaseRoute, Host, Mount, WebSocketRoute
 
-from chatserver.endpoints.internals import each_route
+from chatserver.endpoints.identification import identify
+from chatserver.endpoints.internals import called_before, each_route
 from chatserver.endpoints.params import PATH, Parameter, bound_integers
 
 __all__ = ["EndpointRoute", "check_routes", "endpoint_routes"]
@@ -61,10 +62,11 @@ def _within(mount: Mount | Host, found: EndpointRoute) -> EndpointRoute:
 
 
 def check_routes(routes: Iterable[BaseRoute]) -> None:
-    """Check that each `FromPath` of each endpoint is in its route, and limit integers in paths.
+    """Check that each endpoint has what it needs in its route, and limit integers in paths.
 
     Raises:
-        TypeError: A `FromPath` isn't; the sentence names the class, the parameter and the path.
+        TypeError: A `FromPath` is not in the route, or a dependency of FastAPI's route calls
+            `identify`; the sentence names the class and the path.
     """
     for found in endpoint_routes(routes):
         _check_route(found)
@@ -74,6 +76,11 @@ def check_routes(routes: Iterable[BaseRoute]) -> None:
 
 def _check_route(found: EndpointRoute) -> None:
     name = found.endpoint.__name__
+    if identify in called_before(found.route):
+        raise TypeError(
+            f"a dependency of the route {found.path!r} calls identify(), which needs {name}: "
+            "make it an attribute of that class"
+        )
     for where, parameter in _parameters(found.endpoint):
         if parameter.source == PATH and parameter.sent_as not in found.convertors:
             raise TypeError(

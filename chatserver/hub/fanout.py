@@ -378,23 +378,39 @@ class Fanout:
         for member in [member for row in rows for member in row.members]:
             if member.on_lost is not None:
                 self.catch_up(member.connection)
-                self._take_out(channel, member)
-                self._tell_lost(member, member.on_lost, lost.position)
+                if not self._tell_lost(member, member.on_lost, lost.position):
+                    self._take_out(channel, member)
         for member in tuple(channel.joining):
             joining = member.joining
             assert joining is not None, "it is among those who join"
-            joining.lose()
-            if joining.state is not State.JOINING and member.on_lost is not None:
+            if (
+                joining.lose(lost.position)
+                and member.on_lost is not None
+                and not self._tell_lost(member, member.on_lost, lost.position)
+            ):
                 del channel.joining[member]
                 member.joining = None
-                self._tell_lost(member, member.on_lost, lost.position)
 
-    def _tell_lost(self, member: Member, on_lost: OnLost, position: Position) -> None:
-        """Tell one member. Nothing after the gap is written to it until it subscribes again."""
+    def _tell_lost(self, member: Member, on_lost: OnLost, position: Position) -> bool:
+        """Tell one member that it missed something.
+
+        Returns:
+            Whether it goes on after the gap. If not, nothing more is written to it until it
+            subscribes again.
+        """
         try:
-            on_lost(member.channel, position)
+            frames = on_lost(member.channel, position)
         except Exception:
             logger.exception("on_lost() failed for channel %r", member.channel)
+            return False
+        if frames is None:
+            return False
+        joining, connection = member.joining, member.connection
+        if joining is not None and joining.state is State.ANSWERED:
+            joining.answer_anew(position)
+        else:
+            write_each((connection.writer,), joined(frames, connection.window_bits))
+        return True
 
 
 def _spared(delivery: Delivery) -> Connection | None:

@@ -19,9 +19,9 @@ from typing import Any
 
 from msgspec import structs
 
-from chatserver.brokers import Broker, Control, Disconnect, MemoryBroker
+from chatserver.brokers import Broker, Control, Disconnect, MemoryBroker, Unsubscribe
 from chatserver.connection import Connection
-from chatserver.errors import BrokerUnavailable, TooManyChannels
+from chatserver.errors import BrokerUnavailable, TooManyChannels, can_be_sent
 from chatserver.hub.admission import Admission
 from chatserver.hub.fanout import Fanout, Lost, Shared, running_loop
 from chatserver.hub.following import Following
@@ -114,6 +114,10 @@ class Hub:
         self._following = Following(
             self.broker, self._routes.__contains__, self._followed, MAX_HELD
         )
+        # What came too early for a connection: it is closed when it is accepted, and a member
+        # leaves when it has its answer.
+        self._closing: dict[Connection, Disconnect] = {}
+        self._leaving: set[Member] = set()
         # Tasks that run to their end even if the task that awaits them is cancelled.
         self._tasks: set[asyncio.Task[None]] = set()
         self._published = 0
@@ -216,6 +220,58 @@ class Hub:
                 await feed.written(place)
         if self._published % TURN_PUBLICATIONS == 0:
             await asyncio.sleep(0)
+
+    # Control, in every process
+
+    async def disconnect(
+        self,
+        *,
+        user: str = "",
+        client: str = "",
+        code: int = 1008,
+        reason: str = "disconnected by the application",
+    ) -> None:
+        """Close the connections of a user, or one client's, in every process.
+
+        They are closed soon after this returns. It forbids nobody to connect again: that is for
+        `authenticate` to know before. A client should come back by itself or not as the table of
+        close codes says; after 1008 it should not.
+
+        Args:
+            user: The user's name, as in presence.
+            client: Or the identifier of one connection.
+            code: The close code.
+            reason: Why, in words for the client; cut to 123 bytes.
+
+        Raises:
+            ValueError: Not exactly one of user and client is given, or the code can't be sent.
+            BrokerUnavailable: It is not certain that every process was told.
+        """
+        _check_one(user, client)
+        if not isinstance(code, int) or not can_be_sent(code):
+            raise ValueError(
+                f"{code!r} can't be sent as a close code; 1008 and those from 3000 to 4999 can"
+            )
+        await self.broker.tell(Disconnect(user, client, code, reason))
+
+    async def unsubscribe(self, *, channel: str, user: str = "", client: str = "") -> None:
+        """Have the connections of a user, or one client's, leave a channel, in every process.
+
+        They leave soon after this returns, as if by `Endpoint.leave`, and stay connected. The
+        clients are not told, and may join again.
+
+        Args:
+            channel: The channel's name.
+            user: The user's name, as in presence.
+            client: Or the identifier of one connection.
+
+        Raises:
+            ValueError: Not exactly one of user and client is given, or the channel is empty.
+            BrokerUnavailable: It is not certain that every process was told.
+        """
+        _check_channel(channel)
+        _check_one(user, client)
+        await self.broker.tell(Unsubscribe(channel, user, client))
 
     # What the broker calls, on any thread
 
@@ -343,9 +399,23 @@ class Hub:
             ):
                 continue
             if isinstance(control, Disconnect):
-                connection.close(control.code, control.reason)
-            elif control.channel in connection.members:
-                self._begin(self._try(self.unsubscribe(connection, control.channel)))
+                self._close(connection, control)
+            elif (member := connection.members.get(control.channel)) is not None:
+                self._expel(member)
+
+    def _close(self, connection: Connection, control: Disconnect) -> None:
+        if connection.accepted:
+            connection.close(control.code, control.reason)
+        else:
+            self._closing[connection] = control
+
+    def _expel(self, member: Member) -> None:
+        """Have a member leave; one that is being subscribed, when that is done."""
+        joining = member.joining
+        if joining is not None and joining.state is State.JOINING:
+            self._leaving.add(member)
+        else:
+            self._begin(self._try(self.leave(member.connection, member.channel)))
 
     # Subscribing
 
@@ -373,16 +443,20 @@ class Hub:
             connection: A connection that is registered on this event loop, and not in the channel.
             channel: The channel's name.
             encoder: Encodes a delivery for this connection; as text by default.
-            since: The client's position; the answer holds what it missed since then.
-            recent: How many of the newest publications the answer holds, if `since` is None.
+            since: The client's position; the answer holds what it missed since then, if that is
+                all there, and fits into half of the connection's buffer.
+            recent: How many of the newest publications the answer holds, if `since` is None or
+                can't be recovered.
             info: If given, the client is entered into the channel's presence.
             last_will: Published to the channel if this process ends before the client has
                 left; it makes an entry in the channel's presence if `info` is not given.
             answer: Makes the frames that tell the client the answer. They are written before
                 everything else of the channel.
-            on_lost: Called when the client has missed something, on the connection's loop. Then
+            on_lost: Called when the client has missed something, on the connection's loop. It
+                makes the frames that tell the client, which then goes on after the gap; an answer
+                that is not written yet is replaced by one that begins there. If it returns None,
                 the client stays in the channel, but nothing more is written to it until it has
-                left and subscribed again. Without it, the client goes on after the gap.
+                left and subscribed again. Without it, the client goes on and isn't told.
             on_left: Called once when the client has left the channel, whoever made it leave, or
                 when this raises after it had joined; on the connection's loop. It must not raise.
 
@@ -408,18 +482,26 @@ class Hub:
             if connection.members.get(channel) is not member:
                 raise RuntimeError(f"the connection left channel {channel!r} while subscribing")
             # From here on there is no await, so no other task can run in between.
-            return self._answer(member, since, history, recent)
+            subscribed = self._answer(member, since, history, recent)
+            if member in self._leaving:
+                self._expel(member)
+            return subscribed
         except BaseException:
             self._part(member)
             with suppress(Exception):  # the first error is the one to raise
                 await self._release(connection, [member])
             raise
+        finally:
+            self._leaving.discard(member)
 
     async def _read(self, channel: str, since: Position | None, recent: int) -> History | None:
         """Read what a subscription asks for, in the order of the stream."""
         if since is not None:
-            return await self.broker.history(channel, since=since)
-        if recent <= 0:
+            missed = await self.broker.history(channel, since=since)
+            if recent <= 0 or missed.publications or missed.position == since:
+                return missed
+            # The position is of another stream, or all that came after it is gone.
+        elif recent <= 0:
             return None
         newest = await self.broker.history(channel, limit=recent, reverse=True)
         return History(newest.publications[::-1], newest.position)
@@ -438,6 +520,8 @@ class Hub:
 
     def opened(self, connection: Connection) -> None:
         """A connection was accepted: write what was held for it, and make it live."""
+        if connection in self._closing:
+            self._close(connection, self._closing.pop(connection))
         for member in tuple(connection.members.values()):
             if member.joining is not None and member.joining.state is State.ANSWERED:
                 self._open(member)
@@ -456,8 +540,8 @@ class Hub:
             self._fanouts[asyncio.get_running_loop()].pull()
             return continuity.top
 
-    async def unsubscribe(self, connection: Connection, channel: str) -> None:
-        """Unsubscribe a connection from a channel; if it is not in the channel, do nothing.
+    async def leave(self, connection: Connection, channel: str) -> None:
+        """Undo `subscribe`; if the connection is not in the channel, do nothing.
 
         When cancelled, it leaves nevertheless: in this process at once, at the broker soon.
         """
@@ -533,8 +617,9 @@ class Hub:
             self._fanout().add(connection)
 
     async def unregister(self, connection: Connection) -> None:
-        """Let a connection leave all its channels, and unregister it; see `unsubscribe`."""
+        """Let a connection leave all its channels, and unregister it; see `leave`."""
         members = tuple(connection.members.values())
+        self._closing.pop(connection, None)
         with self._lock:
             fanout = self._fanouts.get(asyncio.get_running_loop())
             if fanout is not None and connection in fanout.connections:
@@ -628,6 +713,15 @@ class Hub:
             await telling
         except Exception as error:
             logger.warning("The broker could not be told that a client left: %s", error)
+
+
+def _check_one(user: str, client: str) -> None:
+    for name in (user, client):
+        if not isinstance(name, str):
+            kind = type(name).__name__
+            raise TypeError(f"the name of a user or client must be a str, got {kind}")
+    if bool(user) == bool(client):
+        raise ValueError(f"expected either a user or a client, got {user=} and {client=}")
 
 
 def _check_channel(channel: str) -> None:

@@ -39,7 +39,8 @@ ROW_MEMBERS = 100
 #: Makes the frames that answer a subscription.
 Answer: TypeAlias = Callable[[Subscribed], Sequence[Frame]]
 #: Called with a channel and the position after which it goes on when a member missed something.
-OnLost: TypeAlias = Callable[[str, Position], None]
+#: Makes the frames that tell the client, which goes on after them; None if it is to wait.
+OnLost: TypeAlias = Callable[[str, Position], Sequence[Frame] | None]
 #: Called with a channel when a member has left it.
 OnLeft: TypeAlias = Callable[[str], None]
 #: The form of a publication: its encoder, and the window for compressed messages.

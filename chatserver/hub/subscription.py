@@ -226,10 +226,22 @@ class Subscription:
             self._held.append(publication)
         return False
 
-    def lose(self) -> None:
-        """The channel has lost something: an answer must begin after that."""
-        if self.state is State.JOINING:
+    def lose(self, position: Position) -> bool:
+        """The channel has lost something, and goes on after `position`.
+
+        Returns:
+            Whether the member is to be told: it was answered, and the answer doesn't hold what
+            was lost. An answer that is still to come begins after it.
+        """
+        if self.answered is None:
             self._held, self._size = [], 0
+            return False
+        return not self._holds(position)
+
+    def answer_anew(self, position: Position) -> None:
+        """Replace an answer that was not written yet, because of a loss: begin after that."""
+        self.answered = Subscribed(False, (), position)
+        self._held, self._size = [], 0
 
     def answer(
         self, since: Position | None, history: History | None, top: Position, recent: int = 0
@@ -237,23 +249,19 @@ class Subscription:
         """The broker has answered: decide what is in the answer, and what comes after it.
 
         Args:
-            since: The position that was asked for, or None.
+            since: The position that was asked for, or None. What was missed since is no more than
+                fits into half of what may be held; else it is not recovered.
             history: What was read since then, or the newest publications.
             top: The position of the last publication that was passed on to the channel, and so
                 to `take`.
-            recent: How many of the newest publications were asked for, in place of `since`;
-                no more than fit into half of what may be held.
+            recent: How many of the newest publications were asked for, if there is no `since` or
+                it is not recovered; no more than fit likewise.
         """
         self.answered = Subscribed(False, (), top)
         # If the history is of another stream than the channel's, a loss is about to follow, or
         # has come first.
         if history is not None and history.position.epoch == top.epoch:
-            if since is not None:
-                self.answered = self._merged(since, history, top)
-            elif recent:
-                publications, position = self._joined(history, top)
-                newest = _newest(publications[-recent:], self._most // 2)
-                self.answered = Subscribed(False, newest, position)
+            self.answered = self._merged(since, history, top, recent)
         self.state = State.ANSWERED
         self._held = [each for each in self._held if not self._is_old(each)]
         return self.answered
@@ -270,14 +278,21 @@ class Subscription:
         position = self.answered.position
         return position.epoch != top.epoch or position.offset <= top.offset
 
-    def _merged(self, since: Position, history: History, top: Position) -> Subscribed:
-        """What was missed: recovered if it is complete."""
+    def _merged(
+        self, since: Position | None, history: History, top: Position, recent: int
+    ) -> Subscribed:
+        """What was missed, if it is complete and fits, or else the newest."""
         publications, position = self._joined(history, top)
+        newest = _newest(publications, self._most // 2)
         # They are in order, so they are complete if there are as many as were missed.
-        recovered = len(publications) == position.offset - since.offset
-        if recovered and since.epoch == position.epoch and not self.overflowed:
-            return Subscribed(True, publications, position)
-        return Subscribed(False, (), position)
+        if (
+            since is not None
+            and since.epoch == position.epoch
+            and len(newest) == position.offset - since.offset
+            and not self.overflowed
+        ):
+            return Subscribed(True, newest, position)
+        return Subscribed(False, newest[-recent:] if recent > 0 else (), position)
 
     def _joined(self, history: History, top: Position) -> tuple[tuple[Publication, ...], Position]:
         """Put what was held behind what was read from history; with the position of the last."""
@@ -288,10 +303,14 @@ class Subscription:
         return (*history.publications, *held), position
 
     def _is_old(self, publication: Publication) -> bool:
+        return self._holds(Position(publication.offset, publication.epoch))
+
+    def _holds(self, position: Position) -> bool:
+        """Whether the answer reaches up to a position, or further."""
         if self.answered is None:
             return False
-        position = self.answered.position
-        return publication.epoch == position.epoch and publication.offset <= position.offset
+        end = self.answered.position
+        return position.epoch == end.epoch and position.offset <= end.offset
 
 
 def before(publication: Publication) -> Position:

@@ -12,7 +12,8 @@
     socket             the open WebSocket: both directions, back-pressure, the end
     incoming           from a client's bytes to messages, within its limits
     backlog, stall     what waits for a full socket, and how long nothing was taken
-    edge               what a server's connections share: limits, counts, one sweep over all
+    edge               what a server's connections share: limits, counts, one sweep over all, an end
+    processes          what `chatserver run` starts: a server, or several processes of it
     uvicorn_           all that we use of uvicorn's internals
     websockets_        the negotiation of compression, by `websockets`
 """

@@ -1,12 +1,17 @@
-"""What the connections of one server share: the limits, the counts, and a sweep over them all.
+"""What the connections of one server share: the limits, the counts, a sweep over them all, an end.
 
 One timer for the whole server watches all deadlines: once a second each connection checks whether
 one of its own has passed. So a connection needs no timer while nothing is wrong with it.
+
+When the server stops, its WebSockets end one after the other, so that their clients don't all come
+back at once. Until its turn has come a connection is served as before.
 """
 
 import asyncio
-from collections.abc import Coroutine, Iterator, Mapping, Set
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Set
 from itertools import islice
+from math import ceil
 from time import monotonic
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
@@ -22,6 +27,13 @@ __all__ = ["Address", "Edge", "Watched", "edge_of"]
 INTERVAL = 1.0
 #: Connections that are checked before other tasks get a turn.
 TURN_CHECKS = 100
+
+#: Connections that end in a second when the server stops; more if the longest end were over.
+ENDS_PER_SECOND = 1000
+#: Seconds in which all connections have ended at most; two thirds of the grace, if that is less.
+LONGEST_END = 2.0
+#: Seconds between two turns in which connections end.
+END_TURN = 0.02
 
 #: The address that a client connected to: host and port, or the path of a Unix socket.
 Address: TypeAlias = tuple[str, int | None] | None
@@ -54,6 +66,7 @@ class Edge:
         ping_interval: Seconds without a sign of life after which a client is pinged.
         ping_timeout: Seconds in which the client must answer.
         interval: Seconds between two sweeps.
+        ended: Set unless connections wait for their turn to end.
     """
 
     def __init__(
@@ -73,6 +86,11 @@ class Edge:
         self._forget_task = server_state.tasks.discard
         # Runs while there are connections.
         self._timer: asyncio.TimerHandle | None = None
+        self._ending: deque[Callable[[], None]] = deque()
+        self.ended = asyncio.Event()
+        self.ended.set()
+        grace = config.timeout_graceful_shutdown
+        self._longest_end = LONGEST_END if grace is None else min(LONGEST_END, grace * 2 / 3)
 
     def _shortest(self) -> float:
         limits = self.limits
@@ -88,6 +106,37 @@ class Edge:
         task = self.loop.create_task(application)
         self._tasks.add(task)
         task.add_done_callback(self._forget_task)
+
+    # The end
+
+    def stop(self) -> None:
+        """The server stops: refuse every handshake from now on."""
+        self.admission.stopping = True
+
+    def end_in_turn(self, end: Callable[[], None]) -> None:
+        """End a connection in its turn; called for all of them in one turn of the event loop.
+
+        So 1,000 connections end within a second, a few at once, and however many there are within
+        two seconds or two thirds of the server's grace.
+        """
+        self.stop()
+        if not self._ending:
+            self.ended.clear()
+            self.loop.call_soon(self._end_all)
+        self._ending.append(end)
+
+    def _end_all(self) -> None:
+        seconds = min(len(self._ending) / ENDS_PER_SECOND, self._longest_end)
+        self._end_some(self.loop.time() + seconds)
+
+    def _end_some(self, until: float) -> None:
+        turns = max(ceil((until - self.loop.time()) / END_TURN), 1)
+        for _ in range(ceil(len(self._ending) / turns)):
+            self._ending.popleft()()
+        if self._ending:
+            self.loop.call_later(END_TURN, self._end_some, until)
+        else:
+            self.ended.set()
 
     # The sweep
 

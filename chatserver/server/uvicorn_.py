@@ -3,16 +3,16 @@
 When an upgrade removes or changes one of them, a test of its name fails.
 """
 
-import socket
 import sys
 from importlib.util import find_spec
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from uvicorn.config import Config
+from uvicorn.config import STARTUP_FAILURE, Config
 from uvicorn.lifespan.on import LifespanOn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import Server, ServerState
+from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
 #: Whether httptools parses the requests; its protocol has more of what we need than that on h11.
 HAS_HTTPTOOLS = find_spec("httptools") is not None
@@ -22,34 +22,18 @@ if HAS_HTTPTOOLS or TYPE_CHECKING:
 
 __all__ = [
     "HAS_HTTPTOOLS",
+    "STARTUP_FAILURE",
     "Config",
     "H11Protocol",
     "HttpToolsProtocol",
-    "InvitingServer",
+    "Multiprocess",
+    "Process",
     "RequestResponseCycle",
+    "Server",
     "ServerState",
     "host_of_server",
     "is_full",
 ]
-
-
-class InvitingServer(Server):
-    """A server that prints its address when it serves.
-
-    Args:
-        config: uvicorn's.
-        invitation: The line to print, the last one of a start.
-    """
-
-    def __init__(self, config: Config, invitation: str) -> None:
-        super().__init__(config)
-        self._invitation = invitation
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, as uvicorn does, and print the invitation."""
-        await super().startup(sockets)
-        if self.started:
-            print(self._invitation, flush=True)
 
 
 def is_full(protocol: Any) -> bool:

@@ -132,13 +132,19 @@ class WebSocketProtocol(Socket):
             self._turn_away(408, "The request took too long.")
 
     def shutdown(self) -> None:
-        """The server stops: tell the client to come back (1012), and wait only a moment.
+        """The server stops: refuse a handshake, and end an open connection in its turn."""
+        if self._state is HANDSHAKE:
+            self._refuse(503, "The server is restarting.")
+        elif self._state is OPEN:
+            self._edge.end_in_turn(self._dismiss)
+        else:
+            self._dismiss()
+
+    def _dismiss(self) -> None:
+        """Tell the client to come back (1012), and wait only a moment.
 
         The application still gets what was received.
         """
-        if self._state is HANDSHAKE:
-            self._refuse(503, "The server is restarting.")
-            return
         if self._state is OPEN:
             self._read(all_of_it=True)
         self._close(1012, "the server is restarting")

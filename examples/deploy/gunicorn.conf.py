@@ -7,7 +7,7 @@ from typing import Any
 
 bind = "127.0.0.1:8000"
 worker_class = "uvicorn_worker.UvicornWorker"
-# Channels live in one process: of two, each would have half of the clients.
+# More than one need CHATSERVER_BROKER: without it each would have half of the clients.
 workers = 1
 
 

@@ -31,8 +31,9 @@ Answer: TypeAlias = Any
 News: TypeAlias = tuple[bytes, bytes]
 #: Announcements that were read and not yet handed on, at most.
 MOST_HEARD = 10_000
-#: Seconds that the connection itself may take.
-CONNECT_TIMEOUT = 4.0
+#: Seconds that TCP and TLS may take. A packet that was lost is sent again after one second, then
+#: after two more; to begin anew is faster then.
+CONNECT_TIMEOUT = 2.0
 
 #: These pass by themselves, or when the connection is made anew, to another node perhaps.
 WEATHER = (

@@ -7,7 +7,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Raw, Struct
@@ -40,7 +40,6 @@ from chatserver.brokers.remote import RemoteBroker
 from chatserver.errors import BrokerUnavailable
 from chatserver.publication import (
     ClientInfo,
-    Delivery,
     History,
     Joined,
     Left,
@@ -59,10 +58,10 @@ Question = TypeVar("Question")
 PREFIX = "chatserver"
 #: Versions of Redis that are new enough, for one node and for a Cluster.
 OLDEST, OLDEST_CLUSTER = (6, 2), (7, 0)
-#: Milliseconds for which a stream's position is remembered after its last publication, at least.
-TOP_TTL = 24 * 3600 * 1000
-#: Seconds for which a client's last will is not published again.
-WILL_TTL = 300.0
+#: Milliseconds for which a client's last will is not published again.
+WILL_TTL = 300_000
+#: A position in no stream.
+NOWHERE = Position(0, "")
 #: More than any offset, and than any number of publications.
 LARGE = 2**62
 
@@ -79,6 +78,7 @@ class RedisBroker(RemoteBroker):
         rules: What is kept of every channel for which the hub has no rules.
         publish_timeout: Seconds until a question without an answer is `BrokerUnavailable`.
         lease: Seconds after which the clients of a killed process are gone.
+        publish_only: See `RemoteBroker`.
 
     Raises:
         ValueError: The URL can't be used; the sentence does not hold its password.
@@ -91,9 +91,15 @@ class RedisBroker(RemoteBroker):
         rules: Rules | None = None,
         publish_timeout: float = 5.0,
         lease: float = 30.0,
+        publish_only: bool = False,
     ) -> None:
-        engine = RedisEngine(nodes_for(url))
-        super().__init__(engine, rules=rules, publish_timeout=publish_timeout, lease=lease)
+        super().__init__(
+            RedisEngine(nodes_for(url)),
+            rules=rules,
+            publish_timeout=publish_timeout,
+            lease=lease,
+            publish_only=publish_only,
+        )
 
 
 class Entry(Struct, frozen=True, gc=False, array_like=True):
@@ -106,7 +112,7 @@ class Entry(Struct, frozen=True, gc=False, array_like=True):
         skip: The client that does not get it.
     """
 
-    kind: int
+    kind: Literal[0, 1, 2]
     data: bytes
     info: bytes = b""
     skip: str = ""
@@ -127,6 +133,10 @@ class RedisEngine(Engine):
         self._nodes = nodes
         self._scripts = scripts(sharded=nodes.sharded)
         self._channels: dict[bytes, str] = {}  # followed, by the name they are announced under
+        # Position and id of what was announced last in each of them, now and before the connection
+        # was lost.
+        self._latest: dict[str, tuple[Position, bytes]] = {}
+        self._before: dict[str, tuple[Position, bytes]] = {}
         self._leases = self._key("{leases}")
         self._controls = self._key("{control}", str(nodes.db))
 
@@ -163,12 +173,13 @@ class RedisEngine(Engine):
             for answer in await pipe.ask(loading):
                 _raise(answer_of(answer))
         self._channels = {}
+        self._before, self._latest = self._before | self._latest, {}
         await self._nodes.ears[self._nodes.place(self._controls)].subscribe([self._controls])
         await self._try_rights()
 
     async def _try_rights(self) -> None:
         """Announce something that nobody hears, to find out whether the user may."""
-        draft = Draft("", "", secrets.token_hex(4), 1.0, Rules(), keep=False)
+        draft = Draft("", "", secrets.token_hex(4), 1.0, keep=False)
         try:
             _raise((await self.append([draft]))[0])
         except BrokerUnavailable as error:
@@ -212,27 +223,37 @@ class RedisEngine(Engine):
         try:
             if name == self._controls:
                 return read_control(data)
-            return None if channel is None else _delivery(channel, data)
+            if channel is None:
+                return None
+            if data[:2] in (b"+ ", b"- "):
+                about = Joined if data[:1] == b"+" else Left
+                return about(channel, _decode_info(data[2:]))
+            position, id, entry = _announced(data)
+            if position.offset:
+                self._latest[channel] = position, id
+            return _publication(channel, position, entry)
         except (ValueError, msgspec.MsgspecError):
             logger.warning("Redis has announced what can't be read, in channel %.100r", channel)
             return None
 
     # Streams
 
-    async def follow(self, channels: Sequence[str]) -> Answers[Position]:
+    async def follow(self, channels: Mapping[str, Rules]) -> Answers[Position]:
         names = {self._news(channel): channel for channel in channels}
         self._channels.update(names)
         await asyncio.gather(*(ear.subscribe(some) for ear, some in self._by_ear(names)))
         answers = await self._evaluate(
-            ("tops", self._keys(channel, "top", "stream"), (*self._fresh(), "", "0"))
-            for channel in channels
+            self._top(channel, rules, *self._before.pop(channel, (NOWHERE, b"")))
+            for channel, rules in channels.items()
         )
         return [_then(answer, _position) for answer in answers]
 
     async def unfollow(self, channels: Collection[str]) -> None:
         names = [self._news(channel) for channel in channels]
         for name in names:
-            self._channels.pop(name, None)
+            channel = self._channels.pop(name, "")
+            self._latest.pop(channel, None)
+            self._before.pop(channel, None)
         await asyncio.gather(*(ear.unsubscribe(some) for ear, some in self._by_ear(names)))
 
     def _by_ear(self, names: Iterable[bytes]) -> list[tuple[Ear, list[bytes]]]:
@@ -246,11 +267,7 @@ class RedisEngine(Engine):
 
     async def tops(self, known: Mapping[str, Position]) -> Mapping[str, Position]:
         answers = await self._evaluate(
-            (
-                "tops",
-                self._keys(channel, "top", "stream"),
-                (*self._fresh(), position.epoch, position.offset),
-            )
+            self._top(channel, None, position, self._id_at(channel, position))
             for channel, position in known.items()
         )
         tops: dict[str, Position] = {}
@@ -261,6 +278,24 @@ class RedisEngine(Engine):
                 tops[channel] = _position(_raise(answer))
         return tops
 
+    def _top(self, channel: str, rules: Rules | None, known: Position, id: bytes) -> "Call":
+        """Ask for a stream's top.
+
+        Args:
+            channel: The channel's name.
+            rules: What is kept of it; None leaves that as it is.
+            known: A position that the stream should reach.
+            id: The identifier of the publication there; empty if that is not known.
+        """
+        keys = self._keys(channel, "top", "stream")
+        about = _bytes(known.epoch), known.offset, id
+        return "tops", keys, (_new_epoch(), *_kept(rules), *about)
+
+    def _id_at(self, channel: str, known: Position) -> bytes:
+        """The id at a known position; empty if it is not what was announced last."""
+        position, id = self._latest.get(channel, (NOWHERE, b""))
+        return id if position == known else b""
+
     async def append(self, drafts: Sequence[Draft]) -> Answers[Position]:
         answers = await self._evaluate(_each(self._append, drafts))
         return [_then(answer, _position) for answer in answers]
@@ -268,19 +303,9 @@ class RedisEngine(Engine):
     def _append(self, draft: Draft) -> "Call":
         keys = self._keys(draft.channel, "top", "stream", f"id:{draft.id}")
         entry = _entry(draft.data, draft.info, draft.skip)
-        first = (self._news(draft.channel), entry, "1" if draft.keep else "0")
-        return "append", keys, (*first, *self._kept(draft.rules, draft.id_ttl))
-
-    def _kept(self, rules: Rules, id_ttl: float) -> tuple[bytes | str | int, ...]:
-        """The arguments that say what is kept of a publication."""
-        epoch, top_ttl = self._fresh()
-        ttl = int(rules.history_ttl * 1000)
-        size = rules.history_size if ttl > 0 else 0
-        return epoch, size, ttl, max(top_ttl, ttl), int(id_ttl * 1000)
-
-    def _fresh(self) -> tuple[str, int]:
-        """An epoch, if one is to begin, and how long a stream's position is remembered."""
-        return secrets.token_hex(4), TOP_TTL
+        what = self._news(draft.channel), _bytes(draft.id), entry, "1" if draft.keep else "0"
+        kept = *_kept(draft.rules), int(draft.id_ttl * 1000)
+        return "append", keys, (*what, _new_epoch(), *kept)
 
     async def read(self, reads: Sequence[Read]) -> Answers[History]:
         answers = await self._evaluate(_each(self._read, reads))
@@ -299,7 +324,7 @@ class RedisEngine(Engine):
             start = f"{min(max(first, 0), LARGE)}-0"
             epoch = _bytes(read.since.epoch)
         keys = self._keys(read.channel, "top", "stream")
-        return "read", keys, (secrets.token_hex(4), epoch, command, start, end, limit)
+        return "read", keys, (_new_epoch(), epoch, command, start, end, limit)
 
     async def tell(self, controls: Sequence[Control]) -> Answers[None]:
         pipe = self._pipes[self._nodes.place(self._controls)]
@@ -359,7 +384,9 @@ class RedisEngine(Engine):
                 "1" if leave.rules.join_leave else "0",
                 "1" if leave.dead else "0",
                 self._news(leave.channel),
-                *self._kept(leave.rules, WILL_TTL),
+                _new_epoch(),
+                *_kept(leave.rules),
+                WILL_TTL,
             ),
         )
 
@@ -396,8 +423,17 @@ class RedisEngine(Engine):
 
     async def entries(self, process: str, limit: int) -> Sequence[tuple[str, str]]:
         key = self._members(process)
-        found = await self._pipes[self._nodes.place(key)].ask_one("SRANDMEMBER", key, limit)
-        return [_channel_and_client(member) for member in found]
+        pipe = self._pipes[self._nodes.place(key)]
+        entries: list[tuple[str, str]] = []
+        foreign: list[bytes] = []
+        for member in await pipe.ask_one("SRANDMEMBER", key, limit):
+            try:
+                entries.append(_channel_and_client(member))
+            except ValueError:
+                foreign.append(member)
+        if foreign:
+            await pipe.ask_one("SREM", key, *foreign)
+        return entries
 
     async def end(self, process: str) -> None:
         key = self._members(process)
@@ -481,6 +517,29 @@ def _nothing(_: Answer) -> None:
     return None
 
 
+def _announced(data: bytes) -> tuple[Position, bytes, Entry]:
+    """Position, id and entry of what a script has announced.
+
+    Raises:
+        ValueError: Somebody else has.
+    """
+    offset, epoch, length, rest = data.split(b" ", 3)
+    end = int(length)
+    return Position(int(offset), epoch.decode()), rest[:end], _decode_entry(rest[end:])
+
+
+def _new_epoch() -> str:
+    """An epoch, in case that a stream begins."""
+    return secrets.token_hex(4)
+
+
+def _kept(rules: Rules | None) -> tuple[int | str, int | str]:
+    """Size and time of what is kept, as the scripts take them; of unknown rules nothing."""
+    if rules is None:
+        return "", ""
+    return rules.history_size, int(rules.history_ttl * 1000)
+
+
 def _info(text: bytes) -> dict[str, str]:
     lines = (line.partition(":") for line in text.decode("utf-8", "replace").splitlines())
     return {name: value for name, separator, value in lines if separator}
@@ -500,44 +559,30 @@ def _entry(data: Payload, info: ClientInfo | None, skip: str) -> bytes:
     return _encode(Entry(1, data, about, skip))
 
 
-def _publication(channel: str, offset: int, epoch: str, entry: bytes) -> Publication:
-    read = _decode_entry(entry)
+def _publication(channel: str, position: Position, read: Entry) -> Publication:
     info = _decode_info(read.info) if read.info else None
     data: Payload = read.data
     if read.kind == 0:
         data = read.data.decode()
     elif read.kind == 2:
         data = Raw(read.data)
-    return Publication(channel, data, offset, epoch, info, read.skip)
-
-
-def _delivery(channel: str, data: bytes) -> Delivery:
-    """Read what was announced.
-
-    Raises:
-        ValueError: It was not announced by a script.
-    """
-    if data.startswith(b"+ "):
-        return Joined(channel, _decode_info(data[2:]))
-    if data.startswith(b"- "):
-        return Left(channel, _decode_info(data[2:]))
-    offset, epoch, rest = data.split(b" ", 2)
-    return _publication(channel, int(offset), epoch.decode("ascii"), rest)
+    return Publication(channel, data, position.offset, position.epoch, info, read.skip)
 
 
 def _history(read: Read, answer: Answer) -> History:
-    top, now, found = answer
-    position = _position(top)
+    position, now, found = answer
+    top = _position(position)
     publications: list[Publication] = []
     for number, fields in found:
-        offset = int(number.partition(b"-")[0])
+        offset, _, ours = number.partition(b"-")
         named = dict(zip(fields[::2], fields[1::2], strict=True))
         try:
-            if int(named[b"t"]) > int(now) - read.ttl * 1000:
-                publications.append(_publication(read.channel, offset, position.epoch, named[b"e"]))
+            if ours == b"0" and int(named[b"t"]) > int(now) - read.ttl * 1000:
+                at = Position(int(offset), top.epoch)
+                publications.append(_publication(read.channel, at, _decode_entry(named[b"e"])))
         except (ValueError, KeyError, msgspec.MsgspecError):
             logger.warning("Redis has an entry that can't be read, in channel %.100r", read.channel)
-    return History(tuple(publications), position)
+    return History(tuple(publications), top)
 
 
 def _entries(answer: list[bytes]) -> dict[str, tuple[str, ClientInfo]]:
@@ -562,5 +607,12 @@ def _member(channel: str, client: str) -> bytes:
 
 
 def _channel_and_client(member: bytes) -> tuple[str, str]:
-    channel, _, client = member.decode("utf-8", "surrogatepass").rpartition("\0")
+    """What `_member` was made of.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    channel, separator, client = member.decode("utf-8", "surrogatepass").rpartition("\0")
+    if not separator:
+        raise ValueError("expected a channel and a client")
     return channel, client

@@ -2,18 +2,23 @@
 
 A channel's keys, with the channel's name as hash tag, so that a Cluster keeps them on one node:
 
-    …:top       "offset epoch", the position of the stream's top
-    …:stream    a stream whose entries are `offset-0`, with fields e (the entry) and t (ms)
+    …:top       "offset epoch size ttl": the stream's top, and what is kept of it (ms)
+    …:stream    a stream whose entries are `offset-0`, with fields i (id), e (entry), t (ms)
     …:id:…      the position of the publication with this id
     …:present   a hash: client → "process length-of-info info entry-of-last-will"
 
-What is announced is "offset epoch entry", "+ info" or "- info".
+What is announced is "offset epoch length-of-id id entry", "+ info" or "- info".
 """
 
 import hashlib
 from typing import NamedTuple
 
+from chatserver.rules import Rules
+
 __all__ = ["Script", "scripts"]
+
+#: Milliseconds for which a stream's top is remembered after its last use, at least.
+TOP_TTL = 24 * 3600 * 1000
 
 
 class Script(NamedTuple):
@@ -29,33 +34,44 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 """
 
-#: A top that is missing or can't be read was evicted, flushed, or written by others.
-TOP = """
+#: A top that is missing or can't be read was evicted, flushed, or written by others. It says what
+#: is kept of the channel, too, so that those who don't know its rules can publish to it.
+TOP = f"""
 local function read_top(key)
     local top = redis.call('GET', key)
     if not top then return nil end
-    local offset, epoch = string.match(top, '^(%d+) (%w+)$')
-    return tonumber(offset), epoch
+    local offset, epoch, size, ttl = string.match(top, '^(%d+) (%w+) (%d+) (%d+)$')
+    -- 2^53 has 16 digits.
+    if not offset or math.max(#offset, #size, #ttl) > 15 then return nil end
+    return tonumber(offset), epoch, tonumber(size), tonumber(ttl)
 end
 
-local function begin_anew(top_key, stream_key, epoch, ttl)
-    redis.call('DEL', stream_key)
-    redis.call('SET', top_key, '0 ' .. epoch, 'PX', ttl)
-    return '0 ' .. epoch
+local function write_top(key, offset, epoch, size, ttl)
+    local position = string.format('%.0f %s', offset, epoch)
+    redis.call('SET', key, string.format('%s %.0f %.0f', position, size, ttl),
+        'PX', math.max(ttl, {TOP_TTL}))
+    return position
+end
+
+-- What is kept: what was asked for, or as before, or as of any channel.
+local function kept(asked_size, asked_ttl, size, ttl)
+    if asked_size ~= '' then return tonumber(asked_size), tonumber(asked_ttl) end
+    return size or {Rules().history_size}, ttl or {Rules().history_ttl * 1000:.0f}
 end
 """
 
 PUBLISH = """
-local function append(stream_key, offset, entry, size)
+local function append(stream_key, offset, size, id, entry)
     local added = redis.pcall('XADD', stream_key, 'MAXLEN', size, string.format('%.0f-0', offset),
-        'e', entry, 't', string.format('%.0f', now))
+        'i', id, 'e', entry, 't', string.format('%.0f', now))
     return type(added) ~= 'table' or not added.err, added
 end
 
 local function publish(top_key, stream_key, id_key, a)
     local known = redis.call('GET', id_key)
-    if known then return known end
-    local offset, epoch = read_top(top_key)
+    if known and string.match(known, '^%d+ %w+$') then return known end
+    local offset, epoch, size, ttl = read_top(top_key)
+    size, ttl = kept(a.size, a.ttl, size, ttl)
     if not offset then
         redis.call('DEL', stream_key)
         offset, epoch = 0, a.epoch
@@ -63,41 +79,52 @@ local function publish(top_key, stream_key, id_key, a)
     local announced = 0
     if a.keep then
         offset = offset + 1
-        if a.size > 0 then
-            local done, answer = append(stream_key, offset, a.entry, a.size)
+        if size > 0 and ttl > 0 then
+            local done, answer = append(stream_key, offset, size, a.id, a.entry)
             if not done and string.find(answer.err, 'equal or smaller') then
                 -- Somebody has added entries by hand.
                 redis.call('DEL', stream_key)
                 offset, epoch = 1, a.epoch
-                done, answer = append(stream_key, offset, a.entry, a.size)
+                done, answer = append(stream_key, offset, size, a.id, a.entry)
             end
             if not done then return answer end
-            redis.call('PEXPIRE', stream_key, a.ttl)
+            redis.call('PEXPIRE', stream_key, ttl)
         end
         announced = offset
     end
-    local position = string.format('%.0f %s', offset, epoch)
-    redis.call('SET', top_key, position, 'PX', a.top_ttl)
+    local position = write_top(top_key, offset, epoch, size, ttl)
     redis.call('SET', id_key, position, 'PX', a.id_ttl)
-    redis.call('PUBLISH', a.news, string.format('%.0f %s ', announced, epoch) .. a.entry)
+    redis.call('PUBLISH', a.news,
+        string.format('%.0f %s %d ', announced, epoch, #a.id) .. a.id .. a.entry)
     return position
 end
 """
 
 APPEND = """
 return publish(KEYS[1], KEYS[2], KEYS[3], {
-    news = ARGV[1], entry = ARGV[2], keep = ARGV[3] == '1', epoch = ARGV[4],
-    size = tonumber(ARGV[5]), ttl = ARGV[6], top_ttl = ARGV[7], id_ttl = ARGV[8]})
+    news = ARGV[1], id = ARGV[2], entry = ARGV[3], keep = ARGV[4] == '1', epoch = ARGV[5],
+    size = ARGV[6], ttl = ARGV[7], id_ttl = ARGV[8]})
 """
 
-# A stream of the known epoch that does not reach the known offset has gone back.
+# A stream has gone back if it doesn't reach the known offset, or has something else there: Redis
+# was replaced by a replica that had not got all, and to which others have published since.
 TOPS = """
-local offset, epoch = read_top(KEYS[1])
-if not offset or (epoch == ARGV[3] and offset < tonumber(ARGV[4])) then
-    return begin_anew(KEYS[1], KEYS[2], ARGV[1], ARGV[2])
+local function has_gone_back(stream_key, offset, known, id)
+    if offset < known then return true end
+    if id == '' then return false end
+    local number = string.format('%.0f-0', known)
+    local found = redis.call('XRANGE', stream_key, number, number)[1]
+    return found and found[2][2] ~= id
 end
-redis.call('PEXPIRE', KEYS[1], ARGV[2])
-return string.format('%.0f %s', offset, epoch)
+
+local offset, epoch, size, ttl = read_top(KEYS[1])
+size, ttl = kept(ARGV[2], ARGV[3], size, ttl)
+if not offset or
+    (epoch == ARGV[4] and has_gone_back(KEYS[2], offset, tonumber(ARGV[5]), ARGV[6])) then
+    redis.call('DEL', KEYS[2])
+    offset, epoch = 0, ARGV[1]
+end
+return write_top(KEYS[1], offset, epoch, size, ttl)
 """
 
 READ = """
@@ -132,8 +159,8 @@ if ARGV[3] == '1' then
 end
 if ARGV[4] == '1' and will ~= '' then
     local answer = publish(KEYS[2], KEYS[3], KEYS[4], {
-        news = ARGV[5], entry = will, keep = true, epoch = ARGV[6],
-        size = tonumber(ARGV[7]), ttl = ARGV[8], top_ttl = ARGV[9], id_ttl = ARGV[10]})
+        news = ARGV[5], id = ARGV[1], entry = will, keep = true, epoch = ARGV[6],
+        size = ARGV[7], ttl = ARGV[8], id_ttl = ARGV[9]})
     if type(answer) == 'table' and answer.err then return answer end
 end
 return process
@@ -149,13 +176,16 @@ return 1
 
 EXPIRED = """
 local found = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, 100)
+local taken = {}
 for i, member in ipairs(found) do
-    local process = string.gsub(member, '^!', '')
     redis.call('ZREM', KEYS[1], member)
-    redis.call('ZADD', KEYS[1], now + ARGV[1], '!' .. process)
-    found[i] = process
+    local process = string.match(member, '^!?(%w+)$')
+    if process then
+        redis.call('ZADD', KEYS[1], now + ARGV[1], '!' .. process)
+        taken[#taken + 1] = process
+    end
 end
-return found
+return taken
 """
 
 ALIVE = """

@@ -42,6 +42,7 @@ export class Description {
       description: [channel.summary, channel.description].filter(Boolean).join("\n\n"),
       parameters: this.#parameters(channel),
       subprotocols: channel["x-subprotocols"] ?? [],
+      recovers: channel["x-recover"] === true,
       takesToken: security.length > 0,
       takes: messages(of("receive")),
       sends: messages([...of("send"), ...answers]),

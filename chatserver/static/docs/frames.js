@@ -120,7 +120,6 @@ export class Frames {
     const oldest = this.#entries.length ? this.#entries.shift() : this.#waiting.shift();
     this.#bytes -= oldest.size;
     this.#dropped += 1;
-    if (this.#current && this.#current === oldest.row) this.#current = null;
     oldest.row?.remove();
   }
 

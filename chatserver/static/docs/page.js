@@ -51,8 +51,8 @@ function show(description) {
   fold();
 
   function choose() {
-    const key = decodeURIComponent(location.hash.slice(1));
-    const endpoint = endpoints.find((each) => each.key === key) ?? endpoints[0];
+    const isChosen = ({ key }) => `#${encodeURIComponent(key)}` === location.hash;
+    const endpoint = endpoints.find(isChosen) ?? endpoints[0];
     if (!views.has(endpoint.key)) {
       const { link } = links.get(endpoint.key);
       const view = new View(endpoint, description, {

@@ -6,6 +6,7 @@ import { tabs } from "../tabs.js";
 import { Connection } from "./connection.js";
 import { Problem, field } from "./form.js";
 import { Frames } from "./frames.js";
+import { Positions } from "./positions.js";
 import { javascript, python, wscat } from "./snippets.js";
 
 const PILL = {
@@ -25,6 +26,8 @@ const IDS = ["for", "aria-controls", "aria-labelledby", "aria-describedby"];
 export class View {
   #writers = []; // of the messages that the endpoint takes: {message, field}
   #tokenField = null;
+  #positions = new Positions();
+  #since = null; // the field that says where the client stands, if the endpoint recovers
 
   /**
    * @param {object} endpoint one of the description's
@@ -39,7 +42,10 @@ export class View {
     this.frames = new Frames(this.find(".frames"), page.announce);
     this.connection = new Connection({
       onState: (state) => this.#changed(state),
-      onFrame: (data) => this.frames.received(data),
+      onFrame: (data) => {
+        this.frames.received(data);
+        if (this.#since) this.#positions.received(data);
+      },
     });
     this.#about();
     this.#parameters();
@@ -67,6 +73,10 @@ export class View {
     this.parameters = this.endpoint.parameters
       .filter((each) => !(tokens && each.in === "query" && each.name === "token"))
       .map((each) => ({ ...each, ...field(this.description, each.schema, each) }));
+    if (this.endpoint.recovers) {
+      const { node } = this.parameters.find((each) => each.in === "query" && each.name === "since");
+      this.#since = node.querySelector("input");
+    }
     for (const [where, title] of Object.entries(GROUPS)) {
       const nodes = this.parameters.filter((each) => each.in === where).map((each) => each.node);
       if (nodes.length === 0) continue;
@@ -148,6 +158,7 @@ export class View {
     let subprotocols = handshake.subprotocols;
     if (value && where === "query") url.search += `${url.search ? "&" : "?"}token=${encoded(value)}`;
     if (value && where === "subprotocol") subprotocols = ["bearer", value, ...subprotocols];
+    if (this.#since) this.#positions.begin(this.#since.value);
     const wantsToken = this.#tokenField && !value ? "It may want a token. " : "";
     this.connection.connect(url, subprotocols, `${wantsToken}Its log says why.`);
   }
@@ -186,11 +197,21 @@ export class View {
     detail.textContent = sentence;
     detail.hidden = sentence === "";
     if (name === "connected") this.frames.event(`Connected${state.protocol ? `, subprotocol ${state.protocol}` : ""}.`);
-    if (name === "closed") this.frames.event(sentence);
+    if (name === "closed") {
+      this.frames.event(sentence);
+      this.#stand();
+    }
     this.frames.invite(name === "connected" ? "Nothing was sent or received yet." : "Connect, and the frames of both ways are shown here.");
     if (name === "connected" || name === "closed") this.page.announce(`${this.endpoint.title}: ${pill.textContent}. ${sentence}`.trim());
     this.#judge();
     this.page.onState(this.root.dataset.state);
+  }
+
+  /** The next connection begins where this one ended, unless somebody empties the field. */
+  #stand() {
+    if (!this.#since) return;
+    this.#since.value = this.#positions.text;
+    this.#edited();
   }
 
   // Messages.

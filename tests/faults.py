@@ -1,0 +1,380 @@
+"""Runs of clients against servers and an engine, with a fault in each, made of a seed.
+
+    with Field(lambda: Valkey("appendonly yes", "appendfsync always")) as field:
+        verdict = await run(field, "engine killed", seed=1)
+        assert verdict.violations == []
+
+Servers and engine are real processes, and live on from run to run; a proxy is between them.
+"""
+
+import asyncio
+import json
+import os
+import sys
+import time
+import urllib.request
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack, suppress
+from functools import partial
+from pathlib import Path
+from random import Random
+from types import TracebackType
+from typing import Self, TypeAlias
+from urllib.error import HTTPError
+
+from msgspec import Struct
+
+from chatserver.testing import PROTOCOLS
+from tests.asgi import until as eventually
+from tests.checker import Acknowledged, Answered, Delivered, Violation, check
+from tests.clients import Publisher, Recording, Subscriber
+from tests.engines import PATIENCE, Engine, Process, until
+from tests.proxy import Proxy, Way
+
+__all__ = ["FAULTS", "Field", "Server", "Verdict", "run"]
+
+ROOT = Path(__file__).resolve().parent.parent
+#: What runs do: so many servers, channels and clients.
+SERVERS, CHANNELS, PUBLISHERS, SUBSCRIBERS = 3, 3, 5, 8
+#: Seconds between two publications of a publisher.
+PAUSE = 0.005
+#: Seconds until all subscribers must have all that was published, after the fault is over.
+RECOVERED_WITHIN = 20.0
+
+
+class Server(Process):
+    """A server of `tests.recorder`.
+
+    Args:
+        broker: The URL of its broker.
+    """
+
+    def __init__(self, broker: str) -> None:
+        super().__init__()
+        self._broker = broker
+
+    def command(self) -> Sequence[str | Path]:
+        options = [f"--{name}={value}" for name, value in PROTOCOLS.items()]
+        return [
+            *(sys.executable, "-m", "uvicorn", "tests.recorder:app", f"--port={self.port}"),
+            *(*options, "--log-level=warning", "--timeout-graceful-shutdown=3"),
+        ]
+
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "CHATSERVER_BROKER": self._broker, "PYTHONPATH": str(ROOT)}
+
+    def start(self) -> None:
+        """Start it, and again if it ends, for its broker may be away, as a supervisor does."""
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                super().start()
+                return
+            except RuntimeError:
+                if time.monotonic() > end:
+                    raise
+
+    def ready(self) -> bool:
+        return self.readiness() != ""
+
+    def is_ready(self) -> bool:
+        """Whether its broker works, too."""
+        return self.readiness() == "ready"
+
+    def readiness(self) -> str:
+        """What `/readyz` says: "ready" or why not; empty if nobody answers."""
+        url = f"http://127.0.0.1:{self.port}/readyz"
+        try:
+            with urllib.request.urlopen(url, timeout=1) as response:
+                return str(json.load(response)["status"])
+        except HTTPError as error:
+            with error:
+                return str(json.load(error)["status"])
+        except OSError:
+            return ""
+
+
+class Field:
+    """An engine, a proxy before it, and servers that use it.
+
+    Args:
+        make: Makes the engine.
+        servers: How many servers there are.
+
+    Attributes:
+        engine: The engine; another one after a failover.
+        proxy: The way from the servers to the engine.
+        servers: The servers.
+    """
+
+    def __init__(self, make: Callable[[], Engine], servers: int = SERVERS) -> None:
+        self._make = make
+        self._count = servers
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self.engine = stack.enter_context(self._make())
+            self.proxy = stack.enter_context(Proxy(self.engine.port))
+            url = self.proxy.way(self.engine.url)
+            self.servers = [stack.enter_context(Server(url)) for _ in range(self._count)]
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(kind, error, traceback)
+
+    @property
+    def ports(self) -> list[int]:
+        return [server.port for server in self.servers]
+
+    def heal(self) -> None:
+        """Wait until all is as it should be between two runs."""
+        for each in self.servers:
+            until(each.is_ready, f"the server on port {each.port} is ready")
+
+
+# Faults
+
+#: Does harm to a field for a while, and returns when nothing harms it any more.
+Fault: TypeAlias = Callable[[Field, Random], Awaitable[None]]
+
+
+class Kind(Struct, frozen=True):
+    """A kind of fault.
+
+    Attributes:
+        fault: What it does.
+        may_lose: Whether it takes the engine's data away.
+    """
+
+    fault: Fault
+    may_lose: bool = False
+
+
+FAULTS: dict[str, Kind] = {}
+
+
+def fault(name: str, *, may_lose: bool = False) -> Callable[[Fault], Fault]:
+    def register(fault: Fault) -> Fault:
+        FAULTS[name] = Kind(fault, may_lose)
+        return fault
+
+    return register
+
+
+async def a_while(random: Random, least: float, most: float) -> None:
+    await asyncio.sleep(random.uniform(least, most))
+
+
+async def do(*calls: Callable[[], None]) -> None:
+    """Call what blocks, one after the other, while the clients go on."""
+    for call in calls:
+        await asyncio.to_thread(call)
+
+
+@fault("a server killed")
+async def kill_server(field: Field, random: Random) -> None:
+    server = random.choice(field.servers)
+    await do(server.kill)
+    await a_while(random, 0.1, 1.0)
+    await do(server.start)
+
+
+@fault("all servers killed")
+async def kill_servers(field: Field, random: Random) -> None:
+    await do(*(server.kill for server in field.servers))
+    await asyncio.gather(*(do(server.start) for server in field.servers))
+
+
+@fault("a server frozen")
+async def freeze_server(field: Field, random: Random) -> None:
+    server = random.choice(field.servers)
+    await do(server.freeze)
+    await a_while(random, 0.2, 4.0)
+    await do(server.thaw)
+
+
+@fault("rolling restart")
+async def restart_servers(field: Field, random: Random) -> None:
+    for server in field.servers:
+        await do(server.stop, server.start)
+
+
+@fault("the engine killed")
+async def kill_engine(field: Field, random: Random) -> None:
+    await do(field.engine.kill)
+    await a_while(random, 0.0, 2.0)
+    await do(field.engine.start)
+
+
+@fault("the engine restarted")
+async def restart_engine(field: Field, random: Random) -> None:
+    await do(field.engine.stop, field.engine.start)
+
+
+@fault("the engine frozen")
+async def freeze_engine(field: Field, random: Random) -> None:
+    await do(field.engine.freeze)
+    await a_while(random, 0.2, 6.0)
+    await do(field.engine.thaw)
+
+
+@fault("the way cut")
+async def cut(field: Field, random: Random) -> None:
+    await do(field.proxy.cut)
+    await a_while(random, 0.1, 3.0)
+    await do(field.proxy.heal)
+
+
+@fault("the way frozen")
+async def freeze_way(field: Field, random: Random) -> None:
+    await do(field.proxy.freeze)
+    await a_while(random, 0.2, 6.0)
+    await do(field.proxy.heal)
+
+
+@fault("answers lost")
+async def lose_answers(field: Field, random: Random) -> None:
+    """The engine does what it is asked to, and nobody is told: then all connections break."""
+    await do(lambda: field.proxy.freeze(Way.BACK))
+    await a_while(random, 0.05, 1.0)
+    await do(field.proxy.cut, field.proxy.heal)
+
+
+@fault("connections dropped")
+async def drop(field: Field, random: Random) -> None:
+    for _ in range(random.randint(1, 8)):
+        await do(field.proxy.drop)
+        await a_while(random, 0.0, 0.3)
+
+
+@fault("the way slow")
+async def delay(field: Field, random: Random) -> None:
+    field.proxy.delay = random.uniform(0.02, 0.5)
+    await a_while(random, 0.5, 3.0)
+    await do(field.proxy.heal)
+
+
+@fault("several at once")
+async def several(field: Field, random: Random) -> None:
+    others = [kill_server, freeze_server, kill_engine, cut, lose_answers, drop]
+    # The engine's process and the way to it are one thing each, which one fault at a time harms.
+    chosen = random.sample(others, 3)
+    await asyncio.gather(*(each(field, random) for each in chosen))
+
+
+@fault("data flushed", may_lose=True)
+async def flush(field: Field, random: Random) -> None:
+    await do(field.engine.flush)
+
+
+@fault("data flushed while away", may_lose=True)
+async def flush_away(field: Field, random: Random) -> None:
+    """Nobody is connected when it happens."""
+    await do(field.proxy.cut, field.engine.flush)
+    await a_while(random, 0.0, 0.5)
+    await do(field.proxy.heal)
+
+
+# Runs
+
+
+class Verdict(Struct):
+    """What came of a run.
+
+    Attributes:
+        fault: The kind of fault.
+        seed: What the run was made of.
+        published: Publications that were acknowledged.
+        again: How often a publisher had to publish again.
+        delivered: Publications that subscribers got, by delivery or in answers.
+        recovered: Answers that held all that was missed.
+        unrecovered: Answers that said that something is missing.
+        resumed: Seconds from the end of the fault until every subscriber has got something.
+        away: Seconds that the slowest subscriber took to be subscribed again, after its connection
+            had ended.
+        violations: What must not have happened.
+    """
+
+    fault: str
+    seed: int
+    published: int
+    again: int
+    delivered: int
+    recovered: int
+    unrecovered: int
+    resumed: float
+    away: float
+    violations: list[Violation]
+
+
+async def run(field: Field, fault: str, seed: int) -> Verdict:
+    """Publish and subscribe, do harm, wait until all is well, and judge."""
+    random = Random(f"{fault} {seed}")
+    recording = Recording(field.ports, random)
+    channels = [f"{fault}:{seed}:{number}:{time.time_ns()}" for number in range(CHANNELS)]
+    publishers = [Publisher(recording, f"P{number}", channels) for number in range(PUBLISHERS)]
+    subscribers = [
+        Subscriber(recording, f"S{number}", random.sample(channels, random.randint(1, CHANNELS)))
+        for number in range(SUBSCRIBERS)
+    ]
+    kind = FAULTS[fault]
+    async with asyncio.TaskGroup() as group:
+        following = [group.create_task(each.run()) for each in subscribers]
+        publishing = [group.create_task(each.run(PAUSE)) for each in publishers]
+        await a_while(random, 0.2, 0.6)
+        await kind.fault(field, random)
+        healed = time.monotonic()
+        await a_while(random, 0.3, 0.6)
+        for publisher in publishers:
+            publisher.stop()
+        await asyncio.wait(publishing, timeout=RECOVERED_WITHIN)
+        await _catch_up(recording, channels, subscribers)
+        recording.close()
+        for task in (*following, *publishing):
+            task.cancel()
+    return _judge(fault, seed, recording, healed, kind.may_lose, publishers)
+
+
+async def _catch_up(
+    recording: Recording, channels: Sequence[str], subscribers: Sequence[Subscriber]
+) -> None:
+    """Publish something last, and wait until all subscribers have it."""
+    closing = Publisher(recording, "closing", channels)
+    with suppress(TimeoutError, AssertionError):  # then the checker finds what is missing
+        async with asyncio.timeout(RECOVERED_WITHIN):
+            last = {channel: await closing.publish(channel) for channel in channels}
+            for each in subscribers:
+                expected = {channel: last[channel] for channel in each.channels}
+                await eventually(partial(each.has_all, expected), patience=RECOVERED_WITHIN)
+
+
+def _judge(
+    fault: str,
+    seed: int,
+    recording: Recording,
+    healed: float,
+    may_lose: bool,
+    publishers: Sequence[Publisher],
+) -> Verdict:
+    history = recording.history
+    answers = [event for event in history if isinstance(event, Answered) and event.since]
+    return Verdict(
+        fault=fault,
+        seed=seed,
+        published=sum(isinstance(event, Acknowledged) for event in history),
+        again=sum(publisher.uncertain for publisher in publishers),
+        delivered=sum(isinstance(event, Delivered) for event in history)
+        + sum(len(event.publications) for event in answers),
+        recovered=sum(event.recovered for event in answers),
+        unrecovered=sum(not event.recovered for event in answers),
+        resumed=recording.resumed(healed),
+        away=max(recording.away(), default=0.0),
+        violations=check(history, may_lose=may_lose),
+    )

@@ -1,0 +1,97 @@
+"""The application of the tests of faults: it tells its clients all that the hub tells it.
+
+    uvicorn tests.recorder:app            with CHATSERVER_BROKER and CHATSERVER_HISTORY_SIZE
+
+A client sends, and gets:
+
+    {"subscribe": "a", "since": [3, "epoch"]}
+        {"answer": "a", "recovered": true, "publications": [[4, "epoch", "text"]], "position": …}
+        then {"got": "a", "publication": [5, "epoch", "text"]} … until {"lost": "a"}
+    {"publish": "a", "id": "1", "data": "text"}
+        {"acknowledged": "1", "position": [6, "epoch"]}
+    either, if the broker is not available:
+        {"uncertain": "what it was about"}
+"""
+
+import os
+from typing import Any
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.routing import WebSocketRoute
+from starlette.websockets import WebSocket
+
+from chatserver import Endpoint, Hub, health_routes, lifespan
+from chatserver.brokers import broker_from_url
+from chatserver.errors import BrokerUnavailable
+from chatserver.publication import ClientInfo, Delivery, Frame, Position, Publication
+
+#: More than is published in any run, so that whoever comes back recovers.
+HISTORY_SIZE = 100_000
+
+
+def of_publication(publication: Publication) -> list[Any]:
+    return [publication.offset, publication.epoch, publication.data]
+
+
+def of_position(position: Position) -> list[Any]:
+    return [position.offset, position.epoch]
+
+
+def as_frame(message: dict[str, Any]) -> Frame:
+    return Frame(msgspec.json.encode(message).decode())
+
+
+def encode(delivery: Delivery) -> Frame | None:
+    if not isinstance(delivery, Publication):
+        return None
+    return as_frame({"got": delivery.channel, "publication": of_publication(delivery)})
+
+
+class Recorder(Endpoint):
+    encoding = "json"
+
+    async def on_receive(self, websocket: WebSocket, data: dict[str, Any]) -> Any:
+        try:
+            if "publish" in data:
+                return await self.acknowledge(data)
+            await self.subscribe(data["subscribe"], data.get("since"), data.get("last_will"))
+        except BrokerUnavailable:
+            return {"uncertain": data.get("id") or data.get("subscribe")}
+
+    async def acknowledge(self, data: dict[str, Any]) -> Any:
+        position = await self.hub.publish(data["publish"], data["data"], id=data["id"])
+        return {"acknowledged": data["id"], "position": of_position(position)}
+
+    async def subscribe(self, channel: str, since: list[Any] | None, last_will: str | None) -> None:
+        if channel in self.connection.members:
+            await self.hub.leave(self.connection, channel)
+        await self.hub.subscribe(
+            self.connection,
+            channel,
+            encoder=encode,
+            since=Position(*since) if since else None,
+            info=None if last_will is None else ClientInfo(self.connection.id),
+            last_will=last_will,
+            answer=lambda subscribed: [
+                as_frame(
+                    {
+                        "answer": channel,
+                        "recovered": subscribed.recovered,
+                        "publications": list(map(of_publication, subscribed.publications)),
+                        "position": of_position(subscribed.position),
+                    }
+                )
+            ],
+            on_lost=lambda channel, _: self.task_group.start_soon(self.push, {"lost": channel}),
+        )
+
+
+app = Starlette(
+    routes=[WebSocketRoute("/", Recorder), *health_routes()],
+    lifespan=lifespan,
+)
+app.state.hub = Hub(
+    broker_from_url(os.environ["CHATSERVER_BROKER"], history_size=HISTORY_SIZE),
+    limits=None,
+)

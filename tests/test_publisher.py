@@ -1,0 +1,205 @@
+"""Publishing from programs that are no server: `Publisher`, and `chatserver publish`."""
+
+import asyncio
+import multiprocessing
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from chatserver.brokers.redis import RedisBroker
+from chatserver.errors import BrokerUnavailable
+from chatserver.hub import Hub
+from chatserver.publication import History, Position
+from chatserver.publisher import Publisher
+from tests.engines import Valkey, free_port
+
+pytest_plugins = ["tests.engines"]
+pytestmark = [pytest.mark.anyio, pytest.mark.live]
+
+
+@pytest.fixture
+def publisher(valkey: Valkey) -> Iterator[Publisher]:
+    with Publisher(valkey.url) as made:
+        yield made
+
+
+def history(valkey: Valkey, channel: str) -> History:
+    async def read() -> History:
+        hub = Hub(RedisBroker(valkey.url))
+        await hub.start()
+        try:
+            return await hub.history(channel)
+        finally:
+            await hub.stop()
+
+    return asyncio.run(read())
+
+
+def said(valkey: Valkey, channel: str) -> list[Any]:
+    return [publication.value for publication in history(valkey, channel).publications]
+
+
+def test_it_publishes_text_bytes_and_json(valkey: Valkey, publisher: Publisher) -> None:
+    for number, data in enumerate(("hé", b"\x00\xff", {"a": [1]}, "{}"), start=1):
+        assert publisher.publish("kinds", data).offset == number
+    assert said(valkey, "kinds") == ["hé", b"\x00\xff", {"a": [1]}, "{}"]
+
+
+def test_an_id_is_published_once(valkey: Valkey, publisher: Publisher) -> None:
+    first = publisher.publish("once", "a", id="order-17")
+    assert publisher.publish("once", "b", id="order-17") == first
+    with Publisher(valkey.url) as another:
+        assert another.publish("once", "c", id="order-17") == first
+    assert said(valkey, "once") == ["a"]
+
+
+def test_threads_share_it(valkey: Valkey, publisher: Publisher) -> None:
+    positions: list[Position] = []
+
+    def publish() -> None:
+        for _ in range(20):
+            positions.append(publisher.publish("threads", "x"))
+
+    threads = [threading.Thread(target=publish) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(position.offset for position in positions) == list(range(1, 161))
+
+
+def _publish_in_child(publisher: Publisher, results: Any) -> None:
+    results.put(publisher.publish("fork", "from the child").offset)
+
+
+def test_it_may_be_used_before_and_after_a_fork(publisher: Publisher) -> None:
+    """As in a Celery worker, whose module was imported before it forked."""
+    assert publisher.publish("fork", "before").offset == 1
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    child = context.Process(target=_publish_in_child, args=(publisher, results))
+    child.start()
+    assert results.get(timeout=20) == 2
+    child.join()
+    assert child.exitcode == 0
+    assert publisher.publish("fork", "after").offset == 3
+
+
+async def test_it_keeps_of_a_channel_what_its_servers_keep(valkey: Valkey) -> None:
+    hub = Hub(RedisBroker(valkey.url), rules={"long": {"history_size": 300}})
+    await hub.start()
+    await hub.publish("long", "0")
+    with Publisher(valkey.url) as publisher:
+
+        def publish() -> None:
+            for number in range(1, 250):
+                publisher.publish("long", f"{number}")
+
+        await asyncio.to_thread(publish)
+    assert len((await hub.history("long")).publications) == 250
+    await hub.stop()
+
+
+async def test_it_does_not_block_an_event_loop(publisher: Publisher) -> None:
+    with pytest.raises(RuntimeError, match=r"asyncio\.to_thread"):
+        publisher.publish("a", "b")
+
+
+def test_mistakes_are_said_at_once(publisher: Publisher) -> None:
+    with pytest.raises(ValueError, match="must not be empty"):
+        publisher.publish("", "x")
+    with pytest.raises(TypeError):
+        publisher.publish("a", object())
+    with pytest.raises(ValueError, match="processes share"):
+        Publisher("memory:")
+    with pytest.raises(ValueError, match="scheme"):
+        Publisher("http://127.0.0.1")
+
+
+def test_an_engine_that_is_not_there_is_one_sentence_without_the_password() -> None:
+    with pytest.raises(BrokerUnavailable, match=r"can't be reached") as raised:
+        Publisher(f"redis://user:hunter2@127.0.0.1:{free_port()}/0").publish("a", "b")
+    assert "hunter2" not in str(raised.value)
+
+
+def test_it_waits_for_an_engine_that_comes_back_and_publishes_once() -> None:
+    with Valkey("appendonly yes", "appendfsync always") as engine, Publisher(engine.url) as made:
+        assert made.publish("a", "1").offset == 1
+        engine.kill()
+        back = threading.Timer(0.5, engine.start)
+        back.start()
+        assert made.publish("a", "2").offset == 2
+        back.join()
+        engine.kill()
+        with pytest.raises(BrokerUnavailable), Publisher(engine.url, timeout=0.3) as hasty:
+            hasty.publish("a", "3")
+        with pytest.raises(BrokerUnavailable, match="can't be reached"):
+            made.publish("a", "3", id="3")
+        engine.start()
+        assert made.publish("a", "3", id="3").offset == 3
+
+
+def run(url: str, *arguments: str, lines: bytes = b"") -> "subprocess.CompletedProcess[bytes]":
+    command = [sys.executable, "-m", "chatserver", "publish", *arguments]
+    environment = {"CHATSERVER_BROKER": url} if url else {}
+    return subprocess.run(
+        command, input=lines, capture_output=True, env=environment, timeout=30, check=False
+    )
+
+
+def test_the_command_publishes_a_text(valkey: Valkey) -> None:
+    done = run(valkey.url, "command", "Hello there.")
+    offset, epoch = done.stdout.decode().split()
+    assert (done.returncode, offset, done.stderr) == (0, "1", b"")
+    run(valkey.url, "command", '{"a": 1}', "--json")
+    run("", "command", "by a flag", "--broker", valkey.url)
+    found = history(valkey, "command")
+    assert [each.value for each in found.publications] == ["Hello there.", {"a": 1}, "by a flag"]
+    assert found.position == Position(3, epoch)
+
+
+def test_the_command_publishes_each_line_of_the_standard_input(valkey: Valkey) -> None:
+    done = run(valkey.url, "lines", "-", lines="one\r\nzwei ö\n\nlast".encode())
+    assert done.returncode == 0
+    assert [line.split()[0] for line in done.stdout.splitlines()] == [b"1", b"2", b"3", b"4"]
+    assert said(valkey, "lines") == ["one", "zwei ö", "", "last"]
+    run(valkey.url, "json", "-", "--json", lines=b'{"n": 1}\n[2]\n')
+    assert said(valkey, "json") == [{"n": 1}, [2]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lines", "sentence"),
+    [
+        (("a", "-"), b"good\n\xff\n", b"Line 2 can't be published"),
+        (("a", "{", "--json"), b"", b"Line 1 can't be published"),
+        (("a", "-", "--id", "1"), b"", b"--id with a single TEXT only"),
+        (("", "x"), b"", b"Expected a channel's name"),
+    ],
+)
+def test_mistakes_of_the_command_are_one_sentence(
+    valkey: Valkey, arguments: tuple[str, ...], lines: bytes, sentence: bytes
+) -> None:
+    done = run(valkey.url, *arguments, lines=lines)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("", b"need a broker that processes share"),
+        ("redis://:secret@127.0.0.1:1/0", b"redis://127.0.0.1:1/0 can't be reached"),
+        ("http://example.org", b"CHATSERVER_BROKER"),
+    ],
+)
+def test_a_broker_that_can_not_be_used_is_one_sentence(url: str, sentence: bytes) -> None:
+    done = run(url, "a", "b")
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert done.stderr.count(b"\n") == 1
+    assert b"secret" not in done.stderr

@@ -1,0 +1,86 @@
+"""What Redis does besides the contract: streams that have gone back."""
+
+import pytest
+
+from chatserver.brokers.redis import RedisBroker
+from chatserver.publication import Position
+from tests.asgi import until
+from tests.engines import Valkey
+from tests.proxy import Proxy
+
+pytest_plugins = ["tests.engines"]
+pytestmark = [pytest.mark.anyio, pytest.mark.live]
+
+
+class Lagging:
+    """Puts a channel back to where it stood, as a replica that had not got all."""
+
+    def __init__(self, engine: Valkey, channel: str) -> None:
+        self.engine = engine
+        self.keys = [f"chatserver:{{{channel}}}:{name}" for name in ("top", "stream")]
+        self.dumps = [engine.ask("DUMP", key) for key in self.keys]
+
+    def take_over(self) -> None:
+        for key, dump in zip(self.keys, self.dumps, strict=True):
+            self.engine.ask("RESTORE", key, 0, dump, "REPLACE")
+
+
+async def published(broker: RedisBroker, channel: str, count: int) -> Position:
+    for _ in range(count):
+        position = await broker.publish(channel, "always the same")
+    return position
+
+
+@pytest.mark.parametrize("since_then", [0, 1, 2, 3, 10])
+async def test_a_stream_that_has_gone_back_begins_a_new_epoch(
+    valkey: Valkey, since_then: int
+) -> None:
+    """However much others have published since the replica took over."""
+    channel = f"lag{since_then}"
+    heard: list[object] = []
+    with Proxy(valkey.port) as proxy:
+        follower, other = RedisBroker(proxy.way(valkey.url)), RedisBroker(valkey.url)
+        follower.deliver = heard.append
+        await follower.start()
+        await other.start()
+        await follower.subscribe(channel)
+        await published(follower, channel, 3)
+        replica = Lagging(valkey, channel)
+        known = await published(follower, channel, 2)
+        await until(lambda: len(heard) == 5)
+        proxy.cut()
+        await until(lambda: follower.health.state == "down")
+        replica.take_over()
+        if since_then:
+            assert await published(other, channel, since_then) == Position(
+                3 + since_then, known.epoch
+            )
+        proxy.heal()
+        await until(lambda: follower.health.state == "up")
+        top = (await follower.tops({channel: known}))[channel]
+        assert top.epoch != known.epoch
+        assert await other.tops({channel: top}) == {channel: top}
+        assert (await published(other, channel, 1)) == Position(1, top.epoch)
+        await follower.stop()
+        await other.stop()
+
+
+async def test_a_stream_that_went_on_keeps_its_epoch(valkey: Valkey) -> None:
+    heard: list[object] = []
+    with Proxy(valkey.port) as proxy:
+        follower, other = RedisBroker(proxy.way(valkey.url)), RedisBroker(valkey.url)
+        follower.deliver = heard.append
+        await follower.start()
+        await other.start()
+        await follower.subscribe("on")
+        known = await published(follower, "on", 5)
+        await until(lambda: len(heard) == 5)
+        proxy.cut()
+        await until(lambda: follower.health.state == "down")
+        later = await published(other, "on", 3)
+        proxy.heal()
+        await until(lambda: follower.health.state == "up")
+        assert await follower.tops({"on": known}) == {"on": later}
+        assert later == Position(8, known.epoch)
+        await follower.stop()
+        await other.stop()
