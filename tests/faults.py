@@ -133,6 +133,10 @@ class Field:
     def ports(self) -> list[int]:
         return [server.port for server in self.servers]
 
+    def replica(self) -> Engine:
+        """Start a copy of the engine."""
+        return self._stack.enter_context(self.engine.replica())
+
     def heal(self) -> None:
         """Wait until all is as it should be between two runs."""
         for each in self.servers:
@@ -280,6 +284,27 @@ async def flush_away(field: Field, random: Random) -> None:
     await do(field.proxy.cut, field.engine.flush)
     await a_while(random, 0.0, 0.5)
     await do(field.proxy.heal)
+
+
+@fault("failover to a replica that lagged", may_lose=True)
+async def fail_over(field: Field, random: Random) -> None:
+    """The replica lacks what was acknowledged last."""
+    replica = await asyncio.to_thread(field.replica)
+    await a_while(random, 0.0, 0.3)
+    await do(replica.promote)
+    await a_while(random, 0.0, 0.5)
+    await do(field.engine.kill)
+    field.engine, field.proxy.target = replica, replica.port
+
+
+@fault("failover")
+async def fail_over_in_step(field: Field, random: Random) -> None:
+    """Nobody has written to the old engine when the new one takes over."""
+    replica = await asyncio.to_thread(field.replica)
+    await do(lambda: field.proxy.freeze(Way.TO))
+    await a_while(random, 0.1, 0.3)  # what was on its way is written, and copied
+    await do(replica.promote, field.engine.kill, field.proxy.heal)
+    field.engine, field.proxy.target = replica, replica.port
 
 
 # Runs

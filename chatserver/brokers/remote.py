@@ -299,7 +299,11 @@ class RemoteBroker(Broker):
         try:
             while True:
                 why = await self._serve()
-                await self._tear_down()
+                try:
+                    await self._tear_down()
+                except Exception:
+                    # A fault of ours; without this task nothing would ever come back.
+                    logger.exception("The broker failed")
                 self._went_down(why)
                 await self._connect_again()
         finally:

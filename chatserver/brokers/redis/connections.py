@@ -55,6 +55,8 @@ AUTHENTICATION = (
     exceptions.AuthorizationError,
     exceptions.NoPermissionError,
 )
+#: What sending may raise; uvloop raises RuntimeError if the connection was reset just before.
+NOT_SENT = (*WEATHER, RuntimeError)
 
 
 class Connection(Protocol):
@@ -110,7 +112,7 @@ class Pipe:
         self._something.set()
         try:
             await self._connection.send_packed_command(commands, check_health=False)
-        except WEATHER as error:
+        except NOT_SENT as error:
             self._fail(error)
         return await future
 
@@ -136,13 +138,15 @@ class Pipe:
 
     async def _read(self) -> None:
         try:
-            while True:
+            while self._error is None:
                 if not self._asked:
                     self._something.clear()
                     await self._something.wait()
+                    continue
                 count, future = self._asked[0]
                 answers = [await _reply(self._connection) for _ in range(count)]
-                self._asked.popleft()
+                if self._asked:  # else the connection has failed for a sender
+                    self._asked.popleft()
                 if not future.done():
                     future.set_result(answers)
         except WEATHER as error:
@@ -151,6 +155,7 @@ class Pipe:
     def _fail(self, error: Exception) -> None:
         if self._error is None:
             self._error = Interrupted(str(error) or type(error).__name__)
+        self._something.set()
         while self._asked:
             _, future = self._asked.popleft()
             if not future.done():
@@ -229,7 +234,7 @@ class Ear:
             await self._connection.send_packed_command(
                 [*commands, pack("PING")], check_health=False
             )
-        except WEATHER as error:
+        except NOT_SENT as error:
             self._fail(error)
         await pong
 
