@@ -491,6 +491,22 @@ async def test_a_transaction_leaves_what_is_kept_of_a_channel(make: Make, sql: S
         assert await data_of(broker) == ["b", "c"]
 
 
+async def test_what_is_kept_of_a_followed_channel_holds_for_those_who_dont_know_it(
+    make: Make, sql: Sql
+) -> None:
+    async with (
+        started(make(rules=Rules(history_size=2))) as broker,
+        started(make(publish_only=True)) as publisher,
+    ):
+        await broker.subscribe("chat")
+        await sql.execute("SELECT publish('chat', 'a'), publish('chat', 'b')")
+        await publisher.publish("chat", "c")
+        assert await data_of(broker) == ["b", "c"]
+        await publisher.publish("other", "x")
+        query = "SELECT size, ttl FROM channel ORDER BY size"
+        assert await sql.fetch(query) == [(2, 300), (100, 300)]
+
+
 async def test_transactions_publish_to_channels_in_any_order_without_a_deadlock(
     broker: PostgresBroker, postgres: Postgres, schema: str, sql: Sql
 ) -> None:

@@ -94,6 +94,7 @@ class PostgresBroker(RemoteBroker):
         rules: What is kept of every channel for which the hub has no rules.
         publish_timeout: Seconds until a question without an answer is `BrokerUnavailable`.
         lease: Seconds after which the clients of a killed process are gone.
+        publish_only: See `RemoteBroker`.
         schema: The schema's name; brokers of other schemas in the database have other channels.
 
     Raises:
@@ -107,10 +108,16 @@ class PostgresBroker(RemoteBroker):
         rules: Rules | None = None,
         publish_timeout: float = 5.0,
         lease: float = 30.0,
+        publish_only: bool = False,
         schema: str = "chatserver",
     ) -> None:
-        engine = PostgresEngine(url, schema=schema)
-        super().__init__(engine, rules=rules, publish_timeout=publish_timeout, lease=lease)
+        super().__init__(
+            PostgresEngine(url, schema=schema),
+            rules=rules,
+            publish_timeout=publish_timeout,
+            lease=lease,
+            publish_only=publish_only,
+        )
 
 
 class PostgresEngine(Engine):
@@ -218,13 +225,14 @@ class PostgresEngine(Engine):
 
     # Streams
 
-    async def follow(self, channels: Sequence[str]) -> Answers[Position]:
+    async def follow(self, channels: Mapping[str, Rules]) -> Answers[Position]:
         async def follow(streams: Sequence[_Stream]) -> Answers[Position]:
             # Followed first: what is committed after the tops were read is heard.
             self._followed.update(stream.name for stream in streams)
             return await self._stand(streams)
 
-        return await _each([(channel, UNKNOWN) for channel in channels], _stream, follow)
+        wanted = [(channel, UNKNOWN, rules) for channel, rules in channels.items()]
+        return await _each(wanted, _stream, follow)
 
     async def unfollow(self, channels: Collection[str]) -> None:
         for channel in channels:
@@ -232,9 +240,9 @@ class PostgresEngine(Engine):
 
     async def tops(self, known: Mapping[str, Position]) -> Mapping[str, Position]:
         found: dict[str, Position] = {}
-        for channel, answer in zip(
-            known, await _each([*known.items()], _stream, self._stand), strict=True
-        ):
+        wanted = [(channel, position, None) for channel, position in known.items()]
+        answers = await _each(wanted, _stream, self._stand)
+        for channel, answer in zip(known, answers, strict=True):
             if isinstance(answer, Interrupted | BrokerUnavailable):
                 raise answer
             found[channel] = answer
@@ -418,12 +426,14 @@ class _Stream(NamedTuple):
     name: bytes
     epoch: str
     offset: int
+    size: int | None
+    ttl: float | None
 
 
 class _Draft(NamedTuple):
     name: bytes
-    size: int
-    ttl: float
+    size: int | None
+    ttl: float | None
     id: bytes
     id_ttl: float
     kind: str
@@ -457,16 +467,17 @@ class _Change(NamedTuple):
     ttl: float | None = None
 
 
-def _stream(known: tuple[str, Position]) -> _Stream:
-    channel, position = known
-    return _Stream(channel.encode(), _epoch(position.epoch), _bigint(position.offset))
+def _stream(known: tuple[str, Position, Rules | None]) -> _Stream:
+    channel, position, rules = known
+    return _Stream(
+        channel.encode(), _epoch(position.epoch), _bigint(position.offset), *_kept(rules)
+    )
 
 
 def _draft(draft: Draft) -> _Draft:
     return _Draft(
         draft.channel.encode(),
-        _bigint(draft.rules.history_size),
-        min(draft.rules.history_ttl, LONGEST),
+        *_kept(draft.rules),
         _half_of_sha256(draft.id),
         draft.id_ttl,
         *_content(draft.data),
@@ -496,17 +507,16 @@ def _change(change: Enter | Leave) -> _Change:
         will = (None, None) if change.last_will is None else _content(change.last_will)
         info = msgspec.json.encode(change.info)
         return _Change(True, name, client, change.process, change.announce, info, *will)
-    rules = change.rules
-    return _Change(
-        False,
-        name,
-        _half_of_sha256(change.client),
-        change.process,
-        rules.join_leave,
-        dead=change.dead,
-        size=_bigint(rules.history_size),
-        ttl=min(rules.history_ttl, LONGEST),
-    )
+    client, (size, ttl) = _half_of_sha256(change.client), _kept(change.rules)
+    announce, process = change.rules.join_leave, change.process
+    return _Change(False, name, client, process, announce, dead=change.dead, size=size, ttl=ttl)
+
+
+def _kept(rules: Rules | None) -> tuple[int | None, float | None]:
+    """Size and time to live of a history; None if they are to stay as they are."""
+    if rules is None:
+        return None, None
+    return _bigint(rules.history_size), min(rules.history_ttl, LONGEST)
 
 
 def _content(data: Payload) -> tuple[str, bytes]:

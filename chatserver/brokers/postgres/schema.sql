@@ -115,30 +115,35 @@ $$;
 
 -- Where streams stand; those that don't exist begin. A stream that has gone back begins a new
 -- epoch: the server has changed its timeline, or a position that was known is beyond the top.
-CREATE OR REPLACE FUNCTION chatserver.stand(names bytea[], known text[], positions bigint[])
-RETURNS TABLE (epoch text, top bigint) LANGUAGE plpgsql AS $$
+-- sizes and ttls say what is kept of each from now on; NULL leaves that as it is.
+CREATE OR REPLACE FUNCTION chatserver.stand(
+    names bytea[], known text[], positions bigint[], sizes bigint[], ttls double precision[]
+) RETURNS TABLE (epoch text, top bigint) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 BEGIN
     UPDATE chatserver.channel AS stream
-    SET used = clock_timestamp(),
-        epoch = CASE WHEN found.gone_back THEN chatserver.new_epoch() ELSE stream.epoch END,
-        timeline = chatserver.timeline()
+    SET used = clock_timestamp(), timeline = chatserver.timeline(),
+        size = coalesce(found.new_size, stream.size), ttl = coalesce(found.new_ttl, stream.ttl),
+        epoch = CASE WHEN found.gone_back THEN chatserver.new_epoch() ELSE stream.epoch END
     FROM (
-        SELECT channel.key,
+        SELECT channel.key, given.size AS new_size, given.ttl AS new_ttl,
             channel.timeline <> chatserver.timeline()
                 OR (channel.epoch = given.epoch AND channel.top < given.position) AS gone_back
-        FROM unnest(names, known, positions) AS given (name, epoch, position)
+        FROM unnest(names, known, positions, sizes, ttls)
+            AS given (name, epoch, position, size, ttl)
         JOIN chatserver.channel ON channel.key = sha256(given.name)
         WHERE channel.used < clock_timestamp() - interval '10 minutes'
             OR channel.timeline <> chatserver.timeline()
             OR (channel.epoch = given.epoch AND channel.top < given.position)
+            OR channel.size <> given.size OR channel.ttl <> given.ttl
         ORDER BY channel.key FOR UPDATE OF channel
     ) AS found
     WHERE stream.key = found.key;
-    INSERT INTO chatserver.channel (name, epoch, timeline, used, due)
+    INSERT INTO chatserver.channel (name, epoch, timeline, size, ttl, used, due)
     SELECT DISTINCT ON (sha256(given.name)) given.name, chatserver.new_epoch(),
-        chatserver.timeline(), clock_timestamp(), clock_timestamp() + interval '1 hour'
-    FROM unnest(names) AS given (name)
+        chatserver.timeline(), coalesce(given.size, 100), coalesce(given.ttl, 300),
+        clock_timestamp(), clock_timestamp() + interval '1 hour'
+    FROM unnest(names, sizes, ttls) AS given (name, size, ttl)
     WHERE NOT EXISTS (SELECT FROM chatserver.channel WHERE channel.key = sha256(given.name))
     ORDER BY sha256(given.name)
     ON CONFLICT DO NOTHING;
