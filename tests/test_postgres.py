@@ -1,10 +1,12 @@
 """The broker on PostgreSQL: what it promises beyond the contract, on a real server."""
 
 import asyncio
+import itertools
 import secrets
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from typing import Any, TypeAlias
+from unittest.mock import AsyncMock
 
 import asyncpg
 import pytest
@@ -12,7 +14,7 @@ from msgspec import Raw
 
 from chatserver.brokers import Disconnect
 from chatserver.brokers.base import Control
-from chatserver.brokers.postgres import PostgresBroker, PostgresEngine, server
+from chatserver.brokers.postgres import PostgresBroker, PostgresEngine, server, sessions
 from chatserver.brokers.postgres import engine as engine_module
 from chatserver.errors import BrokerUnavailable
 from chatserver.publication import ClientInfo, Delivery, Joined, Left, Position, Publication
@@ -230,6 +232,96 @@ async def test_a_role_that_may_only_read(postgres: Postgres, sql: Sql, role: str
     await sql.execute(f"ALTER ROLE {role} SET default_transaction_read_only = on")
     sentence = await refusal(PostgresBroker(url_of(postgres, role)))
     assert "set default_transaction_read_only = off" in sentence
+
+
+class Pooler:
+    """A pooler in transaction mode: all its clients share one connection to the server.
+
+    The first client logs in, and the others are told the same. A client has the connection from
+    its first message until the server is ready for another transaction.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._greeting = b""
+        self._turn = asyncio.Lock()
+        self._client: asyncio.StreamWriter | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> "Pooler":
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        self._answers, self._questions = await asyncio.open_connection("127.0.0.1", self._target)
+        self._tasks.append(asyncio.create_task(self._answer()))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._questions.close()
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._tasks.append(asyncio.create_task(self._serve(reader, writer)))
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with closing(writer), suppress(asyncio.IncompleteReadError, OSError):
+            length = await reader.readexactly(4)
+            startup = length + await reader.readexactly(int.from_bytes(length, "big") - 4)
+            await self._turn.acquire()
+            if self._greeting:
+                writer.write(self._greeting)
+                self._turn.release()
+            else:
+                self._client = writer
+                self._questions.write(startup)
+            while (question := await self._message(reader))[:1] != b"X":
+                if self._client is not writer:
+                    await self._turn.acquire()
+                    self._client = writer
+                self._questions.write(question)
+
+    async def _answer(self) -> None:
+        """Hand on what the server says, in whoever's turn it is."""
+        is_greeting = True
+        while answer := await self._message(self._answers):
+            assert self._client is not None
+            self._client.write(answer)
+            if is_greeting:
+                self._greeting += answer
+            if answer == b"Z\0\0\0\x05I":  # ready, outside of a transaction
+                is_greeting = False
+                self._client = None
+                self._turn.release()
+
+    @staticmethod
+    async def _message(reader: asyncio.StreamReader) -> bytes:
+        head = await reader.readexactly(5)
+        return head + await reader.readexactly(int.from_bytes(head[1:], "big") - 4)
+
+
+async def test_a_pooler_of_transactions_is_refused() -> None:
+    with Postgres() as engine:
+        rules = engine.folder / "data" / "pg_hba.conf"
+        rules.write_text("host all all 127.0.0.1/32 trust\n")
+        engine.stop()
+        engine.start()
+        async with Pooler(engine.port) as pooler:
+            url = url_of(engine, "postgres").replace(f"{engine.port}", f"{pooler.port}")
+            sentence = await refusal(PostgresBroker(f"{url}?sslmode=disable"))
+        assert "is behind a pooler in transaction mode" in sentence
+
+
+async def test_a_pooler_that_is_noticed_later_is_refused_then(
+    broker: PostgresBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had so much to do that each connection looked as if it were one of the server's own."""
+    process = AsyncMock(side_effect=itertools.count(10**9))
+    monkeypatch.setattr(sessions.Session, "process", process)
+    await until(lambda: "pooler in transaction mode" in broker.health.why)
+    monkeypatch.undo()
+    await until(lambda: broker.health.state == "up")
 
 
 @pytest.mark.parametrize(

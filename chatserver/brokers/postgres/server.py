@@ -176,13 +176,14 @@ async def _refuse_pooler(sessions: Sequence[Session]) -> None:
     of transactions then gives the same process to all connections that are idle, or different ones
     to the same connection if there is much to do.
     """
-    first = [await session.process() for session in sessions]
-    if first == [session.named for session in sessions]:
-        return
-    for _ in range(LOOKS):
+    first = again = [await session.process() for session in sessions]
+    looks = 0 if first == [session.named for session in sessions] else LOOKS
+    for _ in range(looks):
         again = [await session.process() for session in sessions]
-        if again != first or len(set(first)) < len(first):
-            raise BrokerUnavailable(POOLED)
+        if again != first:
+            break
+    if again != first or len(set(first)) < len(first):
+        raise BrokerUnavailable(POOLED)
 
 
 def _address(url: str) -> tuple[str, str]:
