@@ -272,6 +272,7 @@ class Valkey(Engine):
 
     def promote(self) -> None:
         self.ask("REPLICAOF", "NO", "ONE")
+        self.ask("CONFIG", "REWRITE")  # or it would follow again when it is started again
 
     def ask(self, *words: str | bytes | int) -> Any:
         """The answer to a command, on a connection of its own."""

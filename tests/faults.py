@@ -10,6 +10,7 @@ Servers and engine are real processes, and live on from run to run; a proxy is b
 import asyncio
 import json
 import os
+import re
 import sys
 import time
 import urllib.request
@@ -34,6 +35,8 @@ from tests.proxy import Proxy, Way
 __all__ = ["FAULTS", "Field", "Server", "Verdict", "run"]
 
 ROOT = Path(__file__).resolve().parent.parent
+#: What a server logs because of a fault of ours. Its start may fail: its broker may be away.
+COMPLAINT = re.compile("The broker failed|never retrieved|Exception in|Unhandled|unhandled")
 #: What runs do: so many servers, channels and clients.
 SERVERS, CHANNELS, PUBLISHERS, SUBSCRIBERS = 3, 3, 5, 8
 #: Seconds between two publications of a publisher.
@@ -52,6 +55,7 @@ class Server(Process):
     def __init__(self, broker: str) -> None:
         super().__init__()
         self._broker = broker
+        self._seen = 0
 
     def command(self) -> Sequence[str | Path]:
         options = [f"--{name}={value}" for name, value in PROTOCOLS.items()]
@@ -76,6 +80,12 @@ class Server(Process):
 
     def ready(self) -> bool:
         return self.readiness() != ""
+
+    def complaints(self) -> list[str]:
+        """What it has logged since the last call that tells of a fault of our own."""
+        lines = self.log.splitlines()
+        new, self._seen = lines[self._seen :], len(lines)
+        return [line for line in new if COMPLAINT.search(line)]
 
     def is_ready(self) -> bool:
         """Whether its broker works, too."""
@@ -325,6 +335,7 @@ class Verdict(Struct):
         away: Seconds that the slowest subscriber took to be subscribed again, after its connection
             had ended.
         violations: What must not have happened.
+        complaints: Lines of the servers' logs that tell of faults of our own.
     """
 
     fault: str
@@ -337,6 +348,7 @@ class Verdict(Struct):
     resumed: float
     away: float
     violations: list[Violation]
+    complaints: list[str]
 
 
 async def run(field: Field, fault: str, seed: int) -> Verdict:
@@ -364,7 +376,9 @@ async def run(field: Field, fault: str, seed: int) -> Verdict:
         recording.close()
         for task in (*following, *publishing):
             task.cancel()
-    return _judge(fault, seed, recording, healed, kind.may_lose, publishers)
+    verdict = _judge(fault, seed, recording, healed, kind.may_lose, publishers)
+    verdict.complaints = [line for server in field.servers for line in server.complaints()]
+    return verdict
 
 
 async def _catch_up(
@@ -402,4 +416,5 @@ def _judge(
         resumed=recording.resumed(healed),
         away=max(recording.away(), default=0.0),
         violations=check(history, may_lose=may_lose),
+        complaints=[],
     )

@@ -89,6 +89,11 @@ class WebSocketProtocol(Socket):
         """The connections of the server; uvicorn calls `shutdown` of each when it stops."""
         return cast("set[Any]", self._server_state.connections)
 
+    @property
+    def has_asked(self) -> bool:
+        """Whether the client has sent its handshake."""
+        return self._handshake is not None or self._state is not HANDSHAKE
+
     # The transport's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

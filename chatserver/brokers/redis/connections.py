@@ -83,8 +83,17 @@ def answer_of(answer: Answer) -> Answer | Interrupted | BrokerUnavailable:
     if not isinstance(answer, Exception):
         return answer
     if isinstance(answer, WEATHER) or str(answer).startswith(("BUSY", "LOADING", "NOREPLICAS")):
-        return Interrupted(str(answer) or type(answer).__name__)
-    return BrokerUnavailable(f"Redis refuses: {answer}.")
+        return Interrupted(_text(answer))
+    return BrokerUnavailable(f"Redis refuses: {_text(answer)}.")
+
+
+def _text(error: BaseException) -> str:
+    """What an error says, as a part of a sentence."""
+    return str(error).rstrip(".") or type(error).__name__
+
+
+def _no_entry(error: Exception) -> BrokerUnavailable:
+    return BrokerUnavailable(f"Redis refuses the user or password: {_text(error)}.")
 
 
 class Pipe:
@@ -154,7 +163,7 @@ class Pipe:
 
     def _fail(self, error: Exception) -> None:
         if self._error is None:
-            self._error = Interrupted(str(error) or type(error).__name__)
+            self._error = Interrupted(_text(error))
         self._something.set()
         while self._asked:
             _, future = self._asked.popleft()
@@ -265,7 +274,7 @@ class Ear:
 
     def _fail(self, error: Exception) -> None:
         if self._error is None:
-            self._error = Interrupted(str(error) or type(error).__name__)
+            self._error = Interrupted(_text(error))
         self._something.set()
         while self._pongs:
             pong = self._pongs.popleft()
@@ -335,10 +344,10 @@ async def _connected(connection: Connection) -> Connection:
         await connection.connect()
     except AUTHENTICATION as error:
         await _give_up(connection)
-        raise BrokerUnavailable(f"Redis refuses the user or password: {error}.") from None
+        raise _no_entry(error) from None
     except (*WEATHER, exceptions.RedisError) as error:
         await _give_up(connection)
-        raise Interrupted(str(error).rstrip(".") or type(error).__name__) from None
+        raise Interrupted(_text(error)) from None
     return connection
 
 
@@ -374,9 +383,9 @@ class ClusterNodes(Nodes):
         try:
             await self._cluster.initialize()
         except AUTHENTICATION as error:
-            raise BrokerUnavailable(f"Redis refuses the user or password: {error}.") from None
+            raise _no_entry(error) from None
         except (*WEATHER, exceptions.RedisError) as error:
-            raise Interrupted(str(error).rstrip(".") or type(error).__name__) from None
+            raise Interrupted(_text(error)) from None
         for node in self._cluster.get_primaries():
             self._index[node.name] = len(self.pipes)
             await self._add(node.acquire_connection)
