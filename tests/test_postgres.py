@@ -21,6 +21,7 @@ from chatserver.publication import ClientInfo, Delivery, Joined, Left, Position,
 from chatserver.rules import Rules
 from tests.asgi import until
 from tests.engines import PASSWORD, Postgres
+from tests.proxy import Proxy
 
 pytest_plugins = ["tests.engines"]
 pytestmark = [pytest.mark.anyio, pytest.mark.live]
@@ -232,6 +233,21 @@ async def test_a_role_that_may_only_read(postgres: Postgres, sql: Sql, role: str
     await sql.execute(f"ALTER ROLE {role} SET default_transaction_read_only = on")
     sentence = await refusal(PostgresBroker(url_of(postgres, role)))
     assert "set default_transaction_read_only = off" in sentence
+
+
+async def test_a_standby_is_refused_until_it_takes_over() -> None:
+    with Postgres() as main, main.replica() as standby:
+        broker = PostgresBroker(standby.url)
+        assert "is a standby, which can only be read: give the broker" in await refusal(broker)
+        hosts = f"127.0.0.1:{standby.port},127.0.0.1:{main.port}"
+        either = PostgresBroker(standby.url.replace(f"127.0.0.1:{standby.port}", hosts))
+        for _ in range(3):
+            async with started(either):  # it finds the primary
+                await either.publish("chat", "x")
+        main.stop()
+        standby.promote()
+        async with started(broker), started(either):
+            pass
 
 
 class Pooler:
@@ -693,6 +709,47 @@ async def test_each_stream_begins_a_new_epoch_on_a_server_that_took_over(
     assert third.offset == 2
     assert third.epoch not in (first.epoch, second.epoch)
     assert await broker.publish("chat", "c") == Position(3, third.epoch)
+
+
+async def test_a_follower_learns_that_a_lagging_standby_took_over_however_much_came_since() -> None:
+    with Postgres() as main, main.replica() as standby, Proxy(main.port) as proxy:
+        follower, other = PostgresBroker(proxy.way(main.url)), PostgresBroker(standby.url)
+        delivered = Delivered(follower)
+        async with started(follower):
+            await follower.subscribe("chat")
+            await follower.publish("chat", "1")
+            ((position,),) = main.sql("SELECT pg_current_wal_lsn()")
+            query = f"SELECT pg_last_wal_replay_lsn() >= '{position}'"
+            await until(lambda: standby.sql(query) == [["t"]])
+            standby.stop()
+            for text in ("2", "3"):
+                known = await follower.publish("chat", text)
+            await delivered.reach(3)
+            proxy.cut()
+            main.kill()
+            standby.start()
+            standby.promote()
+            async with started(other):
+                for text in ("b", "c", "d"):
+                    top = await other.publish("chat", text)
+                assert top.offset == 4
+                assert top.epoch != known.epoch
+                proxy.target = standby.port
+                proxy.heal()
+                await until(lambda: follower.health.state == "up")
+                assert await follower.tops({"chat": known}) == {"chat": top}
+                assert (await follower.publish("chat", "e")) == Position(5, top.epoch)
+                assert await data_of(follower) == ["1", "b", "c", "d", "e"]
+
+
+async def test_what_was_acknowledged_is_stored_though_the_database_says_otherwise(
+    postgres: Postgres, sql: Sql, role: str, schema: str
+) -> None:
+    await sql.execute(f"ALTER ROLE {role} SET synchronous_commit = off")
+    await sql.execute(f"CREATE SCHEMA {schema} AUTHORIZATION {role}")
+    async with started(PostgresBroker(url_of(postgres, role), schema=schema)) as broker:
+        for session in broker._engine._sessions:  # type: ignore[attr-defined]
+            assert (await session.fetchone("SHOW synchronous_commit"))[0] == "on"
 
 
 @pytest.mark.parametrize("loss", ["TRUNCATE {}", "DROP SCHEMA {} CASCADE"])

@@ -23,7 +23,10 @@ SETTINGS = (
     " SET plan_cache_mode = force_generic_plan; SET jit = off;"
     " SET default_transaction_isolation = 'read committed';"
     # What a process doesn't take fills a queue that all share. So its connection is ended.
-    " SET tcp_user_timeout = '30s'"
+    " SET tcp_user_timeout = '30s';"
+    # What was acknowledged is stored, whatever the database does for others.
+    " SELECT set_config('synchronous_commit', 'on', false)"
+    " WHERE current_setting('synchronous_commit') = 'off'"
 )
 TABLES = ("channel", "publication", "publication_id", "lease", "presence", "outbox")
 # With pg_namespace, because PostgreSQL learns what others have just made when it reads a table.
