@@ -129,7 +129,7 @@ class RedisEngine(Engine):
     at_once: int = 8  # written one behind the other, on one connection
 
     def __init__(self, nodes: Nodes) -> None:
-        self.address = nodes.address
+        self.address: str = nodes.address
         self._nodes = nodes
         self._scripts = scripts(sharded=nodes.sharded)
         self._channels: dict[bytes, str] = {}  # followed, by the name they are announced under
