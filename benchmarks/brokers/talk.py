@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.brokers.participants import ENGINES, PUBLISHERS, Participant, regime
-from benchmarks.environments import PEERS, REPOSITORY, interpreter, ours_python
+from benchmarks.environments import PEERS, REPOSITORY, interpreter
 from benchmarks.process import NotServing, Process, cores
 from benchmarks.regimes import Form
 from benchmarks.results import Measurement
+from benchmarks.servers import OURS
 
-__all__ = ["Engine", "engine", "measure"]
+__all__ = ["Engine", "Side", "engine", "measure"]
 
 PROGRAM = PEERS / "brokers" / "talk.py"
 #: The tests have the same engines, in an environment that is here as well.
@@ -86,7 +87,7 @@ def engine(name: str, core: int, folder: Path) -> Iterator[Engine]:
     Raises:
         NotServing: It does not start.
     """
-    arguments = [str(ours_python()), str(ENGINE_PROGRAM), name, *ENGINES[name]]
+    arguments = [str(interpreter(OURS)), str(ENGINE_PROGRAM), name, *ENGINES[name]]
     log = folder / f"{name}.log"
     with Process(arguments, core=core, log=log, stdin=subprocess.PIPE) as process:
         yield Engine(Side(process).line(), process.cpu_of_all)
