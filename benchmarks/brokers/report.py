@@ -94,7 +94,8 @@ def _engine(results: Results, engine: str) -> Table:
     head = ["publishers at once"]
     head += [f"{count}: acknowledged/s" for count in PUBLISHERS]
     head += [f"{count}: ms, p50 (p99)" for count in PUBLISHERS]
-    table = Table(f"{NAMES[engine]}: publications of 64 bytes", [*head, "lost"])
+    head += [f"{max(PUBLISHERS)}: µs of processors", "lost"]
+    table = Table(f"{NAMES[engine]}: publications of 64 bytes", head)
     for participant in of(engine):
         if any(results.of(participant.name, regime(count)) for count in PUBLISHERS):
             table.rows.append(_row(results, participant))
@@ -110,6 +111,8 @@ def _row(results: Results, participant: Participant) -> list[str]:
     def latency(count: int) -> str:
         return f"{number(median(count, 'p50'))} ({number(median(count, 'p99'))})"
 
+    most = max(PUBLISHERS)
+    sides = [median(most, name) for name in ("publisher_us", "engine_us", "subscriber_us")]
     lost = [value for count in PUBLISHERS if (value := median(count, "lost")) is not None]
     return [
         participant.label,
@@ -118,6 +121,7 @@ def _row(results: Results, participant: Participant) -> list[str]:
             f"{number(median(count, 'p50'))} ({number(median(count, 'p99'))})"
             for count in PUBLISHERS
         ),
+        " + ".join(map(number, sides)),
         share(max(lost, default=None)),
     ]
 
