@@ -26,6 +26,7 @@ __all__ = [
     "Payload",
     "Position",
     "Publication",
+    "check_name",
     "continues",
     "frame",
     "payload",
@@ -121,6 +122,27 @@ class History(Struct, frozen=True):
 
 #: Encodes a delivery for a client; None if the client doesn't get it.
 Encoder: TypeAlias = Callable[[Delivery], Frame | None]
+
+
+def check_name(what: str, name: object) -> None:
+    """Check the name of a channel, or the id of a publication, before anything is done with it.
+
+    Args:
+        what: What the error calls it.
+        name: What the application gave.
+
+    Raises:
+        TypeError: It is not a string.
+        ValueError: It is empty, or has lone surrogates.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"{what} must be a str, got {type(name).__name__}")
+    if not name:
+        raise ValueError(f"{what} must not be empty")
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{what} must not have lone surrogates") from None
 
 
 def payload(data: Any) -> Payload:

@@ -234,6 +234,25 @@ async def test_a_channel_has_a_name(channel: str, why: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("id", "why"),
+    [
+        ("", "an id must not be empty"),
+        ("a\udc80", "an id must not have lone surrogates"),
+        (17, "an id must be a str, got int"),
+        (b"a", "an id must be a str, got bytes"),
+    ],
+)
+async def test_an_id_that_names_nothing_is_refused_before_anything_is_stored(
+    id: Any, why: str
+) -> None:
+    hub = Hub()
+    with pytest.raises((TypeError, ValueError), match=why):
+        await hub.publish("a", "hi", id=id)
+    assert (await hub.history("a")).publications == ()
+    assert hub.statistics().published == 0
+
+
+@pytest.mark.parametrize(
     ("data", "error"),
     [(object(), TypeError), ("\ud800", ValueError), ({"a": "\ud800"}, ValueError)],
 )
