@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import pytest
 from msgspec import Raw, structs
@@ -206,6 +206,11 @@ async def test_publishers_at_once_are_heard_by_all_in_one_order() -> None:
     await until(lambda: all(len(server.sent) == 500 for server, _ in clients))
     assert len({tuple(server.texts) for server, _ in clients}) == 1
     await gone(hub, *(connection for _, connection in clients))
+
+
+def test_a_broker_is_no_url() -> None:
+    with pytest.raises(TypeError, match=r"a Broker, as broker_from_url\(url\) makes one; got str"):
+        Hub(cast(Any, "memory:"))
 
 
 @pytest.mark.parametrize("channel", [None, 1, b"a", ["a"]])

@@ -100,6 +100,9 @@ class Hub:
         limits: Limits | None = None,
         rules: RulesByName | None = None,
     ) -> None:
+        if broker is not None and not isinstance(broker, Broker):
+            kind = type(broker).__name__
+            raise TypeError(f"Hub() takes a Broker, as broker_from_url(url) makes one; got {kind}")
         self.broker: Broker | MemoryBroker = broker or MemoryBroker()
         if rules:
             self.broker.rules = rules_by_name(rules, self.broker.rules)
