@@ -167,7 +167,7 @@ def payload(data: Any) -> Payload:
     if isinstance(data, bytearray | memoryview):
         return bytes(data)
     if hasattr(data, "model_dump_json"):
-        return Raw(data.model_dump_json().encode())
+        return Raw(data.model_dump_json(by_alias=True).encode())
     return Raw(msgspec.json.encode(data))
 
 
