@@ -161,6 +161,10 @@ bench-full: $(BENCH_READY) ## The same with more rounds and regimes, and the plo
 bench-guards: $(BENCH_READY) ## Attack each guard, ours and FastAPI's tutorial, in six minutes
 	@$(BENCH_PYTHON) -m benchmarks guards $(ARGS)
 
+.PHONY: chaos
+chaos: $(TEST_READY) ## Break servers and engines, 200 times per broker; ARGS="--only redis"
+	@$(BIN)/python -m tools.chaos $(ARGS)
+
 .PHONY: docs
 docs: $(DOCS_READY) ## Build the documentation into site/; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

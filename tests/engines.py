@@ -212,6 +212,14 @@ class Engine(Process):
     def flush(self) -> None:
         """Delete all data."""
 
+    @abstractmethod
+    def replica(self) -> "Engine":
+        """A copy of this one, on another port: not started, and then following it."""
+
+    @abstractmethod
+    def promote(self) -> None:
+        """Make a replica follow nobody any more, and take writes, from now on."""
+
 
 class Valkey(Engine):
     """A Valkey server (or Redis). By default its data is in memory only.
@@ -225,6 +233,7 @@ class Valkey(Engine):
         super().__init__()
         self.program = _valkey_server()
         self.password = password
+        self.directives = directives
         lines = [
             f"port {self.port}",
             "bind 127.0.0.1",
@@ -257,12 +266,39 @@ class Valkey(Engine):
     def flush(self) -> None:
         self.ask("FLUSHALL")
 
+    def replica(self) -> "Valkey":
+        directives = [each for each in self.directives if not each.startswith("replicaof")]
+        return Replica(self, *directives)
+
+    def promote(self) -> None:
+        self.ask("REPLICAOF", "NO", "ONE")
+        self.ask("CONFIG", "REWRITE")  # or it would follow again when it is started again
+
     def ask(self, *words: str | bytes | int) -> Any:
         """The answer to a command, on a connection of its own."""
         with client.Valkey(
             port=self.port, password=self.password or None, socket_timeout=PATIENCE
         ) as connection:
             return connection.execute_command(*words)
+
+
+class Replica(Valkey):
+    """A copy of another server; it is ready once it is in step.
+
+    Args:
+        main: The other server.
+        directives: Lines of its configuration.
+    """
+
+    def __init__(self, main: Valkey, *directives: str) -> None:
+        following = f"replicaof 127.0.0.1 {main.port}"
+        super().__init__(following, *directives, password=main.password)
+
+    def ready(self) -> bool:
+        with suppress(client.ConnectionError, client.TimeoutError):
+            role = self.ask("ROLE")
+            return bool(role[0] == b"master" or role[3] == b"connected")
+        return False
 
 
 class SentinelProcess(Valkey):
@@ -289,7 +325,7 @@ class Sentinel(Running):
 
     def __init__(self, *directives: str) -> None:
         self.main = Valkey(*directives)
-        self.replica = Valkey(f"replicaof 127.0.0.1 {self.main.port}", *directives)
+        self.replica = self.main.replica()
         self.watcher = SentinelProcess(
             f"sentinel monitor {self.name} 127.0.0.1 {self.main.port} 1",
             f"sentinel down-after-milliseconds {self.name} 500",
@@ -401,6 +437,12 @@ class Postgres(Engine):
             self._initialize()
         super().start()
 
+    def replica(self) -> "Postgres":
+        return PostgresReplica(self, *self._settings)
+
+    def promote(self) -> None:
+        self.sql("SELECT pg_promote()")
+
     def ready(self) -> bool:
         # Its first line is the process's identifier; after a kill the old file is still there.
         with suppress(FileNotFoundError):
@@ -441,6 +483,7 @@ class Postgres(Engine):
         return [line.split("\t") for line in done.stdout.splitlines()]
 
     def _initialize(self) -> None:
+        """Make the folder of its data."""
         self._data.mkdir(mode=0o700)
         secret = self.folder / "password"
         secret.write_text(PASSWORD)
@@ -448,18 +491,15 @@ class Postgres(Engine):
             self.folder.chmod(0o755)
             for path in (self._data, secret):
                 shutil.chown(path, self.user)
-        done = subprocess.run(
-            [
-                *(self._programs / "initdb", "-D", self._data, "-U", "postgres", "-E", "UTF8"),
-                *("--auth=scram-sha-256", f"--pwfile={secret}", "--no-sync", "--locale=C"),
-            ],
-            capture_output=True,
-            text=True,
-            cwd=self.folder,
-            **_as(self.user),
+        self._run(
+            *("initdb", "-D", self._data, "-U", "postgres", "-E", "UTF8", "--locale=C"),
+            *("--auth=scram-sha-256", f"--pwfile={secret}", "--no-sync"),
         )
-        if done.returncode:
-            raise RuntimeError(f"initdb failed:\n{done.stdout}{done.stderr}")
+        with (self._data / "pg_hba.conf").open("a", encoding="utf-8") as access:
+            access.write("host replication postgres 127.0.0.1/32 scram-sha-256\n")
+        self._configure()
+
+    def _configure(self) -> None:
         lines = [
             "listen_addresses = '127.0.0.1'",
             "unix_socket_directories = ''",
@@ -469,6 +509,41 @@ class Postgres(Engine):
         ]
         with (self._data / "postgresql.conf").open("a", encoding="utf-8") as configuration:
             configuration.write("\n".join(lines) + "\n")
+
+    def _run(self, program: str, *arguments: str | Path) -> None:
+        """Run one of its programs, as the user that the server runs as."""
+        done = subprocess.run(
+            [self._programs / program, *arguments],
+            capture_output=True,
+            text=True,
+            cwd=self.folder,
+            **_as(self.user),
+        )
+        if done.returncode:
+            raise RuntimeError(f"{program} failed:\n{done.stdout}{done.stderr}")
+
+
+class PostgresReplica(Postgres):
+    """A copy of another server.
+
+    Args:
+        main: The other server.
+        settings: Lines of its configuration.
+    """
+
+    def __init__(self, main: Postgres, *settings: str) -> None:
+        super().__init__(*settings)
+        self._main = main
+
+    def _initialize(self) -> None:
+        if self.user is not None:
+            self.folder.chmod(0o755)
+            shutil.chown(self.folder, self.user)
+        self._run(
+            *("pg_basebackup", "-d", self._main.url, "-D", self._data, "-R", "--no-sync"),
+            *("--checkpoint=fast", "--wal-method=stream"),
+        )
+        self._configure()
 
 
 def _lives(process: psutil.Process) -> bool:

@@ -10,6 +10,7 @@ Servers and engine are real processes, and live on from run to run; a proxy is b
 import asyncio
 import json
 import os
+import re
 import sys
 import time
 import urllib.request
@@ -34,6 +35,8 @@ from tests.proxy import Proxy, Way
 __all__ = ["FAULTS", "Field", "Server", "Verdict", "run"]
 
 ROOT = Path(__file__).resolve().parent.parent
+#: What a server logs because of a fault of ours. Its start may fail: its broker may be away.
+COMPLAINT = re.compile("The broker failed|never retrieved|Exception in|Unhandled|unhandled")
 #: What runs do: so many servers, channels and clients.
 SERVERS, CHANNELS, PUBLISHERS, SUBSCRIBERS = 3, 3, 5, 8
 #: Seconds between two publications of a publisher.
@@ -52,6 +55,7 @@ class Server(Process):
     def __init__(self, broker: str) -> None:
         super().__init__()
         self._broker = broker
+        self._seen = 0
 
     def command(self) -> Sequence[str | Path]:
         options = [f"--{name}={value}" for name, value in PROTOCOLS.items()]
@@ -76,6 +80,12 @@ class Server(Process):
 
     def ready(self) -> bool:
         return self.readiness() != ""
+
+    def complaints(self) -> list[str]:
+        """What it has logged since the last call that tells of a fault of our own."""
+        lines = self.log.splitlines()
+        new, self._seen = lines[self._seen :], len(lines)
+        return [line for line in new if COMPLAINT.search(line)]
 
     def is_ready(self) -> bool:
         """Whether its broker works, too."""
@@ -132,6 +142,10 @@ class Field:
     @property
     def ports(self) -> list[int]:
         return [server.port for server in self.servers]
+
+    def replica(self) -> Engine:
+        """Start a copy of the engine."""
+        return self._stack.enter_context(self.engine.replica())
 
     def heal(self) -> None:
         """Wait until all is as it should be between two runs."""
@@ -282,6 +296,27 @@ async def flush_away(field: Field, random: Random) -> None:
     await do(field.proxy.heal)
 
 
+@fault("failover to a replica that lagged", may_lose=True)
+async def fail_over(field: Field, random: Random) -> None:
+    """The replica lacks what was acknowledged last."""
+    replica = await asyncio.to_thread(field.replica)
+    await a_while(random, 0.0, 0.3)
+    await do(replica.promote)
+    await a_while(random, 0.0, 0.5)
+    await do(field.engine.kill)
+    field.engine, field.proxy.target = replica, replica.port
+
+
+@fault("failover")
+async def fail_over_in_step(field: Field, random: Random) -> None:
+    """Nobody has written to the old engine when the new one takes over."""
+    replica = await asyncio.to_thread(field.replica)
+    await do(lambda: field.proxy.freeze(Way.TO))
+    await a_while(random, 0.1, 0.3)  # what was on its way is written, and copied
+    await do(replica.promote, field.engine.kill, field.proxy.heal)
+    field.engine, field.proxy.target = replica, replica.port
+
+
 # Runs
 
 
@@ -300,6 +335,7 @@ class Verdict(Struct):
         away: Seconds that the slowest subscriber took to be subscribed again, after its connection
             had ended.
         violations: What must not have happened.
+        complaints: Lines of the servers' logs that tell of faults of our own.
     """
 
     fault: str
@@ -312,6 +348,7 @@ class Verdict(Struct):
     resumed: float
     away: float
     violations: list[Violation]
+    complaints: list[str]
 
 
 async def run(field: Field, fault: str, seed: int) -> Verdict:
@@ -339,7 +376,9 @@ async def run(field: Field, fault: str, seed: int) -> Verdict:
         recording.close()
         for task in (*following, *publishing):
             task.cancel()
-    return _judge(fault, seed, recording, healed, kind.may_lose, publishers)
+    verdict = _judge(fault, seed, recording, healed, kind.may_lose, publishers)
+    verdict.complaints = [line for server in field.servers for line in server.complaints()]
+    return verdict
 
 
 async def _catch_up(
@@ -377,4 +416,5 @@ def _judge(
         resumed=recording.resumed(healed),
         away=max(recording.away(), default=0.0),
         violations=check(history, may_lose=may_lose),
+        complaints=[],
     )

@@ -64,3 +64,11 @@ def test_threads_are_counted_alike() -> None:
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda n: admission.enter(f"{n % 3}"), range(400)))
     assert answers.count(None) == 100
+
+
+def test_a_server_that_stops_refuses_everyone() -> None:
+    admission = Admission()
+    assert admission.enter("127.0.0.1") is None
+    admission.stopping = True
+    assert admission.enter("127.0.0.1") == (503, "The server is restarting.")
+    assert admission.counts.refused == 0  # no client went beyond a limit

@@ -84,6 +84,35 @@ def test_a_replica_becomes_the_server_when_the_server_dies() -> None:
         assert group.replica.ask("GET", "key") == b"value"
 
 
+@pytest.mark.parametrize("engine", [Valkey, Postgres])
+def test_a_replica_that_was_promoted_has_what_was_there_until_then(
+    engine: type[Valkey] | type[Postgres],
+) -> None:
+    with engine() as main:
+        write(main, "before")
+        with main.replica() as replica:
+            until(lambda: "before" in read(replica), "the replica has it")
+            replica.promote()
+            write(main, "after")
+            write(replica, "elsewhere")
+            assert read(main) == {"before", "after"}
+            assert read(replica) == {"before", "elsewhere"}
+
+
+def write(engine: Valkey | Postgres, text: str) -> None:
+    if isinstance(engine, Valkey):
+        engine.ask("SADD", "texts", text)
+    else:
+        engine.sql("CREATE TABLE IF NOT EXISTS texts (text text)")
+        engine.sql(f"INSERT INTO texts VALUES ('{text}')")
+
+
+def read(engine: Valkey | Postgres) -> set[str]:
+    if isinstance(engine, Valkey):
+        return {text.decode() for text in engine.ask("SMEMBERS", "texts")}
+    return {text for (text,) in engine.sql("SELECT text FROM texts")}
+
+
 def test_each_node_of_a_cluster_has_a_third(cluster: Cluster) -> None:
     owners = {node.ask("CLUSTER", "MYID"): node.port for node in cluster.nodes}
     assert len(owners) == 3

@@ -52,11 +52,16 @@ one = Starlette(
 """
 
 RUN = """
-import socket, sys
+import socket, sys, time
 from functools import partial
+from pathlib import Path
 from chatserver.server import edge
 from chatserver.server.processes import InvitingServer, Workers
 from chatserver.server.uvicorn_ import Config
+
+if __name__ == "__mp_main__" and Path("slow").exists():  # a worker imports this as well
+    Path("begun").touch()
+    time.sleep(60)
 
 if __name__ == "__main__":
     name, (workers, edge.ENDS_PER_SECOND, patience) = sys.argv[1], map(int, sys.argv[2:])
@@ -173,8 +178,13 @@ def test_it_is_not_ready_before_the_clients_are_told(tmp_path: Path) -> None:
     with running(tmp_path, "served:one", 1, rate=20) as server, ExitStack() as stack:
         peers = [stack.enter_context(Peer(server.port, "/ws")) for _ in range(30)]
         assert readiness(server.port) == (200, "ready")
+        early = stack.enter_context(Peer(server.port))
         server.process.send_signal(signal.SIGTERM)
         wait_for(lambda: readiness(server.port) == (503, "stopping"))
+        early.send(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
+        early.read_head()
+        assert early.status == 503
+        assert "application/json" in early.head
         late = stack.enter_context(Peer(server.port, "/ws"))
         assert late.status == 503
         # The last ones are served until their turn has come.
@@ -223,6 +233,16 @@ def test_ctrl_c_reaches_all_of_them_at_once(tmp_path: Path) -> None:
         os.killpg(server.process.pid, signal.SIGINT)
         assert server.process.wait(DEADLINE) == 0
         assert all(map(is_gone, pids))
+    assert "Traceback" not in server.log
+
+
+def test_ctrl_c_while_they_start(tmp_path: Path) -> None:
+    (tmp_path / "slow").touch()
+    with running(tmp_path, "served:app", 2) as server:
+        wait_for((tmp_path / "begun").exists)
+        os.killpg(server.process.pid, signal.SIGINT)
+        assert server.process.wait(DEADLINE) == 0
+    assert server.out == ""
     assert "Traceback" not in server.log
 
 

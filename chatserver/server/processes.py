@@ -13,9 +13,11 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Pipe
 from typing import cast
 
@@ -25,7 +27,7 @@ from chatserver.server.websocket import WebSocketProtocol
 
 __all__ = ["InvitingServer", "Workers"]
 
-logger = logging.getLogger("uvicorn.error")
+logger: logging.Logger = logging.getLogger("uvicorn.error")
 
 
 class InvitingServer(Server):
@@ -60,7 +62,7 @@ class InvitingServer(Server):
         edge = edge_of(self.config, self.server_state, self.lifespan.state)
         edge.stop()
         for connection in list(self.server_state.connections):
-            if isinstance(connection, WebSocketProtocol):
+            if isinstance(connection, WebSocketProtocol) and connection.has_asked:
                 connection.shutdown()
         await edge.ended.wait()
         await super().shutdown(sockets)
@@ -78,13 +80,18 @@ class Worker(Process):
     """
 
     def __init__(self, config: Config, sockets: list[socket.socket]) -> None:
-        self.serves = False
+        self.serves: bool = False
         self._told, self._tell = Pipe(duplex=False)
         super().__init__(config, sockets)
-        self.start()
+        # Ctrl-C reaches all processes at once. To one that is not up yet it would be an exception
+        # out of an import; its supervisor ends it.
+        with _without_ctrl_c():
+            self.start()
 
     def target(self, sockets: list[socket.socket] | None = None) -> None:
         """What the process runs."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # until uvicorn handles it
+        _let_through_ctrl_c()
         threading.Thread(target=_end_with_the_parent, daemon=True).start()
         self._server = InvitingServer(self.config, self._say_that_it_serves)
         super().target(sockets)
@@ -116,7 +123,7 @@ class Workers(Multiprocess):
         self, config: Config, sockets: list[socket.socket], ready: Callable[[], None]
     ) -> None:
         super().__init__(config, sockets)
-        self.failed = False
+        self.failed: bool = False
         self._ready: Callable[[], None] | None = ready
 
     @property
@@ -160,6 +167,24 @@ class Workers(Multiprocess):
 
     def handle_ttou(self) -> None:
         """The number of workers is that of the settings."""
+
+
+@contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """Hold it back, for processes that are started meanwhile as well."""
+    if sys.platform != "win32":
+        # Started later, multiprocessing's own process would let it through again.
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        _let_through_ctrl_c()
+
+
+def _let_through_ctrl_c() -> None:
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _end_with_the_parent() -> None:

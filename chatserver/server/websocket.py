@@ -31,7 +31,7 @@ from chatserver.wire import encode
 
 __all__ = ["WebSocketProtocol"]
 
-logger = logging.getLogger("uvicorn.error")
+logger: logging.Logger = logging.getLogger("uvicorn.error")
 # RFC 9112, section 2.2: a line may end with "\n" alone, though not in a handshake.
 END_OF_HEAD = re.compile(rb"\n\r?\n")
 
@@ -88,6 +88,11 @@ class WebSocketProtocol(Socket):
     def _connections(self) -> set[Any]:
         """The connections of the server; uvicorn calls `shutdown` of each when it stops."""
         return cast("set[Any]", self._server_state.connections)
+
+    @property
+    def has_asked(self) -> bool:
+        """Whether the client has sent its handshake."""
+        return self._handshake is not None or self._state is not HANDSHAKE
 
     # The transport's side
 

@@ -36,7 +36,7 @@ MOST_HEARD = 10_000
 CONNECT_TIMEOUT = 2.0
 
 #: These pass by themselves, or when the connection is made anew, to another node perhaps.
-WEATHER = (
+WEATHER: tuple[type[Exception], ...] = (
     exceptions.ConnectionError,  # and what it is the base of: BusyLoadingError
     exceptions.TimeoutError,
     exceptions.ReadOnlyError,
@@ -49,12 +49,16 @@ WEATHER = (
     OSError,
 )
 #: These don't: somebody has to change something.
-AUTHENTICATION = (
+AUTHENTICATION: tuple[type[Exception], ...] = (
     exceptions.AuthenticationError,
     exceptions.AuthenticationWrongNumberOfArgsError,
     exceptions.AuthorizationError,
     exceptions.NoPermissionError,
 )
+#: Whatever connecting may raise.
+ANY: tuple[type[Exception], ...] = (*WEATHER, exceptions.RedisError)
+#: What sending may raise; uvloop raises RuntimeError if the connection was reset just before.
+NOT_SENT: tuple[type[Exception], ...] = (*WEATHER, RuntimeError)
 
 
 class Connection(Protocol):
@@ -81,8 +85,17 @@ def answer_of(answer: Answer) -> Answer | Interrupted | BrokerUnavailable:
     if not isinstance(answer, Exception):
         return answer
     if isinstance(answer, WEATHER) or str(answer).startswith(("BUSY", "LOADING", "NOREPLICAS")):
-        return Interrupted(str(answer) or type(answer).__name__)
-    return BrokerUnavailable(f"Redis refuses: {answer}.")
+        return Interrupted(_text(answer))
+    return BrokerUnavailable(f"Redis refuses: {_text(answer)}.")
+
+
+def _text(error: BaseException) -> str:
+    """What an error says, as a part of a sentence."""
+    return str(error).rstrip(".") or type(error).__name__
+
+
+def _no_entry(error: Exception) -> BrokerUnavailable:
+    return BrokerUnavailable(f"Redis refuses the user or password: {_text(error)}.")
 
 
 class Pipe:
@@ -110,7 +123,7 @@ class Pipe:
         self._something.set()
         try:
             await self._connection.send_packed_command(commands, check_health=False)
-        except WEATHER as error:
+        except NOT_SENT as error:
             self._fail(error)
         return await future
 
@@ -136,13 +149,15 @@ class Pipe:
 
     async def _read(self) -> None:
         try:
-            while True:
+            while self._error is None:
                 if not self._asked:
                     self._something.clear()
                     await self._something.wait()
+                    continue
                 count, future = self._asked[0]
                 answers = [await _reply(self._connection) for _ in range(count)]
-                self._asked.popleft()
+                if self._asked:  # else the connection has failed for a sender
+                    self._asked.popleft()
                 if not future.done():
                     future.set_result(answers)
         except WEATHER as error:
@@ -150,7 +165,8 @@ class Pipe:
 
     def _fail(self, error: Exception) -> None:
         if self._error is None:
-            self._error = Interrupted(str(error) or type(error).__name__)
+            self._error = Interrupted(_text(error))
+        self._something.set()
         while self._asked:
             _, future = self._asked.popleft()
             if not future.done():
@@ -229,7 +245,7 @@ class Ear:
             await self._connection.send_packed_command(
                 [*commands, pack("PING")], check_health=False
             )
-        except WEATHER as error:
+        except NOT_SENT as error:
             self._fail(error)
         await pong
 
@@ -260,7 +276,7 @@ class Ear:
 
     def _fail(self, error: Exception) -> None:
         if self._error is None:
-            self._error = Interrupted(str(error) or type(error).__name__)
+            self._error = Interrupted(_text(error))
         self._something.set()
         while self._pongs:
             pong = self._pongs.popleft()
@@ -296,7 +312,7 @@ class Nodes(ABC):
         db: The number of the database.
     """
 
-    sharded = False
+    sharded: bool = False
 
     def __init__(self, address: str, db: int = 0) -> None:
         self.address = address
@@ -330,10 +346,10 @@ async def _connected(connection: Connection) -> Connection:
         await connection.connect()
     except AUTHENTICATION as error:
         await _give_up(connection)
-        raise BrokerUnavailable(f"Redis refuses the user or password: {error}.") from None
-    except (*WEATHER, exceptions.RedisError) as error:
+        raise _no_entry(error) from None
+    except ANY as error:
         await _give_up(connection)
-        raise Interrupted(str(error).rstrip(".") or type(error).__name__) from None
+        raise Interrupted(_text(error)) from None
     return connection
 
 
@@ -354,7 +370,7 @@ class OneNode(Nodes):
 class ClusterNodes(Nodes):
     """The primaries of a Cluster."""
 
-    sharded = True
+    sharded: bool = True
 
     def __init__(self, address: str, hosts: list[tuple[str, int]], options: dict[str, Any]) -> None:
         super().__init__(address)
@@ -369,9 +385,9 @@ class ClusterNodes(Nodes):
         try:
             await self._cluster.initialize()
         except AUTHENTICATION as error:
-            raise BrokerUnavailable(f"Redis refuses the user or password: {error}.") from None
-        except (*WEATHER, exceptions.RedisError) as error:
-            raise Interrupted(str(error).rstrip(".") or type(error).__name__) from None
+            raise _no_entry(error) from None
+        except ANY as error:
+            raise Interrupted(_text(error)) from None
         for node in self._cluster.get_primaries():
             self._index[node.name] = len(self.pipes)
             await self._add(node.acquire_connection)
@@ -422,7 +438,7 @@ class _WrongUrl(ValueError):
     """The message does not hold a password."""
 
 
-WRONG_URL = (ValueError, TypeError, exceptions.RedisError)
+WRONG_URL: tuple[type[Exception], ...] = (ValueError, TypeError, exceptions.RedisError)
 
 
 class _Url(NamedTuple):

@@ -1,0 +1,74 @@
+"""Connections to Redis that break at the wrong moment; the right ones are in `test_brokers`."""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from chatserver.brokers.engine import Interrupted
+from chatserver.brokers.redis.connections import Ear, Pipe
+
+pytestmark = pytest.mark.anyio
+
+
+class Connection:
+    """A connection whose other side has gone, which it notices when something is sent.
+
+    Args:
+        error: What sending raises; None if it is noticed by reading only.
+    """
+
+    def __init__(self, error: Exception | None) -> None:
+        self.error = error
+        self.gone = asyncio.Event()
+
+    async def connect(self) -> None:
+        """It is connected."""
+
+    async def disconnect(self, nowait: bool = False) -> None:
+        self.gone.set()
+
+    async def send_packed_command(
+        self, command: Iterable[bytes], check_health: bool = True
+    ) -> None:
+        self.gone.set()
+        if self.error is not None:
+            raise self.error
+
+    async def read_response(self, disable_decoding: bool = False) -> Any:
+        await self.gone.wait()
+        raise ConnectionResetError("reset")
+
+
+# uvloop raises RuntimeError for a connection that it has closed itself.
+ERRORS = [None, ConnectionResetError("reset"), RuntimeError("the handler is closed")]
+
+
+@pytest.mark.parametrize("error", ERRORS)
+async def test_whoever_asks_is_interrupted_and_nothing_is_left_behind(
+    error: Exception | None,
+) -> None:
+    pipe = Pipe(Connection(error))
+    await asyncio.sleep(0)  # it waits for something to read an answer to
+    asked = [asyncio.create_task(pipe.ask([b"x"])) for _ in range(3)]
+    for answer in await asyncio.gather(*asked, return_exceptions=True):
+        assert isinstance(answer, Interrupted)
+    with pytest.raises(Interrupted):
+        await pipe.ask([b"x"])
+    await pipe.close()
+
+
+@pytest.mark.parametrize("error", ERRORS)
+async def test_whoever_listens_is_interrupted_and_nothing_is_left_behind(
+    error: Exception | None,
+) -> None:
+    async def receive(news: list[tuple[bytes, bytes]]) -> None:
+        raise AssertionError("nothing is heard")
+
+    ear = Ear(Connection(error), sharded=False)
+    await asyncio.sleep(0)
+    calls = [ear.subscribe([b"x"]), ear.ping(), ear.hand_on(receive)]
+    for answer in await asyncio.gather(*calls, return_exceptions=True):
+        assert isinstance(answer, Interrupted)
+    await ear.close()
