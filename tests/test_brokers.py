@@ -17,6 +17,7 @@ import pytest
 from msgspec import Raw
 
 from chatserver.brokers import Broker, Control, Disconnect, MemoryBroker, Unsubscribe
+from chatserver.brokers.postgres import PostgresBroker
 from chatserver.brokers.redis import RedisBroker
 from chatserver.errors import BrokerUnavailable
 from chatserver.hub import Hub
@@ -75,12 +76,17 @@ def redis(url: str, rules: Rules = RULES, **options: Any) -> Broker:
     return RedisBroker(url, rules=rules, **options)
 
 
+def postgres(url: str, rules: Rules = RULES, **options: Any) -> Broker:
+    return PostgresBroker(url, rules=rules, **options)
+
+
 #: By name: the fixture of the engine, if there is one, and what makes its broker.
 KINDS: dict[str, tuple[str, Make]] = {
     "memory": ("", memory),
     "far-away": ("", far_away),
     "redis": ("valkey", redis),
     "cluster": ("cluster", redis),
+    "postgres": ("postgres", postgres),
 }
 #: Those whose brokers, in however many processes, share an engine.
 REMOTE = [

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from secrets import token_hex
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +24,9 @@ from chatserver import cli
 from chatserver.auth import mint
 from chatserver.testing import LiveServer, assert_no_message, live_server
 from tests.asgi import Edge, wait_until
+from tests.engines import Postgres
+
+pytest_plugins = ["tests.engines"]
 
 FOLDER = Path(__file__).resolve().parent.parent / "examples"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
@@ -196,6 +200,37 @@ def test_push_from_http_on_a_server(server: LiveServer) -> None:
         assert [received(lamp), received(lamp)] == [{"colour": "red"}, {"colour": "blue"}]
         assert httpx2.delete(f"{server.http}/items/lamp").status_code == 204
         assert received(lamp) == {"removed": True}
+
+
+# publish_in_transaction
+
+
+@pytest.fixture
+def shop(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of a new database, which the example finds in the environment."""
+    name = f"shop_{token_hex(4)}"
+    postgres.sql(f"CREATE DATABASE {name}")
+    url = postgres.url.removesuffix("postgres") + name
+    monkeypatch.setenv("DATABASE_URL", url)
+    return url
+
+
+def test_publish_in_transaction(shop: str, client: TestClient, postgres: Postgres) -> None:
+    with client.websocket_connect("/sales") as session:
+        assert client.post("/buy/2").json() == {"sold": 2}
+        assert client.post("/buy/2").status_code == 409
+        assert client.post("/buy/1").json() == {"sold": 1}
+        # Nothing of the sale that failed came between.
+        assert [session.receive_json(), session.receive_json()] == [{"sold": 2}, {"sold": 1}]
+    assert postgres.sql("SELECT apples FROM stock", shop) == [["0"]]
+    assert postgres.sql("SELECT position FROM chatserver.publication", shop) == [["1"], ["2"]]
+
+
+def test_publish_in_transaction_on_a_server(shop: str, server: LiveServer) -> None:
+    with connect(f"{server.ws}/sales") as session:
+        for count, status in ((4, 409), (1, 200), (3, 409), (2, 200)):
+            assert httpx2.post(f"{server.http}/buy/{count}").status_code == status
+        assert [received(session), received(session)] == [{"sold": 1}, {"sold": 2}]
 
 
 # inside_fastapi

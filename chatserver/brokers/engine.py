@@ -233,6 +233,10 @@ class Engine(ABC):
     async def end(self, process: str) -> None:
         """End a process's lease: it is forgotten, or, if entries are left, expires now."""
 
+    async def tidy(self) -> None:
+        """Delete some of what is not needed any more; called every now and then."""
+        return  # nothing, where the engine does so by itself
+
 
 _control_decoder: msgspec.json.Decoder[Control] = msgspec.json.Decoder(Control)
 

@@ -46,7 +46,7 @@ from chatserver.rules import Rules
 
 __all__ = ["RemoteBroker"]
 
-logger = logging.getLogger("chatserver")
+logger: logging.Logger = logging.getLogger("chatserver")
 
 T = TypeVar("T")
 Question = TypeVar("Question")
@@ -62,6 +62,8 @@ FIRST_DELAY, MOST_DELAY = 0.05, 1.0
 PING_INTERVAL, PING_TIMEOUT = 2.0, 2.0
 #: Seconds between two looks at where all followed streams stand.
 CHECK_INTERVAL = 25.0
+#: Seconds between two calls that let the engine delete what is not needed any more.
+TIDY_INTERVAL = 5.0
 #: Channels that are followed in one call, and entries of a dead process that are read in one.
 CHANNELS_AT_ONCE, ENTRIES_AT_ONCE = 1000, 500
 #: Seconds that saying goodbye to the engine may take.
@@ -316,6 +318,7 @@ class RemoteBroker(Broker):
                 group.create_task(self._engine.listen(self._receive))
                 group.create_task(_every(PING_INTERVAL, self._ping))
                 await self._begin()
+                group.create_task(_every(TIDY_INTERVAL, self._engine.tidy))
                 if not self._publish_only:
                     group.create_task(_every(self._lease / 3, self._keep_leases))
                     group.create_task(_every(CHECK_INTERVAL, self.check))

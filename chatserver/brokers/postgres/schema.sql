@@ -1,0 +1,595 @@
+-- The schema of PostgresBroker. The broker creates it, and brings an older one up to date.
+--
+-- For applications there is one function, chatserver.publish(channel, data, id). All else is the
+-- broker's own. Names and data are bytes (UTF-8 where they are text), because a PostgreSQL text
+-- can't hold every text of Python, and because the database may have another encoding.
+--
+-- The broker writes another name for "chatserver" if it is told to. Everything here can be run
+-- again: it changes nothing that is there already, except that functions are replaced.
+
+-- A stream. Whoever appends to it locks its row until the commit, so offsets have no gaps.
+CREATE TABLE IF NOT EXISTS chatserver.channel (
+    key bytea PRIMARY KEY GENERATED ALWAYS AS (sha256(name)) STORED,
+    id bigint NOT NULL UNIQUE GENERATED ALWAYS AS IDENTITY,
+    name bytea NOT NULL,                        -- may be too long for an index
+    epoch text NOT NULL,
+    timeline text NOT NULL,                     -- of the server when the epoch began
+    top bigint NOT NULL DEFAULT 0 CHECK (top >= 0),
+    size bigint NOT NULL DEFAULT 100,           -- publications in the history at most
+    ttl double precision NOT NULL DEFAULT 300,  -- seconds for which they are kept at most
+    used timestamptz NOT NULL,                  -- when it was last published to, or followed
+    due timestamptz NOT NULL                    -- when there may be something to tidy up
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05);
+CREATE INDEX IF NOT EXISTS channel_due ON chatserver.channel (due);
+
+CREATE TABLE IF NOT EXISTS chatserver.publication (
+    channel bigint NOT NULL,
+    position bigint NOT NULL,
+    time timestamptz NOT NULL,
+    kind "char" NOT NULL CHECK (kind IN ('t', 'b', 'j')),  -- text, bytes or JSON
+    data bytea NOT NULL,
+    info bytea,                                            -- the publisher, as JSON
+    skip bytea,                                            -- the client that doesn't get it
+    PRIMARY KEY (channel, position)
+) WITH (autovacuum_vacuum_scale_factor = 0.05);
+
+-- What was published with an id: the first half of the id's SHA-256.
+CREATE TABLE IF NOT EXISTS chatserver.publication_id (
+    channel bigint NOT NULL,
+    id bytea NOT NULL,
+    position bigint NOT NULL,
+    expires timestamptz NOT NULL,
+    PRIMARY KEY (channel, id)
+) WITH (autovacuum_vacuum_scale_factor = 0.05);
+CREATE INDEX IF NOT EXISTS publication_id_expires ON chatserver.publication_id (expires);
+
+CREATE TABLE IF NOT EXISTS chatserver.lease (
+    process text PRIMARY KEY,
+    expires timestamptz NOT NULL,
+    taken boolean NOT NULL DEFAULT false        -- by one who removes the entries of the process
+);
+
+CREATE TABLE IF NOT EXISTS chatserver.presence (
+    channel bytea NOT NULL,                     -- SHA-256 of the channel's name
+    client bytea NOT NULL,                      -- the first half of the SHA-256 of its identifier
+    name bytea NOT NULL,
+    process text NOT NULL,
+    info bytea NOT NULL,                        -- the client, as JSON
+    will_kind "char" CHECK (will_kind IN ('t', 'b', 'j')),
+    will bytea,
+    PRIMARY KEY (channel, client)
+) WITH (autovacuum_vacuum_scale_factor = 0.05);
+CREATE INDEX IF NOT EXISTS presence_process ON chatserver.presence (process);
+
+-- What an open transaction has published: appended when it commits. No row outlives that.
+CREATE TABLE IF NOT EXISTS chatserver.outbox (
+    transaction xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    number bigint GENERATED ALWAYS AS IDENTITY,
+    name bytea NOT NULL,
+    kind "char" NOT NULL,
+    data bytea NOT NULL,
+    id bytea,
+    PRIMARY KEY (transaction, number)
+);
+
+-- Rises when a server becomes the primary: it may lack what the one before it had acknowledged.
+CREATE OR REPLACE FUNCTION chatserver.timeline() RETURNS text LANGUAGE sql STABLE AS $$
+    SELECT left(pg_walfile_name(pg_current_wal_lsn()), 8)
+$$;
+
+CREATE OR REPLACE FUNCTION chatserver.new_epoch() RETURNS text LANGUAGE sql VOLATILE AS $$
+    SELECT left(gen_random_uuid()::text, 8)
+$$;
+
+CREATE OR REPLACE FUNCTION chatserver.half_of_sha256(name bytea) RETURNS bytea
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT substr(sha256(name), 1, 16)
+$$;
+
+-- As a value of JSON; null for NULL.
+CREATE OR REPLACE FUNCTION chatserver.quoted(value bytea) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+    SELECT coalesce('"' || translate(encode(value, 'base64'), E'\n', '') || '"', 'null')
+$$;
+
+-- Announce events, a JSON array in ASCII, to all processes when the transaction commits. What
+-- doesn't fit into one notification comes in parts "serial:part:of:…". The serial makes them
+-- different from each other: of equal notifications in a transaction only one is sent.
+CREATE OR REPLACE FUNCTION chatserver.announce(events text) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    most CONSTANT integer := 7900;
+    parts integer := (length(events) + most - 1) / most;
+    serial text;
+BEGIN
+    IF parts <= 1 THEN
+        PERFORM pg_notify('chatserver', events);
+        RETURN;
+    END IF;
+    serial := left(gen_random_uuid()::text, 8);
+    FOR part IN 1..parts LOOP
+        PERFORM pg_notify('chatserver', serial || ':' || part || ':' || parts || ':'
+            || substr(events, (part - 1) * most + 1, most));
+    END LOOP;
+END
+$$;
+
+-- Where streams stand; those that don't exist begin. A stream that has gone back begins a new
+-- epoch: the server has changed its timeline, or a position that was known is beyond the top.
+-- sizes and ttls say what is kept of each from now on; NULL leaves that as it is.
+CREATE OR REPLACE FUNCTION chatserver.stand(
+    names bytea[], known text[], positions bigint[], sizes bigint[], ttls double precision[]
+) RETURNS TABLE (epoch text, top bigint) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+BEGIN
+    UPDATE chatserver.channel AS stream
+    SET used = clock_timestamp(), timeline = chatserver.timeline(),
+        size = coalesce(found.new_size, stream.size), ttl = coalesce(found.new_ttl, stream.ttl),
+        epoch = CASE WHEN found.gone_back THEN chatserver.new_epoch() ELSE stream.epoch END
+    FROM (
+        SELECT channel.key, given.size AS new_size, given.ttl AS new_ttl,
+            channel.timeline <> chatserver.timeline()
+                OR (channel.epoch = given.epoch AND channel.top < given.position) AS gone_back
+        FROM unnest(names, known, positions, sizes, ttls)
+            AS given (name, epoch, position, size, ttl)
+        JOIN chatserver.channel ON channel.key = sha256(given.name)
+        WHERE channel.used < clock_timestamp() - interval '10 minutes'
+            OR channel.timeline <> chatserver.timeline()
+            OR (channel.epoch = given.epoch AND channel.top < given.position)
+            OR channel.size <> given.size OR channel.ttl <> given.ttl
+        ORDER BY channel.key FOR UPDATE OF channel
+    ) AS found
+    WHERE stream.key = found.key;
+    INSERT INTO chatserver.channel (name, epoch, timeline, size, ttl, used, due)
+    SELECT DISTINCT ON (sha256(given.name)) given.name, chatserver.new_epoch(),
+        chatserver.timeline(), coalesce(given.size, 100), coalesce(given.ttl, 300),
+        clock_timestamp(), clock_timestamp() + interval '1 hour'
+    FROM unnest(names, sizes, ttls) AS given (name, size, ttl)
+    WHERE NOT EXISTS (SELECT FROM chatserver.channel WHERE channel.key = sha256(given.name))
+    ORDER BY sha256(given.name)
+    ON CONFLICT DO NOTHING;
+    RETURN QUERY
+    SELECT channel.epoch, channel.top
+    FROM unnest(names) WITH ORDINALITY AS given (name, number)
+    JOIN chatserver.channel ON channel.key = sha256(given.name)
+    ORDER BY given.number;
+END
+$$;
+
+-- Append publications to streams, and announce them: all of them, or none.
+--
+-- names are the streams, each once, in the order of their SHA-256, with what is kept of them; NULL
+-- leaves that as it is. The other arrays have one element for each publication: channels are
+-- indexes of names. An id is in a channel once, and is not remembered if it is NULL. What is not
+-- to be kept gets no offset, and is only announced.
+CREATE OR REPLACE FUNCTION chatserver.append(
+    names bytea[], sizes bigint[], ttls double precision[],
+    channels integer[], ids bytea[], id_ttls double precision[],
+    kinds text[], contents bytea[], infos bytea[], skips bytea[], keeps boolean[],
+    OUT epochs text[], OUT positions bigint[]
+) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    keys CONSTANT bytea[] := ARRAY(SELECT sha256(name) FROM unnest(names) AS name);
+    streams bigint[];
+    tops bigint[];
+    now timestamptz;
+    events text;
+BEGIN
+    LOOP
+        IF (SELECT count(*) FROM chatserver.channel WHERE key = ANY (keys)) < cardinality(keys) THEN
+            INSERT INTO chatserver.channel (name, epoch, timeline, used, due)
+            SELECT name, chatserver.new_epoch(), chatserver.timeline(),
+                clock_timestamp(), clock_timestamp() + interval '30 seconds'
+            FROM unnest(names) AS name ORDER BY sha256(name)
+            ON CONFLICT DO NOTHING;
+        END IF;
+        -- All lock streams in the same order, so no two wait for each other.
+        SELECT array_agg(id), array_agg(top), array_agg(epoch) INTO streams, tops, epochs FROM (
+            SELECT id, top, CASE WHEN timeline = chatserver.timeline() THEN epoch
+                ELSE chatserver.new_epoch() END AS epoch
+            FROM chatserver.channel WHERE key = ANY (keys) ORDER BY key FOR UPDATE
+        ) AS stream;
+        EXIT WHEN cardinality(streams) = cardinality(keys);  -- else an idle one was just removed
+    END LOOP;
+    now := clock_timestamp();
+    WITH draft AS (
+        SELECT given.*, remembered.position AS known, remembered.position IS NULL AS fresh
+        FROM unnest(channels, ids, id_ttls, kinds, contents, infos, skips, keeps)
+            WITH ORDINALITY AS given (channel, id, id_ttl, kind, data, info, skip, keep, number)
+        LEFT JOIN chatserver.publication_id AS remembered
+            ON remembered.channel = streams[given.channel]
+            AND remembered.id = given.id AND remembered.expires > now
+    ), numbered AS MATERIALIZED (
+        SELECT channel, id, id_ttl, kind, data, info, skip, keep, number, fresh,
+            coalesce(known, tops[channel] + count(*) FILTER (WHERE fresh AND keep)
+                OVER (PARTITION BY channel ORDER BY number)) AS position
+        FROM draft
+    ), appended AS (
+        -- A row that is there already was written by somebody else.
+        INSERT INTO chatserver.publication (channel, position, time, kind, data, info, skip)
+        SELECT streams[channel], position, now, kind::"char", data, info, skip
+        FROM numbered WHERE fresh AND keep
+        ON CONFLICT (channel, position) DO UPDATE SET time = excluded.time,
+            kind = excluded.kind, data = excluded.data, info = excluded.info, skip = excluded.skip
+    ), remembered AS (
+        INSERT INTO chatserver.publication_id (channel, id, position, expires)
+        SELECT streams[channel], id, position, now + make_interval(secs => id_ttl)
+        FROM numbered WHERE fresh AND id IS NOT NULL
+        ON CONFLICT (channel, id)
+            DO UPDATE SET position = excluded.position, expires = excluded.expires
+    ), moved AS (
+        UPDATE chatserver.channel AS stream
+        SET top = stream.top + added.count, used = now,
+            epoch = epochs[added.channel], timeline = chatserver.timeline(),
+            size = coalesce(sizes[added.channel], stream.size),
+            ttl = coalesce(ttls[added.channel], stream.ttl),
+            due = least(stream.due, now + interval '30 seconds')
+        FROM (
+            SELECT channel, count(*) FILTER (WHERE fresh AND keep) FROM numbered GROUP BY channel
+        ) AS added
+        WHERE stream.id = streams[added.channel]
+    ), weight AS (
+        SELECT 60 * count(*) + sum(octet_length(names[channel]) + octet_length(data)
+            + coalesce(octet_length(info), 0)) <= 36000 AS is_light
+        FROM numbered WHERE fresh
+    ), event AS (
+        SELECT number, '["p",' || chatserver.quoted(names[channel])
+            || ',"' || epochs[channel] || '",'
+            || CASE WHEN keep THEN position ELSE 0 END || ',"' || kind || '",'
+            || chatserver.quoted(data) || ',' || chatserver.quoted(info) || ','
+            || chatserver.quoted(skip) || ']' AS event
+        FROM numbered, weight WHERE fresh AND (is_light OR NOT keep)
+        UNION ALL
+        SELECT min(number), '["r",' || chatserver.quoted(names[channel])
+            || ',"' || epochs[channel] || '",' || min(position) || ',' || max(position) || ']'
+        FROM numbered, weight WHERE fresh AND keep AND NOT is_light GROUP BY channel
+    )
+    SELECT (SELECT array_agg(epochs[channel] ORDER BY number) FROM numbered),
+        (SELECT array_agg(position ORDER BY number) FROM numbered),
+        (SELECT string_agg(event, ',' ORDER BY number) FROM event)
+    INTO epochs, positions, events;
+    IF events IS NOT NULL THEN
+        PERFORM chatserver.announce('[' || events || ']');
+    END IF;
+END
+$$;
+
+-- The same for publications that name their streams themselves, with ids and without publishers.
+CREATE OR REPLACE FUNCTION chatserver.append_each(
+    names bytea[], sizes bigint[], ttls double precision[], ids bytea[], kinds text[],
+    contents bytea[]
+) RETURNS void LANGUAGE sql AS $$
+    WITH draft AS (
+        SELECT * FROM unnest(names, sizes, ttls, ids, kinds, contents)
+            WITH ORDINALITY AS given (name, size, ttl, id, kind, data, number)
+    ), stream AS (
+        SELECT name, max(size) AS size, max(ttl) AS ttl,
+            row_number() OVER (ORDER BY sha256(name)) AS index
+        FROM draft GROUP BY name
+    )
+    SELECT chatserver.append(
+        (SELECT array_agg(name ORDER BY index) FROM stream),
+        (SELECT array_agg(size ORDER BY index) FROM stream),
+        (SELECT array_agg(ttl ORDER BY index) FROM stream),
+        array_agg(index::integer ORDER BY number), array_agg(id ORDER BY number),
+        array_agg(300::double precision), array_agg(kind ORDER BY number),
+        array_agg(data ORDER BY number), '{}', '{}', array_agg(true)
+    )
+    FROM draft JOIN stream USING (name)
+$$;
+
+-- What the transaction has published is appended when it commits: streams are locked for that
+-- moment only, however long the transaction takes. The first row's trigger sends all.
+CREATE OR REPLACE FUNCTION chatserver.send_outbox() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
+AS $$
+DECLARE
+    names bytea[];
+    ids bytea[];
+    kinds text[];
+    contents bytea[];
+BEGIN
+    WITH sent AS (
+        DELETE FROM chatserver.outbox WHERE transaction = pg_current_xact_id()
+        RETURNING number, name, kind::text, data, id
+    ), first AS (
+        SELECT DISTINCT ON (name, id, CASE WHEN id IS NULL THEN number END) * FROM sent
+        ORDER BY name, id, CASE WHEN id IS NULL THEN number END, number
+    )
+    SELECT array_agg(name ORDER BY number), array_agg(id ORDER BY number),
+        array_agg(kind ORDER BY number), array_agg(data ORDER BY number)
+    INTO names, ids, kinds, contents FROM first;
+    IF names IS NOT NULL THEN
+        PERFORM chatserver.append_each(names, '{}', '{}', ids, kinds, contents);
+    END IF;
+    RETURN NULL;
+END
+$$;
+DROP TRIGGER IF EXISTS send ON chatserver.outbox;
+CREATE CONSTRAINT TRIGGER send AFTER INSERT ON chatserver.outbox
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION chatserver.send_outbox();
+
+-- Publish in a transaction: it is delivered when that is committed, and never if it is rolled
+-- back. A second one with the same id within five minutes delivers nothing. Text is sent as it
+-- is; jsonb is sent as JSON.
+--
+-- A role that is not the broker's needs: GRANT USAGE ON SCHEMA chatserver TO it.
+CREATE OR REPLACE FUNCTION chatserver.publish(channel text, data text, id text DEFAULT NULL)
+RETURNS void LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    INSERT INTO chatserver.outbox (name, kind, data, id) VALUES (
+        convert_to($1, 'UTF8'), 't', convert_to($2, 'UTF8'),
+        chatserver.half_of_sha256(convert_to($3, 'UTF8'))
+    )
+$$;
+CREATE OR REPLACE FUNCTION chatserver.publish(channel text, data jsonb, id text DEFAULT NULL)
+RETURNS void LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    INSERT INTO chatserver.outbox (name, kind, data, id) VALUES (
+        convert_to($1, 'UTF8'), 'j', convert_to($2::text, 'UTF8'),
+        chatserver.half_of_sha256(convert_to($3, 'UTF8'))
+    )
+$$;
+
+-- Read histories: for each name the publications after (before, if reverse) a position, and in
+-- any case the stream's epoch and top. A stream that doesn't exist has no row.
+CREATE OR REPLACE FUNCTION chatserver.read(
+    names bytea[], ttls double precision[], epochs text[], positions bigint[],
+    limits bigint[], reverses boolean[]
+) RETURNS TABLE (
+    number bigint, epoch text, top bigint,
+    "position" bigint, kind text, data bytea, info bytea, skip bytea
+) LANGUAGE sql AS $$
+    SELECT given.number, channel.epoch, channel.top,
+        found.position, found.kind::text, found.data, found.info, found.skip
+    FROM unnest(names, ttls, epochs, positions, limits, reverses)
+        WITH ORDINALITY AS given (name, ttl, epoch, position, most, reverse, number)
+    JOIN chatserver.channel ON channel.key = sha256(given.name)
+    LEFT JOIN LATERAL (
+        (
+            SELECT publication.* FROM chatserver.publication
+            WHERE publication.channel = channel.id AND NOT given.reverse
+                AND publication.position > channel.top - channel.size
+                AND publication.position > coalesce(given.position, 0)
+                AND publication.position <= channel.top
+                AND publication.time > clock_timestamp() - make_interval(secs => given.ttl)
+            ORDER BY publication.position LIMIT given.most
+        ) UNION ALL (
+            SELECT publication.* FROM chatserver.publication
+            WHERE publication.channel = channel.id AND given.reverse
+                AND publication.position > channel.top - channel.size
+                AND publication.position < coalesce(given.position, channel.top + 1)
+                AND publication.position <= channel.top
+                AND publication.time > clock_timestamp() - make_interval(secs => given.ttl)
+            ORDER BY publication.position DESC LIMIT given.most
+        )
+    ) AS found ON given.epoch IS NULL OR given.epoch = channel.epoch
+    ORDER BY given.number, CASE WHEN given.reverse THEN -found.position ELSE found.position END
+$$;
+
+-- Read what announcements have only named: positions of streams, in the order of the arguments.
+CREATE OR REPLACE FUNCTION chatserver.read_spans(
+    names bytea[], epochs text[], firsts bigint[], lasts bigint[]
+) RETURNS TABLE (
+    number bigint, "position" bigint, kind text, data bytea, info bytea, skip bytea
+) LANGUAGE sql AS $$
+    SELECT given.number, publication.position, publication.kind::text,
+        publication.data, publication.info, publication.skip
+    FROM unnest(names, epochs, firsts, lasts)
+        WITH ORDINALITY AS given (name, epoch, first, last, number)
+    JOIN chatserver.channel ON channel.key = sha256(given.name) AND channel.epoch = given.epoch
+    JOIN chatserver.publication ON publication.channel = channel.id
+        AND publication.position BETWEEN given.first AND given.last
+    ORDER BY given.number, publication.position
+$$;
+
+-- Change presence, in the order of the arrays: clients enter, or leave.
+CREATE OR REPLACE FUNCTION chatserver.enter_and_leave(
+    enters boolean[], names bytea[], clients bytea[], processes text[], announces boolean[],
+    infos bytea[], will_kinds text[], wills bytea[], deads boolean[],
+    sizes bigint[], ttls double precision[]
+) RETURNS void LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    change record;
+    info bytea;
+    will_kind text;
+    will bytea;
+    is_new boolean;
+    events text[] := '{}';
+    last integer[] := '{}';
+    last_kinds text[] := '{}';
+    last_wills bytea[] := '{}';
+BEGIN
+    -- An entry without a lease would stay for ever. One that is made here counts as expired and
+    -- taken: its process is told that it holds none, and whoever looks removes the entry.
+    INSERT INTO chatserver.lease (process, expires, taken)
+    SELECT DISTINCT given.process, clock_timestamp(), true
+    FROM unnest(enters, processes) AS given (enters, process) WHERE given.enters
+    ORDER BY given.process ON CONFLICT DO NOTHING;
+    PERFORM FROM chatserver.lease WHERE process = ANY (processes) ORDER BY process FOR KEY SHARE;
+    FOR change IN
+        SELECT * FROM unnest(
+            enters, names, clients, processes, announces, infos, will_kinds, wills, deads,
+            sizes, ttls
+        ) WITH ORDINALITY AS given (
+            enters, name, client, process, announce, info, will_kind, will, dead, size, ttl, number
+        ) ORDER BY number
+    LOOP
+        IF change.enters THEN
+            INSERT INTO chatserver.presence AS entry
+                (channel, client, name, process, info, will_kind, will)
+            VALUES (sha256(change.name), change.client, change.name, change.process, change.info,
+                change.will_kind::"char", change.will)
+            ON CONFLICT (channel, client) DO UPDATE SET process = excluded.process,
+                info = excluded.info, will_kind = excluded.will_kind, will = excluded.will
+            RETURNING xmax = 0 INTO is_new;
+            IF is_new AND change.announce THEN
+                events := events || ('["j",' || chatserver.quoted(change.name) || ','
+                    || chatserver.quoted(change.info) || ']');
+            END IF;
+            CONTINUE;
+        END IF;
+        DELETE FROM chatserver.presence AS entry
+        WHERE entry.channel = sha256(change.name) AND entry.client = change.client
+            AND change.process IN ('', entry.process)
+        RETURNING entry.info, entry.will_kind::text, entry.will INTO info, will_kind, will;
+        CONTINUE WHEN NOT FOUND;
+        IF change.announce THEN
+            events := events || ('["l",' || chatserver.quoted(change.name) || ','
+                || chatserver.quoted(info) || ']');
+        END IF;
+        IF change.dead AND will IS NOT NULL THEN
+            last := last || change.number::integer;
+            last_kinds := last_kinds || will_kind;
+            last_wills := last_wills || will;
+        END IF;
+    END LOOP;
+    IF events <> '{}' THEN
+        PERFORM chatserver.announce('[' || array_to_string(events, ',') || ']');
+    END IF;
+    -- With the client as id, so that it comes once.
+    PERFORM chatserver.append_each(
+        array_agg(names[change] ORDER BY number), array_agg(sizes[change] ORDER BY number),
+        array_agg(ttls[change] ORDER BY number), array_agg(clients[change] ORDER BY number),
+        last_kinds, last_wills
+    ) FROM unnest(last) WITH ORDINALITY AS given (change, number) HAVING count(*) > 0;
+END
+$$;
+
+-- Who is in channels: the entries of processes that hold their lease.
+CREATE OR REPLACE FUNCTION chatserver.present(names bytea[])
+RETURNS TABLE (number bigint, info bytea) LANGUAGE sql STABLE AS $$
+    SELECT given.number, presence.info
+    FROM unnest(names) WITH ORDINALITY AS given (name, number)
+    JOIN chatserver.presence ON presence.channel = sha256(given.name)
+    JOIN chatserver.lease ON lease.process = presence.process
+        AND NOT lease.taken AND lease.expires > clock_timestamp()
+$$;
+
+-- Some entries of a process.
+CREATE OR REPLACE FUNCTION chatserver.entries(process text, most bigint)
+RETURNS TABLE (channel bytea, client bytea, name bytea, info bytea) LANGUAGE sql STABLE AS $$
+    SELECT entry.channel, entry.client, entry.name, entry.info FROM chatserver.presence AS entry
+    WHERE entry.process = $1 LIMIT most
+$$;
+
+-- Remove an entry of which nothing can be announced.
+CREATE OR REPLACE FUNCTION chatserver.forget(channel bytea, client bytea) RETURNS void
+LANGUAGE sql AS $$
+    DELETE FROM chatserver.presence AS entry WHERE entry.channel = $1 AND entry.client = $2
+$$;
+
+-- Hold a lease from now on; false if it was taken, or is unknown and not new.
+CREATE OR REPLACE FUNCTION chatserver.renew(process text, ttl double precision, new boolean)
+RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    IF new THEN
+        INSERT INTO chatserver.lease AS held (process, expires)
+        VALUES ($1, clock_timestamp() + make_interval(secs => ttl))
+        ON CONFLICT ON CONSTRAINT lease_pkey
+            DO UPDATE SET expires = excluded.expires, taken = false;
+    ELSE
+        UPDATE chatserver.lease AS held SET expires = clock_timestamp() + make_interval(secs => ttl)
+        WHERE held.process = $1 AND NOT held.taken;
+    END IF;
+    RETURN FOUND;
+END
+$$;
+
+-- Take the leases that have expired.
+CREATE OR REPLACE FUNCTION chatserver.expired(ttl double precision) RETURNS SETOF text
+LANGUAGE sql AS $$
+    UPDATE chatserver.lease AS held
+    SET taken = true, expires = clock_timestamp() + make_interval(secs => ttl)
+    WHERE process IN (
+        SELECT process FROM chatserver.lease WHERE expires <= clock_timestamp()
+        ORDER BY process FOR UPDATE SKIP LOCKED
+    ) RETURNING process
+$$;
+
+-- End a lease. With entries left it has expired, so that somebody removes them.
+CREATE OR REPLACE FUNCTION chatserver.end_lease(process text) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    -- Whoever enters a client holds this lock, too. So no entry appears after it was looked for.
+    PERFORM FROM chatserver.lease AS held WHERE held.process = $1 FOR UPDATE;
+    IF EXISTS (SELECT FROM chatserver.presence AS entry WHERE entry.process = $1) THEN
+        UPDATE chatserver.lease AS held SET expires = clock_timestamp() WHERE held.process = $1;
+    ELSE
+        DELETE FROM chatserver.lease AS held WHERE held.process = $1;
+    END IF;
+END
+$$;
+
+-- Delete some of what is not needed any more, unless another process does so now. Returns whether
+-- there may be more. Publications stay for half a minute in any case, for whoever has only heard
+-- their positions; an idle stream stays for an hour, then a new one has another epoch.
+CREATE OR REPLACE FUNCTION chatserver.tidy(most integer) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    now CONSTANT timestamptz := clock_timestamp();
+    young CONSTANT interval := '30 seconds';
+    idle CONSTANT interval := '1 hour';
+    stream record;
+    oldest record;
+    deleted integer;
+    total integer := 0;
+    seen integer := 0;
+    tidied bytea[] := '{}';
+    tops bigint[] := '{}';
+    dues timestamptz[] := '{}';
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(hashtext('chatserver'), 2) THEN
+        RETURN false;
+    END IF;
+    DELETE FROM chatserver.publication_id AS remembered WHERE (channel, id) IN (
+        SELECT expired.channel, expired.id FROM chatserver.publication_id AS expired
+        WHERE expired.expires <= now ORDER BY expired.expires LIMIT most FOR UPDATE SKIP LOCKED
+    );
+    GET DIAGNOSTICS deleted = ROW_COUNT;
+    total := deleted;
+    FOR stream IN
+        SELECT key, id, top, size, ttl, used FROM chatserver.channel
+        WHERE due <= now ORDER BY due LIMIT most
+    LOOP
+        EXIT WHEN total >= most;
+        DELETE FROM chatserver.publication WHERE (channel, position) IN (
+            SELECT stream.id, bottom.position FROM (
+                SELECT position, time FROM chatserver.publication
+                WHERE channel = stream.id ORDER BY position LIMIT most
+            ) AS bottom
+            WHERE time <= now - young AND (
+                position <= stream.top - stream.size
+                OR time <= now - make_interval(secs => stream.ttl)
+            )
+        );
+        GET DIAGNOSTICS deleted = ROW_COUNT;
+        total := total + deleted;
+        SELECT position, time INTO oldest FROM chatserver.publication
+        WHERE channel = stream.id ORDER BY position LIMIT 1;
+        tidied := tidied || stream.key;
+        tops := tops || stream.top;
+        dues := dues || CASE
+            WHEN deleted >= most THEN now
+            WHEN oldest IS NULL THEN stream.used + idle
+            WHEN oldest.position <= stream.top - stream.size THEN now + young
+            ELSE greatest(now + young, oldest.time + make_interval(secs => stream.ttl))
+        END;
+    END LOOP;
+    -- Locked at the end, and only for a moment. What somebody appends to now is due again anyway.
+    UPDATE chatserver.channel SET due = found.due FROM (
+        SELECT channel.key, given.due
+        FROM unnest(tidied, tops, dues) AS given (key, top, due)
+        JOIN chatserver.channel ON channel.key = given.key AND channel.top = given.top
+        ORDER BY channel.key FOR UPDATE OF channel SKIP LOCKED
+    ) AS found WHERE channel.key = found.key;
+    DELETE FROM chatserver.channel WHERE key = ANY (tidied) AND used <= now - idle
+        AND NOT EXISTS (
+            SELECT FROM chatserver.publication WHERE publication.channel = channel.id
+        );
+    RETURN total >= most;
+END
+$$;
+
+-- The version of this schema; an older one is brought up to date.
+CREATE OR REPLACE FUNCTION chatserver.version() RETURNS integer LANGUAGE sql IMMUTABLE AS $$
+    SELECT 1
+$$;
