@@ -3,6 +3,7 @@
 import pytest
 
 from chatserver.brokers.redis import RedisBroker
+from chatserver.errors import BrokerUnavailable
 from chatserver.publication import Position
 from tests.asgi import until
 from tests.engines import Valkey
@@ -84,3 +85,9 @@ async def test_a_stream_that_went_on_keeps_its_epoch(valkey: Valkey) -> None:
         assert later == Position(8, known.epoch)
         await follower.stop()
         await other.stop()
+
+
+async def test_a_server_that_is_no_cluster_is_one_sentence(valkey: Valkey) -> None:
+    broker = RedisBroker(f"redis+cluster://127.0.0.1:{valkey.port}")
+    with pytest.raises(BrokerUnavailable, match="Cluster mode is not enabled on this node"):
+        await broker.start()
