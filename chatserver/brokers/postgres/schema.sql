@@ -532,7 +532,7 @@ DECLARE
     oldest record;
     deleted integer;
     total integer := 0;
-    seen integer := 0;
+    channels CONSTANT integer := greatest(most / 10, 1);
     tidied bytea[] := '{}';
     tops bigint[] := '{}';
     dues timestamptz[] := '{}';
@@ -540,19 +540,19 @@ BEGIN
     IF NOT pg_try_advisory_xact_lock(hashtext('chatserver'), 2) THEN
         RETURN false;
     END IF;
-    DELETE FROM chatserver.publication_id AS remembered WHERE (channel, id) IN (
-        SELECT expired.channel, expired.id FROM chatserver.publication_id AS expired
-        WHERE expired.expires <= now ORDER BY expired.expires LIMIT most FOR UPDATE SKIP LOCKED
-    );
+    DELETE FROM chatserver.publication_id WHERE expires <= now AND ctid = ANY (ARRAY(
+        SELECT ctid FROM chatserver.publication_id WHERE expires <= now
+        ORDER BY expires LIMIT most FOR UPDATE SKIP LOCKED
+    ));
     GET DIAGNOSTICS deleted = ROW_COUNT;
     total := deleted;
     FOR stream IN
         SELECT key, id, top, size, ttl, used FROM chatserver.channel
-        WHERE due <= now ORDER BY due LIMIT most
+        WHERE due <= now ORDER BY due LIMIT channels
     LOOP
         EXIT WHEN total >= most;
-        DELETE FROM chatserver.publication WHERE (channel, position) IN (
-            SELECT stream.id, bottom.position FROM (
+        DELETE FROM chatserver.publication WHERE channel = stream.id AND position <= (
+            SELECT max(position) FROM (
                 SELECT position, time FROM chatserver.publication
                 WHERE channel = stream.id ORDER BY position LIMIT most
             ) AS bottom
@@ -585,7 +585,7 @@ BEGIN
         AND NOT EXISTS (
             SELECT FROM chatserver.publication WHERE publication.channel = channel.id
         );
-    RETURN total >= most;
+    RETURN total >= most OR cardinality(tidied) >= channels;
 END
 $$;
 
