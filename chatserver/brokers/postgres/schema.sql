@@ -15,8 +15,9 @@ CREATE TABLE IF NOT EXISTS chatserver.channel (
     epoch text NOT NULL,
     timeline text NOT NULL,                     -- of the server when the epoch began
     top bigint NOT NULL DEFAULT 0 CHECK (top >= 0),
-    size bigint NOT NULL DEFAULT 100,           -- publications in the history at most
-    ttl double precision NOT NULL DEFAULT 300,  -- seconds for which they are kept at most
+    -- Publications in the history at most, and seconds for which they are kept at most.
+    size bigint NOT NULL DEFAULT 100 CHECK (size >= 0),
+    ttl double precision NOT NULL DEFAULT 300 CHECK (ttl BETWEEN 0 AND 1e10),
     used timestamptz NOT NULL,                  -- when it was last published to, or followed
     due timestamptz NOT NULL                    -- when there may be something to tidy up
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05);
@@ -574,11 +575,12 @@ BEGIN
             ELSE greatest(now + young, oldest.time + make_interval(secs => stream.ttl))
         END;
     END LOOP;
-    -- Locked at the end, and only for a moment. What somebody appends to now is due again anyway.
+    -- Locked at the end, and only for a moment.
     UPDATE chatserver.channel SET due = found.due FROM (
-        SELECT channel.key, given.due
+        SELECT channel.key,
+            CASE WHEN channel.top = given.top THEN given.due ELSE now + young END AS due
         FROM unnest(tidied, tops, dues) AS given (key, top, due)
-        JOIN chatserver.channel ON channel.key = given.key AND channel.top = given.top
+        JOIN chatserver.channel ON channel.key = given.key
         ORDER BY channel.key FOR UPDATE OF channel SKIP LOCKED
     ) AS found WHERE channel.key = found.key;
     DELETE FROM chatserver.channel WHERE key = ANY (tidied) AND used <= now - idle
