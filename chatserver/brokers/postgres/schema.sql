@@ -34,7 +34,7 @@ CREATE TABLE IF NOT EXISTS chatserver.publication (
     PRIMARY KEY (channel, position)
 ) WITH (autovacuum_vacuum_scale_factor = 0.05);
 
--- What was published with an id: the first half of the id's SHA-256.
+-- What was published with an id, by `short` of the id.
 CREATE TABLE IF NOT EXISTS chatserver.publication_id (
     channel bigint NOT NULL,
     id bytea NOT NULL,
@@ -52,7 +52,7 @@ CREATE TABLE IF NOT EXISTS chatserver.lease (
 
 CREATE TABLE IF NOT EXISTS chatserver.presence (
     channel bytea NOT NULL,                     -- SHA-256 of the channel's name
-    client bytea NOT NULL,                      -- the first half of the SHA-256 of its identifier
+    client bytea NOT NULL,                      -- `short` of its identifier
     name bytea NOT NULL,
     process text NOT NULL,
     info bytea NOT NULL,                        -- the client, as JSON
@@ -82,9 +82,9 @@ CREATE OR REPLACE FUNCTION chatserver.new_epoch() RETURNS text LANGUAGE sql VOLA
     SELECT left(gen_random_uuid()::text, 8)
 $$;
 
-CREATE OR REPLACE FUNCTION chatserver.half_of_sha256(name bytea) RETURNS bytea
-LANGUAGE sql IMMUTABLE AS $$
-    SELECT substr(sha256(name), 1, 16)
+-- An identifier as it is, or the SHA-256 of one that may be too long for an index.
+CREATE OR REPLACE FUNCTION chatserver.short(name bytea) RETURNS bytea LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN octet_length(name) < 32 THEN name ELSE sha256(name) END
 $$;
 
 -- As a value of JSON; null for NULL.
@@ -161,7 +161,8 @@ $$;
 -- names are the streams, each once, in the order of their SHA-256, with what is kept of them; NULL
 -- leaves that as it is. The other arrays have one element for each publication: channels are
 -- indexes of names. An id is in a channel once, and is not remembered if it is NULL. What is not
--- to be kept gets no offset, and is only announced.
+-- to be kept gets no offset, and is only announced. Returns the epoch of each stream and the
+-- position of each publication.
 CREATE OR REPLACE FUNCTION chatserver.append(
     names bytea[], sizes bigint[], ttls double precision[],
     channels integer[], ids bytea[], id_ttls double precision[],
@@ -174,6 +175,7 @@ DECLARE
     streams bigint[];
     tops bigint[];
     now timestamptz;
+    is_light boolean;
     events text;
 BEGIN
     LOOP
@@ -193,6 +195,12 @@ BEGIN
         EXIT WHEN cardinality(streams) = cardinality(keys);  -- else an idle one was just removed
     END LOOP;
     now := clock_timestamp();
+    -- What fits into a few notifications is announced whole; else its positions are.
+    is_light := (
+        SELECT 60 * count(*) + sum(octet_length(names[channel]) + octet_length(data)
+            + coalesce(octet_length(info), 0)) <= 36000
+        FROM unnest(channels, contents, infos) AS given (channel, data, info)
+    );
     WITH draft AS (
         SELECT given.*, remembered.position AS known, remembered.position IS NULL AS fresh
         FROM unnest(channels, ids, id_ttls, kinds, contents, infos, skips, keeps)
@@ -229,26 +237,21 @@ BEGIN
             SELECT channel, count(*) FILTER (WHERE fresh AND keep) FROM numbered GROUP BY channel
         ) AS added
         WHERE stream.id = streams[added.channel]
-    ), weight AS (
-        SELECT 60 * count(*) + sum(octet_length(names[channel]) + octet_length(data)
-            + coalesce(octet_length(info), 0)) <= 36000 AS is_light
-        FROM numbered WHERE fresh
     ), event AS (
         SELECT number, '["p",' || chatserver.quoted(names[channel])
             || ',"' || epochs[channel] || '",'
             || CASE WHEN keep THEN position ELSE 0 END || ',"' || kind || '",'
             || chatserver.quoted(data) || ',' || chatserver.quoted(info) || ','
             || chatserver.quoted(skip) || ']' AS event
-        FROM numbered, weight WHERE fresh AND (is_light OR NOT keep)
+        FROM numbered WHERE fresh AND (is_light OR NOT keep)
         UNION ALL
         SELECT min(number), '["r",' || chatserver.quoted(names[channel])
             || ',"' || epochs[channel] || '",' || min(position) || ',' || max(position) || ']'
-        FROM numbered, weight WHERE fresh AND keep AND NOT is_light GROUP BY channel
+        FROM numbered WHERE fresh AND keep AND NOT is_light GROUP BY channel
     )
-    SELECT (SELECT array_agg(epochs[channel] ORDER BY number) FROM numbered),
-        (SELECT array_agg(position ORDER BY number) FROM numbered),
+    SELECT (SELECT array_agg(position ORDER BY number) FROM numbered),
         (SELECT string_agg(event, ',' ORDER BY number) FROM event)
-    INTO epochs, positions, events;
+    INTO positions, events;
     IF events IS NOT NULL THEN
         PERFORM chatserver.announce('[' || events || ']');
     END IF;
@@ -319,14 +322,14 @@ CREATE OR REPLACE FUNCTION chatserver.publish(channel text, data text, id text D
 RETURNS void LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     INSERT INTO chatserver.outbox (name, kind, data, id) VALUES (
         convert_to($1, 'UTF8'), 't', convert_to($2, 'UTF8'),
-        chatserver.half_of_sha256(convert_to($3, 'UTF8'))
+        chatserver.short(convert_to($3, 'UTF8'))
     )
 $$;
 CREATE OR REPLACE FUNCTION chatserver.publish(channel text, data jsonb, id text DEFAULT NULL)
 RETURNS void LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     INSERT INTO chatserver.outbox (name, kind, data, id) VALUES (
         convert_to($1, 'UTF8'), 'j', convert_to($2::text, 'UTF8'),
-        chatserver.half_of_sha256(convert_to($3, 'UTF8'))
+        chatserver.short(convert_to($3, 'UTF8'))
     )
 $$;
 
