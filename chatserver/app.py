@@ -40,7 +40,7 @@ from chatserver.tryit import docs_routes
 
 __all__ = ["app", "create_app"]
 
-logger = logging.getLogger("chatserver")
+logger: logging.Logger = logging.getLogger("chatserver")
 
 app: Starlette
 """Made on first use, with the settings from the environment."""

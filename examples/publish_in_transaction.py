@@ -10,7 +10,7 @@ Follow the sales in a second terminal, and buy in a third; there are three apple
 """
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -46,7 +46,7 @@ async def buy(request: Request) -> JSONResponse:
 
 
 @asynccontextmanager
-async def with_pool(app: Starlette) -> AsyncIterator[dict[str, Any]]:
+async def with_pool(app: Starlette) -> AsyncGenerator[dict[str, Any]]:
     async with lifespan(app) as state, asyncpg.create_pool(URL) as app.state.pool:
         await app.state.pool.execute(f"{STOCK}; {FILL}")
         yield state

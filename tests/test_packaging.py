@@ -171,7 +171,9 @@ def test_make_run_passes_broker_and_workers_on(tmp_path: Path) -> None:
     python.write_text('#!/bin/sh\necho "$CHATSERVER_BROKER $*"\n')
     python.chmod(0o755)
     given = (f"BIN={tmp_path}", "BROKER=redis://:p%40ss@localhost", "WORKERS=2")
-    printed = run("make", "-o", ".venv/.ready-to-run", "run", *given, cwd=ROOT)
+    printed = run(
+        "make", "--no-print-directory", "-o", ".venv/.ready-to-run", "run", *given, cwd=ROOT
+    )
     assert printed.split() == [
         "redis://:p%40ss@localhost", "-m", "chatserver", "run", "--workers", "2"
     ]  # fmt: skip

@@ -46,7 +46,7 @@ from chatserver.rules import Rules
 
 __all__ = ["RemoteBroker"]
 
-logger = logging.getLogger("chatserver")
+logger: logging.Logger = logging.getLogger("chatserver")
 
 T = TypeVar("T")
 Question = TypeVar("Question")

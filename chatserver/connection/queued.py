@@ -24,7 +24,7 @@ from chatserver.publication import Frame
 
 __all__ = ["QueuedConnection"]
 
-logger = logging.getLogger("chatserver")
+logger: logging.Logger = logging.getLogger("chatserver")
 
 #: Sends after which a handler yields to the event loop. While the client takes everything at once,
 #: the server's `send` never yields, and a handler that only sends would block every other task.

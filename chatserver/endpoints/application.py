@@ -45,7 +45,7 @@ __all__ = [
     "verifier_of",
 ]
 
-logger = logging.getLogger("chatserver")
+logger: logging.Logger = logging.getLogger("chatserver")
 
 #: The state of endpoints that are served without an application: by themselves or by a router.
 _WITHOUT_APPLICATION = State()

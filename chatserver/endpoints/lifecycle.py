@@ -66,7 +66,7 @@ from chatserver.errors import BrokerUnavailable, InvalidHandshake, InvalidMessag
 
 __all__ = ["Lifecycle"]
 
-logger = logging.getLogger("chatserver")
+logger: logging.Logger = logging.getLogger("chatserver")
 outages: OutageLog = OutageLog()
 
 

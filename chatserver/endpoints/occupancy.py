@@ -22,7 +22,7 @@ from chatserver.hub import Hub
 
 __all__ = ["Occupancy", "Place", "end_all", "enter", "joined", "leave"]
 
-logger = logging.getLogger("chatserver")
+logger: logging.Logger = logging.getLogger("chatserver")
 
 
 class Place(NamedTuple):

@@ -31,7 +31,7 @@ __all__ = [
     "root_of",
 ]
 
-logger = logging.getLogger("chatserver")
+logger: logging.Logger = logging.getLogger("chatserver")
 
 #: What a client is told of an outage. The exception's own text may reveal our network.
 TRY_AGAIN = "the server is not available right now, try again later"

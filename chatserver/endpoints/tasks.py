@@ -11,7 +11,7 @@ __all__ = ["ENDED", "TaskGroup", "run_apart"]
 
 Ts = TypeVarTuple("Ts")
 
-logger = logging.getLogger("chatserver")
+logger: logging.Logger = logging.getLogger("chatserver")
 
 #: Seconds that a cancelled task may take to end.
 CANCEL_TIMEOUT = 2.0

@@ -27,7 +27,7 @@ from chatserver.publication import Delivery, Encoder, Frame, Position, Publicati
 
 __all__ = ["Fanout", "Lost", "Shared", "running_loop"]
 
-logger = logging.getLogger("chatserver")
+logger: logging.Logger = logging.getLogger("chatserver")
 
 #: Members that one turn writes to before other tasks run.
 TURN_WRITES = ROW_MEMBERS

@@ -43,7 +43,7 @@ from chatserver.rules import RulesByName, rules_by_name
 
 __all__ = ["Hub", "Statistics"]
 
-logger = logging.getLogger("chatserver")
+logger: logging.Logger = logging.getLogger("chatserver")
 
 #: Publications after which a publisher yields to the event loop.
 TURN_PUBLICATIONS = 256

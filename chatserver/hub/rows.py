@@ -31,7 +31,7 @@ __all__ = [
     "write_each",
 ]
 
-logger = logging.getLogger("chatserver")
+logger: logging.Logger = logging.getLogger("chatserver")
 
 #: Members in a row at most.
 ROW_MEMBERS = 100

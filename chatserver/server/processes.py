@@ -27,7 +27,7 @@ from chatserver.server.websocket import WebSocketProtocol
 
 __all__ = ["InvitingServer", "Workers"]
 
-logger = logging.getLogger("uvicorn.error")
+logger: logging.Logger = logging.getLogger("uvicorn.error")
 
 
 class InvitingServer(Server):
@@ -80,7 +80,7 @@ class Worker(Process):
     """
 
     def __init__(self, config: Config, sockets: list[socket.socket]) -> None:
-        self.serves = False
+        self.serves: bool = False
         self._told, self._tell = Pipe(duplex=False)
         super().__init__(config, sockets)
         # Ctrl-C reaches all processes at once. To one that is not up yet it would be an exception
@@ -123,7 +123,7 @@ class Workers(Multiprocess):
         self, config: Config, sockets: list[socket.socket], ready: Callable[[], None]
     ) -> None:
         super().__init__(config, sockets)
-        self.failed = False
+        self.failed: bool = False
         self._ready: Callable[[], None] | None = ready
 
     @property

@@ -24,7 +24,7 @@ from chatserver.server.uvicorn_ import (
 
 __all__ = ["Requests"]
 
-logger = logging.getLogger("uvicorn.error")
+logger: logging.Logger = logging.getLogger("uvicorn.error")
 
 
 class Requests(HttpToolsProtocol, Watched):

@@ -28,7 +28,7 @@ SENDS_PER_TURN = 16
 #: Seconds to answer a close frame for a client that answered no ping, and at shutdown.
 LAST_CHANCE = 0.5
 
-logger = logging.getLogger("uvicorn.error")
+logger: logging.Logger = logging.getLogger("uvicorn.error")
 
 
 class State(IntEnum):

@@ -31,7 +31,7 @@ from chatserver.wire import encode
 
 __all__ = ["WebSocketProtocol"]
 
-logger = logging.getLogger("uvicorn.error")
+logger: logging.Logger = logging.getLogger("uvicorn.error")
 # RFC 9112, section 2.2: a line may end with "\n" alone, though not in a handshake.
 END_OF_HEAD = re.compile(rb"\n\r?\n")
 

@@ -58,7 +58,7 @@ from chatserver.rules import Rules
 
 __all__ = ["PostgresBroker", "PostgresEngine"]
 
-logger = logging.getLogger("chatserver")
+logger: logging.Logger = logging.getLogger("chatserver")
 
 Question = TypeVar("Question")
 Packed = TypeVar("Packed")
@@ -130,7 +130,7 @@ class PostgresEngine(Engine):
 
     def __init__(self, url: str, *, schema: str = "chatserver") -> None:
         self._server = Server(url, schema)
-        self.address = self._server.address
+        self.address: str = self._server.address
         self._sessions: list[Session] = []
         self._notifications = Notifications()
         # The names of channels that are followed.

@@ -36,7 +36,7 @@ MOST_HEARD = 10_000
 CONNECT_TIMEOUT = 2.0
 
 #: These pass by themselves, or when the connection is made anew, to another node perhaps.
-WEATHER = (
+WEATHER: tuple[type[Exception], ...] = (
     exceptions.ConnectionError,  # and what it is the base of: BusyLoadingError
     exceptions.TimeoutError,
     exceptions.ReadOnlyError,
@@ -49,14 +49,16 @@ WEATHER = (
     OSError,
 )
 #: These don't: somebody has to change something.
-AUTHENTICATION = (
+AUTHENTICATION: tuple[type[Exception], ...] = (
     exceptions.AuthenticationError,
     exceptions.AuthenticationWrongNumberOfArgsError,
     exceptions.AuthorizationError,
     exceptions.NoPermissionError,
 )
+#: Whatever connecting may raise.
+ANY: tuple[type[Exception], ...] = (*WEATHER, exceptions.RedisError)
 #: What sending may raise; uvloop raises RuntimeError if the connection was reset just before.
-NOT_SENT = (*WEATHER, RuntimeError)
+NOT_SENT: tuple[type[Exception], ...] = (*WEATHER, RuntimeError)
 
 
 class Connection(Protocol):
@@ -310,7 +312,7 @@ class Nodes(ABC):
         db: The number of the database.
     """
 
-    sharded = False
+    sharded: bool = False
 
     def __init__(self, address: str, db: int = 0) -> None:
         self.address = address
@@ -345,7 +347,7 @@ async def _connected(connection: Connection) -> Connection:
     except AUTHENTICATION as error:
         await _give_up(connection)
         raise _no_entry(error) from None
-    except (*WEATHER, exceptions.RedisError) as error:
+    except ANY as error:
         await _give_up(connection)
         raise Interrupted(_text(error)) from None
     return connection
@@ -368,7 +370,7 @@ class OneNode(Nodes):
 class ClusterNodes(Nodes):
     """The primaries of a Cluster."""
 
-    sharded = True
+    sharded: bool = True
 
     def __init__(self, address: str, hosts: list[tuple[str, int]], options: dict[str, Any]) -> None:
         super().__init__(address)
@@ -384,7 +386,7 @@ class ClusterNodes(Nodes):
             await self._cluster.initialize()
         except AUTHENTICATION as error:
             raise _no_entry(error) from None
-        except (*WEATHER, exceptions.RedisError) as error:
+        except ANY as error:
             raise Interrupted(_text(error)) from None
         for node in self._cluster.get_primaries():
             self._index[node.name] = len(self.pipes)
@@ -436,7 +438,7 @@ class _WrongUrl(ValueError):
     """The message does not hold a password."""
 
 
-WRONG_URL = (ValueError, TypeError, exceptions.RedisError)
+WRONG_URL: tuple[type[Exception], ...] = (ValueError, TypeError, exceptions.RedisError)
 
 
 class _Url(NamedTuple):

@@ -51,7 +51,7 @@ from chatserver.rules import Rules
 
 __all__ = ["RedisBroker", "RedisEngine"]
 
-logger = logging.getLogger("chatserver")
+logger: logging.Logger = logging.getLogger("chatserver")
 
 Question = TypeVar("Question")
 
@@ -126,10 +126,10 @@ _decode_info = msgspec.json.Decoder(ClientInfo).decode
 class RedisEngine(Engine):
     """See `Engine`."""
 
-    at_once = 8  # written one behind the other, on one connection
+    at_once: int = 8  # written one behind the other, on one connection
 
     def __init__(self, nodes: Nodes) -> None:
-        self.address = nodes.address
+        self.address: str = nodes.address
         self._nodes = nodes
         self._scripts = scripts(sharded=nodes.sharded)
         self._channels: dict[bytes, str] = {}  # followed, by the name they are announced under
