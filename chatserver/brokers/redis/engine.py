@@ -136,6 +136,8 @@ class RedisEngine(Engine):
         # Position and id of what was announced last in each of them, now and before the connection
         # was lost.
         self._latest: dict[str, tuple[Position, bytes]] = {}
+        # Of each node the process, and whether it keeps what the one before had; see `scripts`.
+        self._servers: list[tuple[str, str]] = []
         self._before: dict[str, tuple[Position, bytes]] = {}
         self._leases = self._key("{leases}")
         self._controls = self._key("{control}", str(nodes.db))
@@ -166,9 +168,11 @@ class RedisEngine(Engine):
 
     async def connect(self) -> None:
         await self._nodes.connect()
+        self._servers = []
         for pipe in self._nodes.pipes:
             info = _info(await pipe.ask_one("INFO"))
             self._check(info)
+            self._servers.append(_server(info))
             loading = [pack("SCRIPT", "LOAD", script.text) for script in self._scripts.values()]
             for answer in await pipe.ask(loading):
                 _raise(answer_of(answer))
@@ -474,13 +478,15 @@ class RedisEngine(Engine):
         """Call scripts; their answers, and errors in place of some."""
         made = list(calls)
         asked = [call for call in made if not isinstance(call, BrokerUnavailable)]
-        answers = iter(
-            await self._commands(
-                (keys[0], pack("EVALSHA", self._scripts[name].sha, len(keys), *keys, *arguments))
-                for name, keys, arguments in asked
-            )
-        )
+        answers = iter(await self._commands(map(self._packed, asked)))
         return [each if isinstance(each, BrokerUnavailable) else next(answers) for each in made]
+
+    def _packed(self, call: "Call") -> tuple[bytes, bytes]:
+        """A call's key and command; scripts are told last in which process they run."""
+        name, keys, arguments = call
+        server = self._servers[self._nodes.place(keys[0])]
+        sha = self._scripts[name].sha
+        return keys[0], pack("EVALSHA", sha, len(keys), *keys, *arguments, *server)
 
     async def _evaluate_one(self, name: str, keys: list[bytes], *arguments: str | int) -> Answer:
         return _raise((await self._evaluate([(name, keys, arguments)]))[0])
@@ -549,6 +555,15 @@ def _announced(data: bytes) -> tuple[Position, bytes, Entry]:
 def _new_epoch() -> str:
     """An epoch, in case that a stream begins."""
     return secrets.token_hex(4)
+
+
+def _server(info: Mapping[str, str]) -> tuple[str, str]:
+    """The process of Redis, and whether it keeps what the process before it had written.
+
+    A replica that became the server has a second identifier of replication: the old server's.
+    """
+    keeps = info.get("aof_enabled") == "1" and not info.get("master_replid2", "").strip("0")
+    return info.get("run_id", "")[:8] or "unknown", str(int(keeps))
 
 
 def _kept(rules: Rules | None) -> tuple[int | str, int | str]:

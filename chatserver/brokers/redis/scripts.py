@@ -2,7 +2,8 @@
 
 A channel's keys, with the channel's name as hash tag, so that a Cluster keeps them on one node:
 
-    …:top       "offset epoch size ttl": the stream's top, and what is kept of it (ms)
+    …:top       "offset epoch size ttl server": the stream's top, what is kept of it (ms), and the
+                process of Redis in which it was written
     …:stream    a stream whose entries are `offset-0`, with fields i (id), e (entry), t (ms)
     …:id:…      the position of the publication with this id
     …:present   a hash: client → "process length-of-info info entry-of-last-will"
@@ -36,21 +37,33 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 #: A top that is missing or can't be read was evicted, flushed, or written by others. It says what
 #: is kept of the channel, too, so that those who don't know its rules can publish to it.
+#:
+#: If it was written in another process of Redis, this one began with what a replica had got, or
+#: with a snapshot, unless it keeps what the other had written. Nobody can know what is missing, so
+#: that a new epoch begins. The offsets go on, and what is there can still be read.
 TOP = f"""
-local function read_top(key)
-    local top = redis.call('GET', key)
-    if not top then return nil end
-    local offset, epoch, size, ttl = string.match(top, '^(%d+) (%w+) (%d+) (%d+)$')
-    -- 2^53 has 16 digits.
-    if not offset or math.max(#offset, #size, #ttl) > 15 then return nil end
-    return tonumber(offset), epoch, tonumber(size), tonumber(ttl)
-end
+local server, keeps = ARGV[#ARGV - 1], ARGV[#ARGV] == '1'
 
 local function write_top(key, offset, epoch, size, ttl)
     local position = string.format('%.0f %s', offset, epoch)
-    redis.call('SET', key, string.format('%s %.0f %.0f', position, size, ttl),
+    redis.call('SET', key, string.format('%s %.0f %.0f %s', position, size, ttl, server),
         'PX', math.max(ttl, {TOP_TTL}))
     return position
+end
+
+local function read_top(key, new_epoch)
+    local top = redis.call('GET', key)
+    if not top then return nil end
+    local offset, epoch, size, ttl, written_in =
+        string.match(top, '^(%d+) (%w+) (%d+) (%d+) (%w+)$')
+    -- 2^53 has 16 digits.
+    if not offset or math.max(#offset, #size, #ttl) > 15 then return nil end
+    offset, size, ttl = tonumber(offset), tonumber(size), tonumber(ttl)
+    if written_in ~= server then
+        if not keeps then epoch = new_epoch end
+        write_top(key, offset, epoch, size, ttl)
+    end
+    return offset, epoch, size, ttl
 end
 
 -- What is kept: what was asked for, or as before, or as of any channel.
@@ -70,7 +83,7 @@ end
 -- Publishes drafts, each with id_key, id, entry, keep and id_ttl. The answers are the position of
 -- each, or the error.
 local function publish(top_key, stream_key, a, drafts)
-    local offset, epoch, size, ttl = read_top(top_key)
+    local offset, epoch, size, ttl = read_top(top_key, a.epoch)
     size, ttl = kept(a.size, a.ttl, size, ttl)
     local stores = size > 0 and ttl > 0
     if not offset then
@@ -131,7 +144,7 @@ local function has_gone_back(stream_key, offset, known, id)
     return found and found[2][2] ~= id
 end
 
-local offset, epoch, size, ttl = read_top(KEYS[1])
+local offset, epoch, size, ttl = read_top(KEYS[1], ARGV[1])
 size, ttl = kept(ARGV[2], ARGV[3], size, ttl)
 if not offset or
     (epoch == ARGV[4] and has_gone_back(KEYS[2], offset, tonumber(ARGV[5]), ARGV[6])) then
@@ -142,7 +155,7 @@ return write_top(KEYS[1], offset, epoch, size, ttl)
 """
 
 READ = """
-local offset, epoch = read_top(KEYS[1])
+local offset, epoch = read_top(KEYS[1], ARGV[1])
 if not offset then return {'0 ' .. ARGV[1], '0', {}} end
 local position = string.format('%.0f %s', offset, epoch)
 if ARGV[6] == '0' or (ARGV[2] ~= '' and ARGV[2] ~= epoch) then return {position, '0', {}} end
