@@ -105,8 +105,8 @@ async def test_after_a_restart_a_stream_keeps_its_epoch_if_redis_writes_down_all
         if not keeps:
             engine.ask("SAVE")
         await asyncio.to_thread(engine.kill)
-        await asyncio.to_thread(engine.start)
         await until(lambda: broker.health.state == "down")
+        await asyncio.to_thread(engine.start)
         await until(lambda: broker.health.state == "up")
         history = await broker.history("a", since=known)
         assert (history.position == known) is keeps
