@@ -110,14 +110,19 @@ class Field:
     Args:
         make: Makes the engine.
         servers: How many servers there are.
+        haste: How much shorter faults are than they may be; 1 for as long as they may be.
 
     Attributes:
+        haste: As given.
         engine: The engine; another one after a failover.
         proxy: The way from the servers to the engine.
         servers: The servers.
     """
 
-    def __init__(self, make: Callable[[], Engine], servers: int = SERVERS) -> None:
+    def __init__(
+        self, make: Callable[[], Engine], servers: int = SERVERS, haste: float = 1.0
+    ) -> None:
+        self.haste = haste
         self._make = make
         self._count = servers
         self._stack = ExitStack()
@@ -182,8 +187,8 @@ def fault(name: str, *, may_lose: bool = False) -> Callable[[Fault], Fault]:
     return register
 
 
-async def a_while(random: Random, least: float, most: float) -> None:
-    await asyncio.sleep(random.uniform(least, most))
+async def a_while(field: Field, random: Random, least: float, most: float) -> None:
+    await asyncio.sleep(random.uniform(least, most) / field.haste)
 
 
 async def do(*calls: Callable[[], None]) -> None:
@@ -196,7 +201,7 @@ async def do(*calls: Callable[[], None]) -> None:
 async def kill_server(field: Field, random: Random) -> None:
     server = random.choice(field.servers)
     await do(server.kill)
-    await a_while(random, 0.1, 1.0)
+    await a_while(field, random, 0.1, 1.0)
     await do(server.start)
 
 
@@ -210,7 +215,7 @@ async def kill_servers(field: Field, random: Random) -> None:
 async def freeze_server(field: Field, random: Random) -> None:
     server = random.choice(field.servers)
     await do(server.freeze)
-    await a_while(random, 0.2, 4.0)
+    await a_while(field, random, 0.2, 4.0)
     await do(server.thaw)
 
 
@@ -223,7 +228,7 @@ async def restart_servers(field: Field, random: Random) -> None:
 @fault("the engine killed")
 async def kill_engine(field: Field, random: Random) -> None:
     await do(field.engine.kill)
-    await a_while(random, 0.0, 2.0)
+    await a_while(field, random, 0.0, 2.0)
     await do(field.engine.start)
 
 
@@ -235,21 +240,21 @@ async def restart_engine(field: Field, random: Random) -> None:
 @fault("the engine frozen")
 async def freeze_engine(field: Field, random: Random) -> None:
     await do(field.engine.freeze)
-    await a_while(random, 0.2, 6.0)
+    await a_while(field, random, 0.2, 6.0)
     await do(field.engine.thaw)
 
 
 @fault("the way cut")
 async def cut(field: Field, random: Random) -> None:
     await do(field.proxy.cut)
-    await a_while(random, 0.1, 3.0)
+    await a_while(field, random, 0.1, 3.0)
     await do(field.proxy.heal)
 
 
 @fault("the way frozen")
 async def freeze_way(field: Field, random: Random) -> None:
     await do(field.proxy.freeze)
-    await a_while(random, 0.2, 6.0)
+    await a_while(field, random, 0.2, 6.0)
     await do(field.proxy.heal)
 
 
@@ -257,7 +262,7 @@ async def freeze_way(field: Field, random: Random) -> None:
 async def lose_answers(field: Field, random: Random) -> None:
     """The engine does what it is asked to, and nobody is told: then all connections break."""
     await do(lambda: field.proxy.freeze(Way.BACK))
-    await a_while(random, 0.05, 1.0)
+    await a_while(field, random, 0.05, 1.0)
     await do(field.proxy.cut, field.proxy.heal)
 
 
@@ -265,13 +270,13 @@ async def lose_answers(field: Field, random: Random) -> None:
 async def drop(field: Field, random: Random) -> None:
     for _ in range(random.randint(1, 8)):
         await do(field.proxy.drop)
-        await a_while(random, 0.0, 0.3)
+        await a_while(field, random, 0.0, 0.3)
 
 
 @fault("the way slow")
 async def delay(field: Field, random: Random) -> None:
     field.proxy.delay = random.uniform(0.02, 0.5)
-    await a_while(random, 0.5, 3.0)
+    await a_while(field, random, 0.5, 3.0)
     await do(field.proxy.heal)
 
 
@@ -292,7 +297,7 @@ async def flush(field: Field, random: Random) -> None:
 async def flush_away(field: Field, random: Random) -> None:
     """Nobody is connected when it happens."""
     await do(field.proxy.cut, field.engine.flush)
-    await a_while(random, 0.0, 0.5)
+    await a_while(field, random, 0.0, 0.5)
     await do(field.proxy.heal)
 
 
@@ -300,19 +305,19 @@ async def flush_away(field: Field, random: Random) -> None:
 async def fail_over(field: Field, random: Random) -> None:
     """The replica lacks what was acknowledged last."""
     replica = await asyncio.to_thread(field.replica)
-    await a_while(random, 0.0, 0.3)
+    await a_while(field, random, 0.0, 0.3)
     await do(replica.promote)
-    await a_while(random, 0.0, 0.5)
+    await a_while(field, random, 0.0, 0.5)
     await do(field.engine.kill)
     field.engine, field.proxy.target = replica, replica.port
 
 
-@fault("failover")
+@fault("failover to a replica in step", may_lose=True)
 async def fail_over_in_step(field: Field, random: Random) -> None:
-    """Nobody has written to the old engine when the new one takes over."""
+    """The replica lacks nothing; but nobody can know that."""
     replica = await asyncio.to_thread(field.replica)
     await do(lambda: field.proxy.freeze(Way.TO))
-    await a_while(random, 0.1, 0.3)  # what was on its way is written, and copied
+    await a_while(field, random, 0.1, 0.3)  # what was on its way is written, and copied
     await do(replica.promote, field.engine.kill, field.proxy.heal)
     field.engine, field.proxy.target = replica, replica.port
 
@@ -365,10 +370,10 @@ async def run(field: Field, fault: str, seed: int) -> Verdict:
     async with asyncio.TaskGroup() as group:
         following = [group.create_task(each.run()) for each in subscribers]
         publishing = [group.create_task(each.run(PAUSE)) for each in publishers]
-        await a_while(random, 0.2, 0.6)
+        await asyncio.sleep(random.uniform(0.2, 0.6))
         await kind.fault(field, random)
         healed = time.monotonic()
-        await a_while(random, 0.3, 0.6)
+        await asyncio.sleep(random.uniform(0.3, 0.6))
         for publisher in publishers:
             publisher.stop()
         await asyncio.wait(publishing, timeout=RECOVERED_WITHIN)

@@ -1,6 +1,6 @@
 """The application of the tests of faults: it tells its clients all that the hub tells it.
 
-    uvicorn tests.recorder:app            with CHATSERVER_BROKER and CHATSERVER_HISTORY_SIZE
+    CHATSERVER_BROKER=redis://127.0.0.1:6379/0 uvicorn tests.recorder:app
 
 A client sends, and gets:
 
@@ -22,12 +22,16 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
 from chatserver import Endpoint, Hub, health_routes, lifespan
-from chatserver.brokers import broker_from_url
+from chatserver.brokers import Broker
+from chatserver.brokers.redis import RedisBroker
 from chatserver.errors import BrokerUnavailable
 from chatserver.publication import ClientInfo, Delivery, Frame, Position, Publication
+from chatserver.rules import Rules
 
 #: More than is published in any run, so that whoever comes back recovers.
-HISTORY_SIZE = 100_000
+RULES = Rules(history_size=100_000)
+#: Seconds after which the clients of a killed process are gone.
+LEASE = 3.0
 
 
 def of_publication(publication: Publication) -> list[Any]:
@@ -87,11 +91,12 @@ class Recorder(Endpoint):
         )
 
 
+def broker(url: str) -> Broker:
+    return RedisBroker(url, rules=RULES, lease=LEASE)
+
+
 app = Starlette(
     routes=[WebSocketRoute("/", Recorder), *health_routes()],
     lifespan=lifespan,
 )
-app.state.hub = Hub(
-    broker_from_url(os.environ["CHATSERVER_BROKER"], history_size=HISTORY_SIZE),
-    limits=None,
-)
+app.state.hub = Hub(broker(os.environ["CHATSERVER_BROKER"]))

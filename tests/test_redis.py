@@ -1,8 +1,11 @@
 """What Redis does besides the contract: streams that have gone back."""
 
+import asyncio
+
 import pytest
 
 from chatserver.brokers.redis import RedisBroker
+from chatserver.errors import BrokerUnavailable
 from chatserver.publication import Position
 from tests.asgi import until
 from tests.engines import Valkey
@@ -84,3 +87,69 @@ async def test_a_stream_that_went_on_keeps_its_epoch(valkey: Valkey) -> None:
         assert later == Position(8, known.epoch)
         await follower.stop()
         await other.stop()
+
+
+@pytest.mark.parametrize(
+    ("directives", "keeps"),
+    [(("appendonly yes", "appendfsync always"), True), (("save 3600 1",), False)],
+)
+async def test_after_a_restart_a_stream_keeps_its_epoch_if_redis_writes_down_all(
+    directives: tuple[str, ...], keeps: bool
+) -> None:
+    """A snapshot may be an old one, so nothing is known of what came after it."""
+    with Valkey(*directives) as engine:
+        broker = RedisBroker(engine.url)
+        await broker.start()
+        await broker.subscribe("a")
+        known = await published(broker, "a", 5)
+        if not keeps:
+            engine.ask("SAVE")
+        await asyncio.to_thread(engine.kill)
+        await asyncio.to_thread(engine.start)
+        await until(lambda: broker.health.state == "down")
+        await until(lambda: broker.health.state == "up")
+        history = await broker.history("a", since=known)
+        assert (history.position == known) is keeps
+        assert history.position.offset == 5
+        assert len((await broker.history("a")).publications) == 5
+        assert (await published(broker, "a", 1)) == Position(6, history.position.epoch)
+        await broker.stop()
+
+
+async def test_after_a_failover_every_stream_has_a_new_epoch_and_what_the_replica_had() -> None:
+    with Valkey("appendonly yes") as main, Proxy(main.port) as proxy, main.replica() as replica:
+        broker = RedisBroker(proxy.way(main.url))
+        await broker.start()
+        known = await published(broker, "a", 5)
+        await until(lambda: replica.ask("XLEN", "chatserver:{a}:stream") == 5)
+        replica.promote()
+        proxy.target = replica.port
+        proxy.drop()
+        await until(lambda: broker.health.state == "down")
+        await until(lambda: broker.health.state == "up")
+        history = await broker.history("a")
+        assert history.position.epoch != known.epoch
+        assert [each.offset for each in history.publications] == [1, 2, 3, 4, 5]
+        assert await published(broker, "a", 1) == Position(6, history.position.epoch)
+        await broker.stop()
+
+
+async def test_another_process_at_the_same_server_does_not_begin_a_new_epoch(
+    valkey: Valkey,
+) -> None:
+    brokers = [RedisBroker(valkey.url) for _ in range(3)]
+    positions = []
+    for broker in brokers:
+        await broker.start()
+        positions.append(await published(broker, "several", 1))
+    for broker in brokers:
+        positions.append(await published(broker, "several", 1))
+        await broker.stop()
+    assert [position.offset for position in positions] == [1, 2, 3, 4, 5, 6]
+    assert len({position.epoch for position in positions}) == 1
+
+
+async def test_a_server_that_is_no_cluster_is_one_sentence(valkey: Valkey) -> None:
+    broker = RedisBroker(f"redis+cluster://127.0.0.1:{valkey.port}")
+    with pytest.raises(BrokerUnavailable, match="Cluster mode is not enabled on this node"):
+        await broker.start()

@@ -136,6 +136,8 @@ class RedisEngine(Engine):
         # Position and id of what was announced last in each of them, now and before the connection
         # was lost.
         self._latest: dict[str, tuple[Position, bytes]] = {}
+        # Of each node the process, and whether it keeps what the one before had; see `scripts`.
+        self._servers: list[tuple[str, str]] = []
         self._before: dict[str, tuple[Position, bytes]] = {}
         self._leases = self._key("{leases}")
         self._controls = self._key("{control}", str(nodes.db))
@@ -166,9 +168,11 @@ class RedisEngine(Engine):
 
     async def connect(self) -> None:
         await self._nodes.connect()
+        self._servers = []
         for pipe in self._nodes.pipes:
             info = _info(await pipe.ask_one("INFO"))
             self._check(info)
+            self._servers.append(_server(info))
             loading = [pack("SCRIPT", "LOAD", script.text) for script in self._scripts.values()]
             for answer in await pipe.ask(loading):
                 _raise(answer_of(answer))
@@ -297,15 +301,33 @@ class RedisEngine(Engine):
         return id if position == known else b""
 
     async def append(self, drafts: Sequence[Draft]) -> Answers[Position]:
-        answers = await self._evaluate(_each(self._append, drafts))
-        return [_then(answer, _position) for answer in answers]
+        """What one channel gets is one call: of its script, most is the same for each draft."""
+        entries = [_entry_or_error(draft) for draft in drafts]
+        by_channel: dict[str, list[int]] = {}
+        for number, draft in enumerate(drafts):
+            if isinstance(entries[number], bytes):
+                by_channel.setdefault(draft.channel, []).append(number)
+        found = await self._evaluate(
+            self._append(channel, [(drafts[number], entries[number]) for number in numbers])
+            for channel, numbers in by_channel.items()
+        )
+        answers: list[Answer] = entries
+        for numbers, answer in zip(by_channel.values(), found, strict=True):
+            some = answer if isinstance(answer, list) else [answer] * len(numbers)
+            for number, each in zip(numbers, some, strict=True):
+                answers[number] = _then(answer_of(each), _position)
+        return answers
 
-    def _append(self, draft: Draft) -> "Call":
-        keys = self._keys(draft.channel, "top", "stream", f"id:{draft.id}")
-        entry = _entry(draft.data, draft.info, draft.skip)
-        what = self._news(draft.channel), _bytes(draft.id), entry, "1" if draft.keep else "0"
-        kept = *_kept(draft.rules), int(draft.id_ttl * 1000)
-        return "append", keys, (*what, _new_epoch(), *kept)
+    def _append(self, channel: str, drafts: Sequence[tuple[Draft, Answer]]) -> "Call":
+        keys = self._keys(channel, "top", "stream", "id:")
+        id_key = keys.pop()
+        arguments: list[bytes | str | int] = []
+        for draft, entry in drafts:
+            id = _bytes(draft.id)
+            keys.append(id_key + id)
+            arguments += id, entry, "1" if draft.keep else "0", int(draft.id_ttl * 1000)
+        kept = _kept(drafts[-1][0].rules)
+        return "append", keys, (self._news(channel), _new_epoch(), *kept, *arguments)
 
     async def read(self, reads: Sequence[Read]) -> Answers[History]:
         answers = await self._evaluate(_each(self._read, reads))
@@ -456,13 +478,15 @@ class RedisEngine(Engine):
         """Call scripts; their answers, and errors in place of some."""
         made = list(calls)
         asked = [call for call in made if not isinstance(call, BrokerUnavailable)]
-        answers = iter(
-            await self._commands(
-                (keys[0], pack("EVALSHA", self._scripts[name].sha, len(keys), *keys, *arguments))
-                for name, keys, arguments in asked
-            )
-        )
+        answers = iter(await self._commands(map(self._packed, asked)))
         return [each if isinstance(each, BrokerUnavailable) else next(answers) for each in made]
+
+    def _packed(self, call: "Call") -> tuple[bytes, bytes]:
+        """A call's key and command; scripts are told last in which process they run."""
+        name, keys, arguments = call
+        server = self._servers[self._nodes.place(keys[0])]
+        sha = self._scripts[name].sha
+        return keys[0], pack("EVALSHA", sha, len(keys), *keys, *arguments, *server)
 
     async def _evaluate_one(self, name: str, keys: list[bytes], *arguments: str | int) -> Answer:
         return _raise((await self._evaluate([(name, keys, arguments)]))[0])
@@ -533,6 +557,15 @@ def _new_epoch() -> str:
     return secrets.token_hex(4)
 
 
+def _server(info: Mapping[str, str]) -> tuple[str, str]:
+    """The process of Redis, and whether it keeps what the process before it had written.
+
+    A replica that became the server has a second identifier of replication: the old server's.
+    """
+    keeps = info.get("aof_enabled") == "1" and not info.get("master_replid2", "").strip("0")
+    return info.get("run_id", "")[:8] or "unknown", str(int(keeps))
+
+
 def _kept(rules: Rules | None) -> tuple[int | str, int | str]:
     """Size and time of what is kept, as the scripts take them; of unknown rules nothing."""
     if rules is None:
@@ -548,6 +581,14 @@ def _info(text: bytes) -> dict[str, str]:
 def _position(answer: bytes) -> Position:
     offset, _, epoch = answer.partition(b" ")
     return Position(int(offset), epoch.decode())
+
+
+def _entry_or_error(draft: Draft) -> bytes | BrokerUnavailable:
+    """What can't be encoded is an error of its own only."""
+    try:
+        return _entry(draft.data, draft.info, draft.skip)
+    except (TypeError, ValueError, OverflowError) as error:
+        return BrokerUnavailable(f"This can't be given to Redis: {error}.")
 
 
 def _entry(data: Payload, info: ClientInfo | None, skip: str) -> bytes:

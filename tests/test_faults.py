@@ -1,0 +1,115 @@
+"""Faults of real servers and engines: nothing acknowledged is lost, and what is lost is told.
+
+Each kind of fault once, in the short form; `make chaos` has the long one.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from random import Random
+
+import pytest
+
+from tests.asgi import until
+from tests.checker import Delivered
+from tests.clients import Publisher, Recording, Subscriber
+from tests.crowd import come
+from tests.engines import Engine, Valkey
+from tests.faults import FAULTS, Field, run
+
+pytest_plugins = ["tests.engines"]
+pytestmark = [pytest.mark.anyio, pytest.mark.live]
+
+
+def valkey_that_keeps() -> Engine:
+    return Valkey("appendonly yes", "appendfsync always")
+
+
+ENGINES: dict[str, Callable[[], Engine]] = {"redis": valkey_that_keeps}
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def field(request: pytest.FixtureRequest) -> Iterator[Field]:
+    with Field(ENGINES[request.param], haste=4) as field:
+        yield field
+
+
+@pytest.fixture(autouse=True)
+def healed(field: Field) -> Iterator[None]:
+    """Each test leaves all as it should be, and nothing in the logs."""
+    yield
+    field.heal()
+    assert [line for server in field.servers for line in server.complaints()] == []
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_nothing_is_lost_but_what_is_told(field: Field, fault: str) -> None:
+    verdict = await run(field, fault, seed=1)
+    assert [str(violation) for violation in verdict.violations] == []
+    assert verdict.published > 30
+    assert verdict.delivered > 30
+
+
+async def test_health_is_red_while_the_engine_is_frozen_and_green_soon_after(field: Field) -> None:
+    frozen, within = time.monotonic(), 5.0
+    field.engine.freeze()
+    while field.servers[0].is_ready():
+        assert time.monotonic() < frozen + within
+    field.engine.thaw()
+    thawed = time.monotonic()
+    while not all(server.is_ready() for server in field.servers):
+        assert time.monotonic() < thawed + 3.0
+
+
+async def test_the_clients_of_a_killed_server_leave_once(field: Field) -> None:
+    """Its last wills are published by the servers that live, once, when its lease is over."""
+    dying, *living = field.servers
+    channel, gone = f"leave:{time.time_ns()}", [f"{number} is gone" for number in range(20)]
+    there = Recording([dying.port], Random(1))
+    here = Recording([server.port for server in living], Random(2))
+    victims = [Subscriber(there, text, [channel], last_will=text) for text in gone]
+    watchers = [Subscriber(here, f"W{number}", [channel]) for number in range(4)]
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(each.run()) for each in (*victims, *watchers)]
+        await until(lambda: all(each.live for each in (*victims, *watchers)))
+        await asyncio.to_thread(dying.kill)
+        await until(lambda: len(texts(here)) >= len(watchers) * len(gone), patience=10)
+        last = await Publisher(here, "closing", [channel]).publish(channel)
+        await until(lambda: all(each.has_all({channel: last}) for each in watchers))
+        for task in tasks:
+            task.cancel()
+    await asyncio.to_thread(dying.start)
+    for watcher in watchers:
+        assert sorted(texts(here, watcher.name)) == sorted([*gone, "text of closing.1"])
+
+
+def texts(recording: Recording, subscriber: str = "") -> list[str]:
+    return [
+        event.seen.data
+        for event in recording.history
+        if isinstance(event, Delivered) and event.subscriber.startswith(subscriber)
+    ]
+
+
+async def test_two_thousand_come_back_at_once_and_history_is_read_for_many(field: Field) -> None:
+    count, channel = 2000, f"crowd:{time.time_ns()}"
+    publisher = Publisher(Recording(field.ports, Random(1)), "P", [channel])
+    positions = [await publisher.publish(channel) for _ in range(20)]
+    top = positions[-1]
+    reads, began = history_reads(field.engine), time.monotonic()
+    answers = await come(field.ports, count, channel, positions)
+    assert time.monotonic() - began < 10
+    for number, answer in enumerate(answers):
+        since = positions[number % len(positions)].offset
+        assert answer["recovered"]
+        assert answer["position"] == [top.offset, top.epoch]
+        offsets = [offset for offset, _, _ in answer["publications"]]
+        assert offsets == list(range(since + 1, top.offset + 1))
+    assert history_reads(field.engine) - reads < count / 10
+
+
+def history_reads(engine: Engine) -> int:
+    """How often the engine was asked for a history."""
+    assert isinstance(engine, Valkey)
+    calls = engine.ask("INFO", "commandstats").get("cmdstat_xrange", {"calls": 0})
+    return int(calls["calls"])
