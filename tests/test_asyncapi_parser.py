@@ -108,7 +108,8 @@ def test_everything(check: Check) -> None:
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_examples(name: str, check: Check) -> None:
+def test_examples(name: str, check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://127.0.0.1/shop")  # one wants it when imported
     app = importlib.import_module(f"examples.{name}").app
     document = describe(app, server="wss://example.org")
     assert document["channels"]
