@@ -47,6 +47,10 @@ POOLED = (
     "PostgreSQL is behind a pooler in transaction mode, which loses notifications: give the broker "
     "the server's own address, or that of a pool with pool_mode = session."
 )
+WRONG_URL = (
+    "The URL of PostgreSQL can't be used: expected postgresql://user:password@host:port/database, "
+    "with % and two digits for each character of user and password that is no letter or digit."
+)
 
 
 class Unfit(Exception):
@@ -145,8 +149,8 @@ async def connected(url: str, address: str) -> Session:
         return Session(await asyncpg.connect(url, server_settings=NAME))
     except PostgresError as error:
         raise _refusal(error, address) from None
-    except ValueError as error:  # of asyncpg, if the URL can't be used
-        raise BrokerUnavailable(f"The URL of PostgreSQL can't be used: {_text(error)}.") from None
+    except ValueError:  # what asyncpg says of a URL may quote a part of the password
+        raise BrokerUnavailable(WRONG_URL) from None
     except (InterfaceError, InternalClientError, OSError) as error:
         raise Interrupted(_text(error)) from None
 
