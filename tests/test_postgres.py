@@ -221,7 +221,8 @@ async def test_no_such_database(postgres: Postgres) -> None:
 
 async def test_nobody_listens() -> None:
     broker = PostgresBroker("postgresql://ann:hidden@127.0.0.1:1/chat")
-    assert "The broker at 127.0.0.1:1/chat can't be reached" in await refusal(broker)
+    sentence = await refusal(broker)
+    assert sentence == "The broker at 127.0.0.1:1/chat can't be reached: nobody listens there."
 
 
 async def test_a_server_that_is_too_old(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

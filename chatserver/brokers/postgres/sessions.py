@@ -203,5 +203,9 @@ def _meaning(error: PostgresError) -> Exception | None:
 
 def _text(error: Exception) -> str:
     """One line of an error, without a full stop."""
-    lines = str(error.args[0] if error.args else "").strip().splitlines()
+    if isinstance(error, ConnectionRefusedError):
+        return "nobody listens there"
+    # What PostgreSQL says comes without details and hints.
+    text = str(error.args[0]) if isinstance(error, PostgresError) and error.args else str(error)
+    lines = text.strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__
