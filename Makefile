@@ -157,6 +157,10 @@ bench-full: $(BENCH_READY) ## The same with more rounds and regimes, and the plo
 	@$(BENCH_PYTHON) -m benchmarks run --full $(ARGS)
 	@$(BENCH_PYTHON) -m benchmarks plot benchmarks/results/full.json
 
+.PHONY: bench-brokers
+bench-brokers: $(BENCH_READY) $(TEST_READY) ## Our brokers beside their engines' own clients and others, in five minutes
+	@$(BENCH_PYTHON) -m benchmarks brokers $(ARGS)
+
 .PHONY: bench-guards
 bench-guards: $(BENCH_READY) ## Attack each guard, ours and FastAPI's tutorial, in six minutes
 	@$(BENCH_PYTHON) -m benchmarks guards $(ARGS)

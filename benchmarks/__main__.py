@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import guards, regimes, rounds, servers
+from benchmarks import brokers, guards, regimes, rounds, servers
+from benchmarks.brokers.participants import BY_NAME, PARTICIPANTS, Participant
 from benchmarks.environments import REPOSITORY, Unavailable
 from benchmarks.load import GeneratorFailed
-from benchmarks.process import cores
+from benchmarks.process import NotServing, cores
 from benchmarks.progress import progress
 from benchmarks.results import Results
 from benchmarks.tables import markdown, plain, tables
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         return int(arguments.command(arguments))
-    except (Unavailable, GeneratorFailed, OSError) as error:
+    except (Unavailable, GeneratorFailed, NotServing, OSError) as error:
         print(f"benchmarks: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -47,9 +48,10 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks",
         description="How fast are we beside others? benchmarks/README.md tells the method.",
     )
-    commands = parser.add_subparsers(required=True, metavar="run | guards | table | plot")
+    commands = parser.add_subparsers(required=True, metavar="run | brokers | guards | table | plot")
     _add_run(commands.add_parser("run", help="measure all servers in all regimes"))
 
+    _add_brokers(commands.add_parser("brokers", help="our brokers beside others, in five minutes"))
     _add_guards(commands.add_parser("guards", help="attacks on ours, and on FastAPI's tutorial"))
 
     table = commands.add_parser("table", help="print the tables of a run that was kept")
@@ -107,6 +109,20 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     run.add_argument("--out", type=Path, help="default: benchmarks/results/<form>.json")
 
 
+def _add_brokers(broker: argparse.ArgumentParser) -> None:
+    broker.set_defaults(command=_brokers)
+    broker.add_argument(
+        "--only",
+        type=_participants,
+        default=PARTICIPANTS,
+        metavar="NAME,…",
+        help=f"of {', '.join(BY_NAME)}",
+    )
+    broker.add_argument("--rounds", type=_positive, default=brokers.FORM.rounds)
+    broker.add_argument("--seconds", type=float, default=brokers.FORM.seconds, help="of measuring")
+    broker.add_argument("--out", type=Path, default=RESULTS / "brokers.json")
+
+
 def _add_guards(guard: argparse.ArgumentParser) -> None:
     guard.set_defaults(command=_guards)
     guard.add_argument(
@@ -138,6 +154,13 @@ def _servers(text: str) -> list[servers.Server]:
     if unknown:
         raise argparse.ArgumentTypeError(f"no such server: {', '.join(sorted(unknown))}")
     return [server for server in there if server.name in text.split(",")]
+
+
+def _participants(text: str) -> list[Participant]:
+    unknown = set(text.split(",")) - BY_NAME.keys()
+    if unknown:
+        raise argparse.ArgumentTypeError(f"no such participant: {', '.join(sorted(unknown))}")
+    return [participant for participant in PARTICIPANTS if participant.name in text.split(",")]
 
 
 def _attacked(text: str) -> list[servers.Server]:
@@ -201,6 +224,18 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0 if results.measurements else 1
 
 
+def _brokers(arguments: argparse.Namespace) -> int:
+    _files()
+    _warn()
+    out: Path = arguments.out
+    form = replace(brokers.FORM, rounds=arguments.rounds, seconds=arguments.seconds)
+    with progress() as shown:
+        results = brokers.run(arguments.only, form, shown, lambda found: found.save(out))
+    print("\n\n".join(plain(table) for table in brokers.tables(results)))
+    print(f"\nKept in {out}.")
+    return 0 if results.measurements else 1
+
+
 def _guards(arguments: argparse.Namespace) -> int:
     _files()
     _warn()
@@ -215,8 +250,8 @@ def _guards(arguments: argparse.Namespace) -> int:
 def _table(arguments: argparse.Namespace) -> int:
     results = Results.load(arguments.file)
     show = markdown if arguments.markdown else plain
-    made = guards.tables if results.about["form"] == guards.FORM.name else tables
-    print("\n\n".join(map(show, made(results))))
+    made = {guards.FORM.name: guards.tables, brokers.FORM.name: brokers.tables}
+    print("\n\n".join(map(show, made.get(results.about["form"], tables)(results))))
     return 0
 
 

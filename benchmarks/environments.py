@@ -22,7 +22,10 @@ __all__ = [
     "Unavailable",
     "command",
     "compiled",
+    "interpreter",
+    "ours_python",
     "prepare",
+    "python_versions",
     "usual_command",
     "version",
 ]
@@ -92,8 +95,12 @@ def usual_command(server: Server, port: int, flags: Sequence[str]) -> list[str]:
         return [str(ours_python(server)), "-m", "chatserver", "run", "--port", str(port), *flags]
     if server.kind == "ours":
         flags = [*OUR_PROTOCOLS, *flags]
-    python = ours_python(server) if server.kind == "ours" else _python(server)
-    return [str(python), *_uvicorn(server.program, port), *flags]
+    return [str(interpreter(server)), *_uvicorn(server.program, port), *flags]
+
+
+def interpreter(server: Server) -> Path:
+    """The interpreter of the server's environment."""
+    return ours_python(server) if server.kind == "ours" else _python(server)
 
 
 def ours_python(server: Server = OURS) -> Path:
@@ -124,12 +131,12 @@ def version(server: Server) -> str:
         python = ours_python(server)
         # By the package: the distribution's name has changed, and "before" may have the old one.
         program = "import chatserver; print(chatserver.__version__)"
-        others = _python_versions(python, "starlette", "uvicorn", "websockets", "uvloop")
+        others = python_versions(python, "starlette", "uvicorn", "websockets", "uvloop")
         return f"chatserver {_line([str(python), '-P', '-c', program])}, {others}"
     if server.kind in ("uvicorn", "python"):
-        names = [re.sub(r"\[.*", "", name) for name in server.packages]
+        names = [re.split(r"[\[<]", name)[0] for name in server.packages]
         below = ("websockets", "uvloop") if server.kind == "uvicorn" else ()
-        return _python_versions(_python(server), *names, *below)
+        return python_versions(_python(server), *names, *below)
     if server.kind == "bun":
         return f"bun {_line([str(_bun(server)), '--version'])}"
     if server.kind == "node":
@@ -172,7 +179,8 @@ def _line(arguments: list[str]) -> str:
 
 
 @cache
-def _python_versions(python: Path, *names: str) -> str:
+def python_versions(python: Path, *names: str) -> str:
+    """The versions of packages in the environment of an interpreter."""
     program = (
         "import sys; from importlib.metadata import version\n"
         "print(', '.join(f'{name} {version(name)}' for name in sys.argv[1:]))"

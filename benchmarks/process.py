@@ -144,15 +144,27 @@ class Process:
         """Seconds of processor time used by all processes of the session."""
         return sum(sum(map(int, fields[11:13])) for fields in self._stats()) / TICKS
 
+    def cpu_of_all(self) -> float:
+        """The same with descendants in sessions of their own, and with those that have ended."""
+        stats = {int(fields[-1]): fields for fields in _all_stats()}
+        found = {self.popen.pid}
+        while more := {pid for pid, fields in stats.items() if int(fields[1]) in found} - found:
+            found |= more
+        return sum(sum(map(int, stats[pid][11:15])) for pid in found & stats.keys()) / TICKS
+
     def _pids(self) -> list[int]:
         return [int(fields[-1]) for fields in self._stats()]
 
     def _stats(self) -> Iterator[list[str]]:
-        """The fields of /proc/*/stat after the name, then the number of the process."""
-        for path in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                fields = path.read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if len(fields) > 20 and int(fields[3]) == self.popen.pid:
-                yield [*fields, path.parent.name]
+        return (fields for fields in _all_stats() if int(fields[3]) == self.popen.pid)
+
+
+def _all_stats() -> Iterator[list[str]]:
+    """The fields of /proc/*/stat after the name, then the number of the process."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if len(fields) > 20:
+            yield [*fields, path.parent.name]

@@ -7,7 +7,7 @@ from benchmarks import regimes, servers
 from benchmarks.goals import Verdict, verdicts
 from benchmarks.results import Results, Spread
 
-__all__ = ["Table", "markdown", "number", "plain", "summary", "tables"]
+__all__ = ["Table", "markdown", "number", "plain", "share", "span", "summary", "tables"]
 
 GAP = "  "
 NONE = "–"
@@ -107,7 +107,8 @@ def summary(results: Results) -> Table:
     return table
 
 
-def _span(found: Spread | None, show: Callable[[float | None], str] = number) -> str:
+def span(found: Spread | None, show: Callable[[float | None], str] = number) -> str:
+    """The median, and in brackets the lowest and the highest if they differ from it."""
     if found is None:
         return NONE
     if show(found.low) == show(found.high):
@@ -115,7 +116,8 @@ def _span(found: Spread | None, show: Callable[[float | None], str] = number) ->
     return f"{show(found.median)} ({show(found.low)}–{show(found.high)})"
 
 
-def _share(value: float | None) -> str:
+def share(value: float | None) -> str:
+    """A share as percent; a dash for None."""
     return NONE if value is None else f"{value:.0%}"
 
 
@@ -143,7 +145,7 @@ def _goal(results: Results, verdict: Verdict) -> list[str]:
         if goal.peer
         else "",
         f"{'≤' if goal.at_most else '≥'} {goal.bound:g} {unit}",
-        _span(verdict.reached),
+        span(verdict.reached),
         ("met" if verdict.met else "MISSED") + (", generator busy" if busy else ""),
     ]
 
@@ -171,10 +173,10 @@ def _row(results: Results, server: servers.Server, regime: regimes.Regime) -> li
         ratio = results.ratio((servers.OURS.name, regime.name), (server.name, regime.name))
     return [
         server.label,
-        _span(values("value")),
-        _span(ratio),
+        span(values("value")),
+        span(ratio),
         *(
-            (_share if name.endswith("cpu") else number)(
+            (share if name.endswith("cpu") else number)(
                 found.median if (found := values(name)) else None
             )
             for name in COLUMNS[regime.kind]

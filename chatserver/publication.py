@@ -26,6 +26,7 @@ __all__ = [
     "Payload",
     "Position",
     "Publication",
+    "check_name",
     "continues",
     "frame",
     "payload",
@@ -123,6 +124,27 @@ class History(Struct, frozen=True):
 Encoder: TypeAlias = Callable[[Delivery], Frame | None]
 
 
+def check_name(what: str, name: object) -> None:
+    """Check the name of a channel, or the id of a publication, before anything is done with it.
+
+    Args:
+        what: What the error calls it.
+        name: What the application gave.
+
+    Raises:
+        TypeError: It is not a string.
+        ValueError: It is empty, or has lone surrogates.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"{what} must be a str, got {type(name).__name__}")
+    if not name:
+        raise ValueError(f"{what} must not be empty")
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{what} must not have lone surrogates") from None
+
+
 def payload(data: Any) -> Payload:
     """Encode what is to be published: text and bytes unchanged, anything else as JSON.
 
@@ -145,7 +167,7 @@ def payload(data: Any) -> Payload:
     if isinstance(data, bytearray | memoryview):
         return bytes(data)
     if hasattr(data, "model_dump_json"):
-        return Raw(data.model_dump_json().encode())
+        return Raw(data.model_dump_json(by_alias=True).encode())
     return Raw(msgspec.json.encode(data))
 
 

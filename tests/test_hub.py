@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import pytest
 from msgspec import Raw, structs
@@ -208,6 +208,11 @@ async def test_publishers_at_once_are_heard_by_all_in_one_order() -> None:
     await gone(hub, *(connection for _, connection in clients))
 
 
+def test_a_broker_is_no_url() -> None:
+    with pytest.raises(TypeError, match=r"a Broker, as broker_from_url\(url\) makes one; got str"):
+        Hub(cast(Any, "memory:"))
+
+
 @pytest.mark.parametrize("channel", [None, 1, b"a", ["a"]])
 async def test_a_channel_is_named_by_a_string(channel: Any) -> None:
     hub = Hub()
@@ -231,6 +236,25 @@ async def test_a_channel_has_a_name(channel: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         await hub.subscribe(connection, channel)
     await gone(hub, connection)
+
+
+@pytest.mark.parametrize(
+    ("id", "why"),
+    [
+        ("", "an id must not be empty"),
+        ("a\udc80", "an id must not have lone surrogates"),
+        (17, "an id must be a str, got int"),
+        (b"a", "an id must be a str, got bytes"),
+    ],
+)
+async def test_an_id_that_names_nothing_is_refused_before_anything_is_stored(
+    id: Any, why: str
+) -> None:
+    hub = Hub()
+    with pytest.raises((TypeError, ValueError), match=why):
+        await hub.publish("a", "hi", id=id)
+    assert (await hub.history("a")).publications == ()
+    assert hub.statistics().published == 0
 
 
 @pytest.mark.parametrize(

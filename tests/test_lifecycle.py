@@ -92,6 +92,33 @@ class CrashInDisconnect(Recorded):
         raise ValueError("boom")
 
 
+async def awaits_what_is_cancelled() -> None:
+    future = asyncio.get_running_loop().create_future()
+    future.cancel()
+    await future
+
+
+class InterruptedInAuthenticate(Recorded):
+    async def authenticate(self, websocket: WebSocket) -> None:
+        await awaits_what_is_cancelled()
+
+
+class InterruptedInAccept(Recorded):
+    async def on_accept(self, websocket: WebSocket) -> None:
+        await awaits_what_is_cancelled()
+
+
+class InterruptedInReceive(Recorded):
+    async def on_receive(self, websocket: WebSocket, data: Any) -> None:
+        await awaits_what_is_cancelled()
+
+
+class InterruptedInDisconnect(Recorded):
+    async def on_disconnect(self, websocket: WebSocket, close_code: int) -> None:
+        await super().on_disconnect(websocket, close_code)
+        await awaits_what_is_cancelled()
+
+
 class Policy(Recorded):
     async def on_receive(self, websocket: WebSocket, data: Any) -> None:
         raise WebSocketException(1008, "that is not done")
@@ -342,7 +369,7 @@ def test_refused_before_accept(
     assert_one_refusal(log, f"{cls.__name__}: handshake refused with {status}: {reason}")
 
 
-@pytest.mark.parametrize("cls", [CrashInAuthenticate, NeverAccepts])
+@pytest.mark.parametrize("cls", [CrashInAuthenticate, InterruptedInAuthenticate, NeverAccepts])
 def test_a_fault_before_accept(server: LiveServer, run: str, log: Log, cls: type[Recorded]) -> None:
     with (
         pytest.raises(websockets.InvalidStatus) as refusal,
@@ -354,18 +381,24 @@ def test_a_fault_before_accept(server: LiveServer, run: str, log: Log, cls: type
     assert_one_traceback(log)
 
 
-@pytest.mark.parametrize("cls", [CrashInConnect, CrashInReceive, CrashInTask])
+@pytest.mark.parametrize(
+    "cls",
+    [CrashInConnect, CrashInReceive, CrashInTask, InterruptedInAccept, InterruptedInReceive],
+)
 def test_a_fault_after_accept(server: LiveServer, run: str, log: Log, cls: type[Recorded]) -> None:
     with connect(address(server, cls, run)) as client:
-        if cls is CrashInReceive:
+        if cls in (CrashInReceive, InterruptedInReceive):
             client.send("x")
         assert closed(client) == (1011, "internal error")
     assert ended(run) == [("disconnect", 1011)]
     assert_one_traceback(log)
 
 
-def test_a_fault_in_on_disconnect(server: LiveServer, run: str, log: Log) -> None:
-    with connect(address(server, CrashInDisconnect, run)):
+@pytest.mark.parametrize("cls", [CrashInDisconnect, InterruptedInDisconnect])
+def test_a_fault_in_on_disconnect(
+    server: LiveServer, run: str, log: Log, cls: type[Recorded]
+) -> None:
+    with connect(address(server, cls, run)):
         pass
     assert ended(run) == [("disconnect", 1000)]
     assert_one_traceback(log)

@@ -81,6 +81,47 @@ class Room(Endpoint):
 app = Starlette(routes=[WebSocketRoute("/{room}", Room)])
 
 
+class Strict(BaseModel, extra="forbid"):
+    text: str
+
+
+class Chat(BaseModel, extra="forbid"):
+    kind: Literal["chat"] = Field("chat", alias="type")
+    user_name: str = Field(alias="userName")
+
+
+class Models(Endpoint):
+    @on_message
+    async def strict(self, websocket: WebSocket, message: Strict) -> Strict:
+        return message
+
+    @on_message
+    async def chat(self, websocket: WebSocket, message: Chat) -> Chat:
+        return message
+
+
+models = Starlette(routes=[WebSocketRoute("/", Models)])
+
+
+def test_a_model_that_forbids_other_fields_does_not_forbid_the_type() -> None:
+    with TestClient(models).websocket_connect("/") as session:
+        for message in ('{"type":"strict","text":"a"}', b'{"type":"strict","text":"a"}'):
+            parse(Models.handlers, message)
+        session.send_json({"type": "strict", "text": "a", "id": 7})
+        assert session.receive_json() == {"text": "a", "id": 7}
+        session.send_json({"type": "strict", "text": "a", "more": 1})
+        assert session.receive_json()["reason"].endswith(
+            "Extra inputs are not permitted - at `$.more`"
+        )
+
+
+def test_the_names_of_a_model_on_the_wire_are_its_aliases() -> None:
+    """As FastAPI and the AsyncAPI document have them."""
+    with TestClient(models).websocket_connect("/") as session:
+        session.send_json({"type": "chat", "userName": "Ann"})
+        assert session.receive_json() == {"type": "chat", "userName": "Ann"}
+
+
 def test_the_type_on_the_wire() -> None:
     assert sorted(Room.handlers) == ["loud", "ping", "quiet", "say", "say_http_hello", "wave"]
     assert Room.encoding == "json"
@@ -436,6 +477,7 @@ def test_the_answer_carries_the_id(message: str, expected: list[str]) -> None:
     ("message", "id", "reason"),
     [
         ('{"type":"sing","id":"a"}', "a", "unknown message type 'sing'"),
+        ('{"id":5}', 5, "Object missing required field `type`"),
         ('{"type":"exact","n":1,"id":7,"x":1}', 7, "unknown field `x`"),
         ('{"type":"noted","id":7}', 7, "Expected `str | null`, got `int` - at `$.id`"),
         ('{"type":"model_noted","id":-3}', -3, "greater than or equal to 0 - at `$.id`"),

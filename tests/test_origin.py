@@ -7,7 +7,8 @@ from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.testclient import TestClient, WebSocketDenialResponse
 
-from chatserver import EchoEndpoint, lifespan
+from chatserver import EchoEndpoint, lifespan, settings
+from chatserver.endpoints import origin
 from chatserver.endpoints.origin import check_origin
 from chatserver.errors import InvalidHandshake
 
@@ -187,3 +188,7 @@ def test_without_a_lifespan_it_is_an_error_at_the_first_handshake(headers: dict[
         TestClient(app).websocket_connect("/ws", headers=headers),
     ):
         pass
+
+
+def test_a_class_may_allow_what_the_setting_may() -> None:
+    assert origin.ALLOWED.pattern == settings.ORIGIN.pattern

@@ -151,6 +151,24 @@ def test_defaults_and_parameters_are_inherited() -> None:
     assert Many.parameters["ratio"].read(connection()) == 0.5
 
 
+def test_a_default_that_is_changed_is_not_the_default_of_others() -> None:
+    none: list[str] = []
+
+    class Tagged(Endpoint):
+        tags: FromQuery[list[str]] = none
+
+        async def on_accept(self, websocket: WebSocket) -> None:
+            self.tags.append("seen")
+            await self.push(",".join(self.tags))
+
+    client = TestClient(Starlette(routes=[WebSocketRoute("/", Tagged)]))
+    for _ in range(2):
+        with client.websocket_connect("/") as session:
+            assert session.receive_text() == "seen"
+    with client.websocket_connect("/?tags=a") as session:
+        assert session.receive_text() == "a,seen"
+
+
 def test_attributes_of_the_instance() -> None:
     class Show(Endpoint):
         item_id: FromPath[str]

@@ -870,7 +870,7 @@ async def test_one_process_at_a_time_deletes_and_nobody_waits(
     await age(sql, 1000)
     other = await asyncpg.connect(postgres.url)
     async with other.transaction():
-        assert await other.fetchval(f"SELECT {schema}.tidy(10)") is False
+        assert await other.fetchval(f"SELECT {schema}.tidy(100)") is False
         await broker._engine.tidy()
         assert (await rows(sql))["publication"] == 1
         # Publishers don't wait for it either.

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -112,6 +112,10 @@ async def test_it_does_not_block_an_event_loop(publisher: Publisher) -> None:
 def test_mistakes_are_said_at_once(publisher: Publisher) -> None:
     with pytest.raises(ValueError, match="must not be empty"):
         publisher.publish("", "x")
+    with pytest.raises(TypeError, match="an id must be a str, got int"):
+        publisher.publish("a", "x", id=cast("Any", 17))
+    with pytest.raises(ValueError, match="an id must not be empty"):
+        publisher.publish("a", "x", id="")
     with pytest.raises(TypeError):
         publisher.publish("a", object())
     with pytest.raises(ValueError, match="processes share"):

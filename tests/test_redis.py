@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from chatserver.brokers.redis import RedisBroker
+from chatserver.errors import BrokerUnavailable
 from chatserver.publication import Position
 from tests.asgi import until
 from tests.engines import Valkey
@@ -146,3 +147,9 @@ async def test_another_process_at_the_same_server_does_not_begin_a_new_epoch(
         await broker.stop()
     assert [position.offset for position in positions] == [1, 2, 3, 4, 5, 6]
     assert len({position.epoch for position in positions}) == 1
+
+
+async def test_a_server_that_is_no_cluster_is_one_sentence(valkey: Valkey) -> None:
+    broker = RedisBroker(f"redis+cluster://127.0.0.1:{valkey.port}")
+    with pytest.raises(BrokerUnavailable, match="Cluster mode is not enabled on this node"):
+        await broker.start()

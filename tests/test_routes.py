@@ -1,5 +1,6 @@
 """The routes to endpoints: found wherever they are mounted, and checked at the start."""
 
+import abc
 from collections.abc import Callable
 from typing import Annotated
 
@@ -49,6 +50,16 @@ def test_routes_without_the_parameter_are_an_error_at_the_start() -> None:
         TestClient(Starlette(routes=[WebSocketRoute("/items", Item)], lifespan=lifespan)),
     ):
         pass
+
+
+def test_an_abstract_class_can_not_be_served() -> None:
+    class Abstract(Endpoint, abc.ABC):
+        @abc.abstractmethod
+        async def rules(self) -> None: ...
+
+    message = r"the route '/a' leads to Abstract, which is abstract; it lacks 'rules'"
+    with pytest.raises(TypeError, match=message):
+        check_routes([WebSocketRoute("/a", Abstract)])
 
 
 def test_the_parameter_may_be_in_a_mount() -> None:

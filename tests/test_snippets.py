@@ -121,18 +121,6 @@ def quick_start(client: TestClient, snippet: ModuleType) -> None:
 @talks("README.md: Three endpoints that are ready")
 def three_endpoints(client: TestClient, snippet: ModuleType) -> None:
     echo(client, "/ws", "Message text was: HI")
-    with client.websocket_connect("/items/foo/ws?token=secret&q=3") as session:
-        session.send_text("hi")
-        assert texts(session, 3) == [
-            "Session cookie or query token value is: secret",
-            "Query parameter q is: 3",
-            "Message text was: hi, for item ID: foo",
-        ]
-    with client.websocket_connect("/ws/8") as other:
-        with client.websocket_connect("/ws/7") as session:
-            session.send_text("hi")
-            assert texts(session, 2) == ["You wrote: hi", "Client #7 says: hi"]
-        assert texts(other, 2) == ["Client #7 says: hi", "Client #7 left the chat"]
 
 
 # Endpoints

@@ -367,6 +367,27 @@ def test_looks(server: Server, visit: Visit, width: int, scheme: str) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") == width
 
 
+def test_the_window_itself_does_not_scroll(server: Server, visit: Visit) -> None:
+    """On a wide screen its parts do, each for itself."""
+    shown = opened(visit, server, "Shop", viewport={"width": 1280, "height": 800})
+    page = shown.page
+    for part in shown.locator("details.part > summary").all():
+        part.click()
+    assert page.evaluate("document.documentElement.scrollHeight") == 800
+    work = shown.locator(".work")
+    assert work.evaluate("work => work.scrollHeight > work.clientHeight")
+
+
+def test_a_narrow_phone_breaks_no_name_of_a_language(server: Server, visit: Visit) -> None:
+    size = {"viewport": {"width": 320, "height": 800}}
+    shown = opened(visit, server, "Shop", **{**PHONE, **size})
+    shown.get_by_text("Copy as").click()
+    tabs = shown.get_by_role("tablist", name="Language").get_by_role("tab")
+    boxes = [box for tab in tabs.all() if (box := tab.bounding_box())]
+    assert len({box["y"] for box in boxes}) == 1
+    assert [box["height"] for box in boxes] == [44, 44, 44]
+
+
 def barriers(page: Page) -> list[str]:
     """Whatever axe-core finds, of its best practices too."""
     result = page.evaluate("axe.run(document)")

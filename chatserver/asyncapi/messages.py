@@ -77,15 +77,24 @@ class Messages:
         payload = self._schemas.of(message.type)
         tag = message.tag or component.get("properties", {}).get("type", {}).get("const")
         if tag and "type" not in component.get("required", ()):
-            # A pydantic model may leave "type" out; the server needs it.
-            typed = {"properties": {"type": {"const": tag}}, "required": ["type"]}
-            payload = {"allOf": [payload, {"type": "object", **typed}]}
+            payload = _typed(payload, component, tag)
         label = _label(message.type)
         said = read_docstring(component.get("description"))
         made = {"name": tag or label, "title": label, **said.fields(), "payload": payload}
         if message.type in self._correlated:
             made["correlationId"] = {"$ref": "#/components/correlationIds/id"}
         return made
+
+
+def _typed(payload: Schema, component: Schema, tag: str) -> Schema:
+    """A pydantic model that may leave "type" out, with it: the server needs it."""
+    typed: Schema = {"properties": {"type": {"const": tag}}, "required": ["type"]}
+    if component.get("additionalProperties") is not False:
+        return {"allOf": [payload, {"type": "object", **typed}]}
+    # One that forbids other fields has to be written out: beside it nothing can allow one.
+    properties = {**typed["properties"], **component.get("properties", {})}
+    required = [*typed["required"], *component.get("required", ())]
+    return {**component, "properties": properties, "required": required}
 
 
 def _label(kind: Any) -> str:

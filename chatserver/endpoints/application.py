@@ -26,7 +26,7 @@ from chatserver.connection import CONNECTION
 from chatserver.endpoints.internals import applications_within, outer_applications
 from chatserver.endpoints.local import why_not_local
 from chatserver.endpoints.occupancy import end_all
-from chatserver.endpoints.origin import check_allowed_origins
+from chatserver.endpoints.origin import check_origins
 from chatserver.endpoints.plain import answer_plain_requests
 from chatserver.endpoints.routes import check_routes
 from chatserver.errors import VerifierMissing
@@ -236,7 +236,7 @@ async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
     check_routes(app.routes)
     _by_router[id(app.router)] = app
     answer_plain_requests(app)
-    check_allowed_origins(getattr(app.state, "allowed_origins", ()), "app.state.allowed_origins")
+    check_origins(getattr(app.state, "allowed_origins", ()), "app.state.allowed_origins")
     hub = hub_of(app)
     for inner in applications_within(app.routes):
         if getattr(inner.state, "hub", None) is None:

@@ -14,7 +14,7 @@ FastAPI is not imported: its objects are known by their attributes.
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, NamedTuple, TypeAlias
+from typing import Annotated, Any, NamedTuple, TypeAlias, get_args
 
 import msgspec
 from starlette.requests import HTTPConnection, Request
@@ -22,6 +22,7 @@ from starlette.requests import HTTPConnection, Request
 from chatserver.endpoints.params import (
     COOKIE,
     HEADER,
+    MARKERS,
     PATH,
     QUERY,
     REQUIRED,
@@ -29,9 +30,18 @@ from chatserver.endpoints.params import (
     Source,
     make_parameter,
     source_of,
+    unaliased,
 )
 
-__all__ = ["Argument", "Given", "Unmarked", "make_argument", "split"]
+__all__ = [
+    "Argument",
+    "Given",
+    "Unmarked",
+    "check_attribute",
+    "check_marks",
+    "make_argument",
+    "split",
+]
 
 #: The sources of FastAPI's markers, by the value of their `in_`.
 SOURCES: Mapping[str, Source] = {"path": PATH, "query": QUERY, "header": HEADER, "cookie": COOKIE}
@@ -83,12 +93,62 @@ Argument: TypeAlias = Parameter | Unmarked | Given
 
 def split(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
     """The type of an annotation, and its metadata: of `Annotated[T, x]` they are `T` and `(x,)`."""
-    if type(annotation).__name__ == "TypeAliasType":
-        annotation = annotation.__value__  # type Page = Annotated[int, Query()]
+    annotation = unaliased(annotation)
     metadata = getattr(annotation, "__metadata__", ())
     if type(metadata) is not tuple or not metadata:
         return annotation, ()
     return annotation.__origin__, metadata
+
+
+def check_marks(where: str, annotation: Any) -> None:
+    """Refuse a mark within another type, where it would say nothing.
+
+    Args:
+        where: What is annotated, for the error.
+        annotation: The annotation, resolved.
+
+    Raises:
+        TypeError: There is one, as in `FromQuery[int] | None`.
+    """
+    for inner in get_args(unaliased(annotation)):
+        if any(map(_is_mark, split(inner)[1])):
+            raise TypeError(
+                f"{where}: a mark such as FromQuery or Depends must be outermost; write "
+                "'FromQuery[int | None]', neither 'FromQuery[int] | None' nor "
+                "'Final[FromQuery[int]]'"
+            )
+        check_marks(where, inner)
+
+
+def _is_mark(value: object) -> bool:
+    is_dependency = isinstance(getattr(value, "use_cache", None), bool)
+    return type(value) is Source or is_dependency or _source_of_field(value) is not None
+
+
+def _source_of_field(value: object) -> Source | None:
+    """The source of FastAPI's `Path`, `Query`, `Header` or `Cookie`."""
+    in_ = getattr(value, "in_", None) if _is_field(value) else None
+    return None if in_ is None else SOURCES[in_.value]
+
+
+def check_attribute(where: str, annotation: Any, value: object) -> None:
+    """Refuse marks at an attribute of an endpoint class that would say nothing there.
+
+    Args:
+        where: The class and the attribute, for the error.
+        annotation: The annotation, resolved.
+        value: The attribute's default.
+
+    Raises:
+        TypeError: A mark is within another type, or FastAPI's `Query` or the like.
+    """
+    check_marks(where, annotation)
+    for mark in (*split(annotation)[1], value):
+        if source := _source_of_field(mark):
+            raise TypeError(
+                f"{where}: {type(mark).__name__}() is for the parameters of dependencies; "
+                f"at an attribute write {MARKERS[source.name]}[...]"
+            )
 
 
 def make_argument(
@@ -122,8 +182,7 @@ def make_argument(
     if source := source_of(annotation):
         return make_parameter(where, name, source, kind, default)
     for mark in metadata:
-        if hasattr(mark, "in_") and _is_field(mark):
-            source = SOURCES[mark.in_.value]
+        if source := _source_of_field(mark):
             return make_parameter(where, name, source, kind, default, _sent_as(mark, name))
     return Unmarked(make_parameter(where, name, QUERY, kind, default))
 

@@ -23,7 +23,13 @@ from chatserver.endpoints.dependencies import Dependency
 from chatserver.endpoints.internals import asgi_of
 from chatserver.endpoints.lifecycle import Lifecycle
 from chatserver.endpoints.membership import join_channel, leave_channel
-from chatserver.endpoints.messages import ErrorMessage, Handler, find_handlers, parse_json
+from chatserver.endpoints.messages import (
+    ErrorMessage,
+    Handler,
+    check_received,
+    find_handlers,
+    parse_json,
+)
 from chatserver.endpoints.params import Parameter
 from chatserver.endpoints.resolution import Opened
 from chatserver.endpoints.tasks import TaskGroup
@@ -188,6 +194,8 @@ class Endpoint(WebSocketEndpoint, Generic[User]):
         if cls.handlers and cls.encoding is None:
             cls.encoding = "json"
         check_class(cls, _TAKEN)
+        if cls.decode is Endpoint.decode:
+            check_received(cls, resolve)
         task = inspect.getattr_static(cls, "while_occupied")
         cls._has_channel_task = task is not vars(Endpoint)["while_occupied"]
         cls._templates = compile_channels(cls)

@@ -12,10 +12,10 @@ from difflib import get_close_matches
 from types import FunctionType
 from typing import Any, TypeAlias, TypeVar
 
-from chatserver.endpoints.arguments import Unmarked
+from chatserver.endpoints.arguments import Unmarked, check_attribute
 from chatserver.endpoints.dependencies import Dependency, find_dependencies
-from chatserver.endpoints.origin import check_allowed_origins
-from chatserver.endpoints.params import Parameter, find_parameters
+from chatserver.endpoints.origin import check_origins
+from chatserver.endpoints.params import Parameter, find_parameters, unaliased
 from chatserver.endpoints.recovery import SINCE
 from chatserver.publication import PLAIN
 
@@ -83,7 +83,7 @@ def collect_parameters(
     Raises:
         TypeError: A parameter has a name in `taken`.
     """
-    found = _collected(cls, "parameters", _own_parameters, resolve)
+    found = _inherited(cls, "parameters", _own_parameters) | _own_parameters(cls, resolve)
     for name in found:
         if name in taken or name.startswith("_"):
             raise TypeError(f"{cls.__name__}.{name} can't be a parameter, the name is taken")
@@ -97,19 +97,23 @@ def _own_parameters(cls: type, resolve: Callable[[Any], Any]) -> dict[str, Param
     return find_parameters(cls, _annotations(cls, resolve))
 
 
-def _collected(
-    cls: type, name: str, own: Callable[[Any, Resolve], dict[str, T]], resolve: Resolve
-) -> dict[str, T]:
-    """What a class declares, and its bases: an endpoint has its own and its bases' collected."""
+def _inherited(cls: type, name: str, own: Callable[[Any, Resolve], dict[str, T]]) -> dict[str, T]:
+    """What the bases of a class declare: an endpoint has its own and its bases' collected."""
     found: dict[str, T] = {}
     for base in reversed(cls.__mro__[1:-1]):
         inherited = vars(base).get(name)
         found |= own(base, resolver(base)) if inherited is None else inherited
-    return found | own(cls, resolve)
+    return found
 
 
 def _annotations(cls: type, resolve: Callable[[Any], Any]) -> dict[str, Any]:
-    return {name: resolve(value) for name, value in inspect.get_annotations(cls).items()}
+    """The annotations of a class, resolved. A mark in them that would say nothing is an error."""
+    found = {
+        name: unaliased(resolve(value)) for name, value in inspect.get_annotations(cls).items()
+    }
+    for name, annotation in found.items():
+        check_attribute(f"{cls.__name__}.{name}", annotation, vars(cls).get(name))
+    return found
 
 
 def collect_dependencies(
@@ -120,7 +124,14 @@ def collect_dependencies(
     Raises:
         TypeError: A dependency has the name of a parameter, or one in `taken` other than "user".
     """
-    found = _collected(cls, "dependencies", _own_dependencies, resolve)
+    inherited = _inherited(cls, "dependencies", _own_dependencies)
+    own = _own_dependencies(cls, resolve)
+    for name in inherited.keys() & vars(cls).keys() - own.keys():
+        raise TypeError(
+            f"{cls.__name__}.{name} = {vars(cls)[name]!r} would have no effect, because {name!r} "
+            f"is an inherited dependency; write '{name} = Depends(...)'"
+        )
+    found = inherited | own
     for name in found:
         if name in cls.parameters:
             raise TypeError(f"{cls.__name__}.{name} is a parameter and a dependency")
@@ -148,9 +159,7 @@ def check_class(cls: Any, taken: Collection[str]) -> None:
             f"{cls.__name__}.encoding must be 'text', 'bytes', 'json' or None, got {cls.encoding!r}"
         )
     for name in ("channels", "subprotocols"):
-        if isinstance(value := getattr(cls, name), str | bytes):
-            kind = type(value).__name__
-            raise TypeError(f"{cls.__name__}.{name} must be a sequence of names, not a {kind}")
+        _check_names(cls, name)
     if cls.reject_as not in REJECT_AS:
         raise TypeError(
             f"{cls.__name__}.reject_as must be 'http', 'close' or 'policy', got {cls.reject_as!r}"
@@ -160,9 +169,9 @@ def check_class(cls: Any, taken: Collection[str]) -> None:
             f"{cls.__name__}.history must be a number of publications, got {cls.history!r}"
         )
     _check_recover(cls)
-    if cls.linger is not None and (isinstance(cls.linger, str) or cls.linger < 0):
-        raise TypeError(f"{cls.__name__}.linger must be seconds, got {cls.linger!r}")
-    check_allowed_origins(cls.allowed_origins or (), f"{cls.__name__}.allowed_origins")
+    for name in ("linger", "disconnect_timeout"):
+        _check_seconds(cls, name)
+    check_origins(cls.allowed_origins or (), f"{cls.__name__}.allowed_origins")
     if cls.handlers and "on_receive" in vars(cls):
         raise TypeError(
             f"{cls.__name__}.on_receive would never be called, its messages go to "
@@ -178,11 +187,31 @@ def check_class(cls: Any, taken: Collection[str]) -> None:
         if inspect.iscoroutinefunction(inspect.unwrap(getattr(cls, hook))):
             raise TypeError(f"{cls.__name__}.{hook} must be a plain 'def', it is not awaited")
     for handler in cls.handlers.values():
+        _check_method(cls, handler.name)
         _check_async(cls, handler.name)
         if handler.name in taken and handler.name not in HOOKS:
             raise TypeError(f"{cls.__name__}.{handler.name} can't be a handler, the name is taken")
     for name in vars(cls).keys() - cls.parameters.keys():
         _check_name(cls, name, taken)
+
+
+def _check_names(cls: Any, attribute: str) -> None:
+    """Check the names of channels or subprotocols."""
+    value, where = getattr(cls, attribute), f"{cls.__name__}.{attribute}"
+    if isinstance(value, str | bytes) or not isinstance(value, Collection):
+        kind = type(value).__name__
+        raise TypeError(f"{where} must be a sequence of names, not a {kind}")
+    for name in value:
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"{where} must be names, which are texts and not empty; got {name!r}")
+
+
+def _check_seconds(cls: Any, attribute: str) -> None:
+    """Check a number of seconds; None is the application's, where that is the attribute's own."""
+    value = getattr(cls, attribute)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (is_number and value >= 0) and not (value is None and attribute == "linger"):
+        raise TypeError(f"{cls.__name__}.{attribute} must be seconds, got {value!r}")
 
 
 def _check_recover(cls: Any) -> None:
@@ -216,6 +245,7 @@ def _arguments(dependencies: Mapping[str, Any], path: str = "") -> Iterator[tupl
 
 def _check_hook(cls: type, name: str, arguments: tuple[str, ...]) -> None:
     """Check that a hook can be awaited, and takes the arguments that it is called with."""
+    _check_method(cls, name)
     function = inspect.getattr_static(cls, name)
     if not isinstance(function, FunctionType):
         return  # a callable of another kind can't be checked
@@ -242,6 +272,12 @@ def _check_class_hook(cls: type, name: str, arguments: tuple[str, ...]) -> None:
         inspect.signature(function, follow_wrapped=False).bind("cls", *arguments)
     except TypeError:
         raise TypeError(f"{cls.__name__}.{name} must be {form}") from None
+
+
+def _check_method(cls: type, name: str) -> None:
+    """Check that a name is not given to something that we can't call."""
+    if not callable(value := inspect.getattr_static(cls, name)):
+        raise TypeError(f"{cls.__name__}.{name} must be a method, got {value!r}")
 
 
 def _check_async(cls: type, name: str) -> None:
@@ -280,7 +316,11 @@ def _check_name(cls: type, name: str, taken: Collection[str]) -> None:
 
 def _check_channel(cls: Any, channel: str) -> None:
     """Check that each placeholder in a channel's name is a parameter."""
-    for _, field, _, _ in string.Formatter().parse(channel):
+    try:
+        parsed = tuple(string.Formatter().parse(channel))
+    except ValueError as error:
+        raise TypeError(f"{cls.__name__}.channels: {channel!r} is no name: {error}") from None
+    for _, field, _, _ in parsed:
         if field is not None and field not in cls.parameters:
             known = ", ".join(cls.parameters) or "none"
             raise TypeError(

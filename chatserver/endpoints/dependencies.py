@@ -27,13 +27,13 @@ from contextlib import (
 )
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_origin
 
 import anyio.to_thread
 from starlette.concurrency import run_in_threadpool
 
-from chatserver.endpoints.arguments import Argument, Given, make_argument, split
-from chatserver.endpoints.params import Parameter
+from chatserver.endpoints.arguments import Argument, Given, check_marks, make_argument, split
+from chatserver.endpoints.params import Parameter, unaliased
 
 __all__ = ["Dependency", "Depends", "find_dependencies", "name_of", "overriding"]
 
@@ -227,7 +227,8 @@ def _argument(
     where = f"{name_of(call)}({parameter.name})"
     if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
         raise TypeError(f"{where} is positional only, but is given by name")
-    annotation = _resolved(where, call, parameter.annotation, analysis.resolve)
+    annotation = unaliased(_resolved(where, call, parameter.annotation, analysis.resolve))
+    check_marks(where, annotation)
     if mark := _mark_of(where, annotation, parameter.default):
         return _marked(where, mark, annotation, analysis)
     return make_argument(where, parameter.name, annotation, parameter.default, analysis.scopes)
@@ -236,7 +237,8 @@ def _argument(
 def _parameters(where: str, call: Callable[..., Any]) -> list[inspect.Parameter]:
     """The parameters of a dependency, but for `*args`, `**kwargs`, and what a `partial` gives."""
     try:
-        parameters = inspect.signature(call).parameters.values()
+        # Of `Repo[int]` it is that of `Repo`.
+        parameters = inspect.signature(get_origin(call) or call).parameters.values()
     except (TypeError, ValueError):
         raise TypeError(f"{where}: {name_of(call)} does not say its parameters") from None
     given = call.keywords if isinstance(call, partial) else {}
@@ -264,6 +266,7 @@ def _function(call: Any) -> Any:
     """The function behind a callable, which has its code and the names of its module."""
     while isinstance(call, partial):
         call = call.func
+    call = get_origin(call) or call
     if inspect.isclass(call):
         return inspect.unwrap(call.__init__)
     return inspect.unwrap(call if inspect.isroutine(call) else type(call).__call__)

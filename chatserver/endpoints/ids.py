@@ -13,7 +13,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from chatserver.errors import InvalidMessage
 from chatserver.publication import Payload
 
-__all__ = ["MessageId", "is_for_ids", "read_id", "unique_id", "with_id", "without_id"]
+__all__ = ["MessageId", "is_for_ids", "read_id", "unique_id", "with_id", "without"]
 
 MessageId: TypeAlias = str | int
 """What a client may call its message: text of 1 to 64 characters, or an integer of 64 bits."""
@@ -48,10 +48,10 @@ def read_id(raw: Raw) -> MessageId | None:
     return id
 
 
-def without_id(data: str | bytes) -> bytes:
-    """A message without its id, for a type that refuses unknown fields."""
+def without(field: str, data: str | bytes) -> bytes:
+    """A message without one of its fields, for a type that refuses unknown ones."""
     fields = _parse_fields(data)
-    del fields["id"]
+    del fields[field]
     return msgspec.json.encode(fields)
 
 

@@ -52,6 +52,7 @@ from chatserver.endpoints.outcome import (
     OutageLog,
     as_refusal,
     close_for,
+    fault_of,
     is_departure,
     is_expected,
     is_ours,
@@ -159,7 +160,7 @@ class Lifecycle:
             if self._connection.accepted:
                 await self._handle_all(websocket, receive)
         except (Exception, asyncio.CancelledError) as exc:
-            self._stop(exc)
+            self._stop(fault_of(exc, self._host))
         else:
             self._stop(None)
         try:
@@ -409,7 +410,7 @@ class Lifecycle:
         try:
             await step
         except (Exception, asyncio.CancelledError) as exc:
-            self._note(exc)
+            self._note(fault_of(exc, self._host))
 
     def _note(self, error: BaseException) -> None:
         if isinstance(error, asyncio.CancelledError) and self._host is not None:

@@ -18,13 +18,15 @@ A client that gives its message an "id" gets it back, in the reply, in an `Error
 import inspect
 import re
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import is_dataclass
+from functools import partial
 from typing import Any, NamedTuple, TypeVar, dataclass_transform, get_args
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 from starlette.websockets import WebSocket
 
-from chatserver.endpoints.ids import MessageId, is_for_ids, read_id, with_id, without_id
+from chatserver.endpoints.ids import MessageId, is_for_ids, read_id, with_id, without
 from chatserver.errors import InvalidMessage
 from chatserver.publication import payload
 
@@ -34,6 +36,7 @@ __all__ = [
     "Handler",
     "Message",
     "answers",
+    "check_received",
     "find_handlers",
     "on_message",
     "parse",
@@ -100,7 +103,7 @@ class Handler(NamedTuple):
 
 
 class _Envelope(Struct, gc=False):
-    type: str
+    type: str | UnsetType = UNSET
     id: Raw | UnsetType = UNSET
 
 
@@ -129,12 +132,16 @@ def find_handlers(cls: type, resolve: Callable[[Any], Any]) -> dict[str, Handler
         by_method |= {h.name: h for h in vars(base).get("handlers", {}).values()}
     for name in dir(cls):
         method = getattr(cls, name, None)
+        # A `staticmethod` may have the mark itself.
+        marked = any(map(_is_marked, (method, inspect.getattr_static(cls, name, None))))
         # A base that is an endpoint has collected its handlers; other bases are searched here.
-        if getattr(method, "__on_message__", False) is True and (
-            name not in by_method or name in vars(cls)
-        ):
+        if marked and (name not in by_method or name in vars(cls)):
             by_method[name] = _handler(cls, name, method, resolve)
     return _by_tag(cls, by_method)
+
+
+def _is_marked(method: object) -> bool:
+    return getattr(method, "__on_message__", False) is True
 
 
 def _by_tag(cls: type, by_method: Mapping[str, Handler]) -> dict[str, Handler]:
@@ -149,6 +156,30 @@ def _by_tag(cls: type, by_method: Mapping[str, Handler]) -> dict[str, Handler]:
     return found
 
 
+def check_received(cls: Any, resolve: Callable[[Any], Any]) -> None:
+    """Check that `on_receive` expects no class that a message would have to be converted to.
+
+    Raises:
+        TypeError: It does, and so its annotation is not true.
+    """
+    written = inspect.getattr_static(cls, "on_receive")
+    if hasattr(written, "__wrapped__"):
+        return  # a decorator may well convert it
+    expected = resolve(inspect.get_annotations(written).get("data"))
+    if _has_to_be_converted(expected):
+        raise TypeError(
+            f"{cls.__name__}.on_receive gets what JSON holds, not {expected!r}; write a handler: "
+            "'@on_message async def name(self, websocket, message: SomeMessage)'"
+        )
+
+
+def _has_to_be_converted(kind: Any) -> bool:
+    is_class = inspect.isclass(kind) and (
+        issubclass(kind, Struct) or is_dataclass(kind) or hasattr(kind, "model_validate_json")
+    )
+    return is_class or any(map(_has_to_be_converted, get_args(kind)))
+
+
 def parse(
     handlers: Mapping[str, Handler], data: str | bytes
 ) -> tuple[Handler, Any, MessageId | None]:
@@ -161,17 +192,19 @@ def parse(
         InvalidMessage: It isn't JSON, has no known type or a bad id, or doesn't fit its type.
     """
     envelope = _decode(_parse_envelope, data)
-    handler = handlers.get(envelope.type)
+    handler = None if envelope.type is UNSET else handlers.get(envelope.type)
     if handler is not None and (envelope.id is UNSET or handler.keeps_id):
         return handler, _decode(handler.decode, data), None
     id = None if envelope.id is UNSET else read_id(envelope.id)
     try:
+        if envelope.type is UNSET:
+            raise InvalidMessage("not a valid message: Object missing required field `type`")
         if handler is None:
             known = ", ".join(repr(name) for name in sorted(handlers))
             tag = envelope.type[:40]
             raise InvalidMessage(f"unknown message type {tag!r}; expected one of {known}")
         if id is not None and handler.forbids_id:
-            data = without_id(data)
+            data = without("id", data)
         return handler, _decode(handler.decode, data), id
     except InvalidMessage as error:
         error.id = id
@@ -235,7 +268,8 @@ def _handler(cls: type, name: str, method: Any, resolve: Callable[[Any], Any]) -
     signature = inspect.signature(method)
     parameters = list(signature.parameters.values())
     annotation = parameters[2].annotation if len(parameters) == 3 else inspect.Parameter.empty
-    if annotation is inspect.Parameter.empty:
+    of_an_instance = not isinstance(inspect.getattr_static(cls, name), staticmethod | classmethod)
+    if annotation is inspect.Parameter.empty or not of_an_instance:
         raise TypeError(
             f"{cls.__name__}.{name} must be a handler of the form "
             f"'async def {name}(self, websocket, message: SomeMessage)'"
@@ -251,14 +285,21 @@ def _handler(cls: type, name: str, method: Any, resolve: Callable[[Any], Any]) -
     if hasattr(kind, "model_validate_json"):
         forbids = kind.model_config.get("extra") == "forbid"
         use = _use_of_id(_pydantic_id(kind), forbids=forbids)
-        return Handler(name, kind, _pydantic_tag(kind), kind.model_validate_json, *use, reply)
+        decode = kind.model_validate_json
+        if forbids and _pydantic_field(kind, "type") is None:
+            decode = partial(_decode_untagged, decode)
+        return Handler(name, kind, _pydantic_tag(kind), decode, *use, reply)
     raise TypeError(
         f"{cls.__name__}.{name} must take a subclass of Message or a pydantic model, got {kind!r}"
     )
 
 
+def _decode_untagged(decode: Callable[[bytes], Any], data: str | bytes) -> Any:
+    return decode(without("type", data))
+
+
 def _pydantic_tag(model: Any) -> str:
-    field = model.model_fields.get("type")
+    field = _pydantic_field(model, "type")
     if field is None:
         return _tag(model.__name__)
     choices = get_args(field.annotation) or (field.default,)
@@ -266,10 +307,16 @@ def _pydantic_tag(model: Any) -> str:
 
 
 def _pydantic_id(model: Any) -> tuple[bool, Any] | None:
+    field = _pydantic_field(model, "id")
+    return None if field is None else (field.is_required(), field.annotation)
+
+
+def _pydantic_field(model: Any, key: str) -> Any:
+    """The field that a model reads from a key, if it has one."""
     for name, field in model.model_fields.items():
         alias = field.validation_alias or name
-        if "id" in getattr(alias, "choices", (alias,)):
-            return field.is_required(), field.annotation
+        if key in getattr(alias, "choices", (alias,)):
+            return field
     return None
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from starlette.websockets import WebSocketDisconnect
 
 from chatserver.connection import Connection
-from chatserver.endpoints.outcome import close_for, is_ours, root_of
+from chatserver.endpoints.outcome import close_for, fault_of, is_ours, root_of
 from chatserver.endpoints.tasks import CANCEL_TIMEOUT
 from chatserver.hub import Hub
 
@@ -93,15 +93,11 @@ class Occupancy:
     async def _run(self) -> None:
         try:
             await self._place.cls.while_occupied(self._place.channel, self._place.hub)
-        except Exception as error:
-            self._fail(error)
-        except asyncio.CancelledError as error:
-            if self._task.cancelling():
+        except (Exception, asyncio.CancelledError) as error:
+            fault = fault_of(error, self._task)
+            if not isinstance(fault, Exception):
                 raise
-            # What it awaited was cancelled, and not the task itself: a fault as any other.
-            interrupted = RuntimeError("what it awaited was cancelled")
-            interrupted.__cause__ = error
-            self._fail(interrupted)
+            self._fail(fault)
 
     def _fail(self, error: Exception) -> None:
         """Log a fault once, and close the members."""

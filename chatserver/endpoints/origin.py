@@ -11,8 +11,10 @@ from starlette.types import Scope
 
 from chatserver.errors import InvalidHandshake
 
-__all__ = ["check_allowed_origins", "check_origin"]
+__all__ = ["check_origin", "check_origins"]
 
+#: What may be allowed, in lower case; the setting has the same.
+ALLOWED = re.compile(r"\*|[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 _ORIGIN = re.compile(r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?")
 #: Characters of a refused origin that are shown.
 MAX_SHOWN = 80
@@ -20,7 +22,25 @@ _DEFAULT_PORT = {"http": 80, "https": 443}
 _PAGE_SCHEME = {"ws": "http", "wss": "https", "http": "http", "https": "https"}
 
 
-def check_allowed_origins(allowed: Collection[str], name: str) -> None:
+def check_origins(allowed: Collection[str], name: str) -> None:
+    """Refuse what no browser sends as an origin: it would allow nothing.
+
+    Args:
+        allowed: The allowed origins of a class.
+        name: Where they were given, for the error sentence.
+
+    Raises:
+        TypeError: One is no origin, or there is a single text in place of a collection.
+    """
+    _check_collection(allowed, name)
+    for origin in allowed:
+        if not isinstance(origin, str) or not ALLOWED.fullmatch(origin.lower()):
+            raise TypeError(
+                f"{name} must be origins such as 'https://example.org:8443', or '*'; got {origin!r}"
+            )
+
+
+def _check_collection(allowed: Collection[str], name: str) -> None:
     """Refuse a single text in place of a collection of origins.
 
     `"https://e" in "https://example.com"` is true in Python: parts of an origin would be allowed.
@@ -55,7 +75,7 @@ def check_origin(scope: Scope, allowed: Collection[str]) -> None:
         InvalidHandshake: HTTP 403, or 4403.
         TypeError: `allowed` is a single text, a mistake of the application.
     """
-    check_allowed_origins(allowed, "app.state.allowed_origins")
+    _check_collection(allowed, "app.state.allowed_origins")
     origins = _header(scope, b"origin")
     if not origins or "*" in allowed:
         return

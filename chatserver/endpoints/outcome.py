@@ -5,6 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from typing import Any
 
 from starlette.exceptions import HTTPException, WebSocketException
 from starlette.websockets import WebSocketDisconnect
@@ -23,6 +24,7 @@ __all__ = [
     "OutageLog",
     "as_refusal",
     "close_for",
+    "fault_of",
     "is_departure",
     "is_expected",
     "is_ours",
@@ -37,6 +39,24 @@ logger: logging.Logger = logging.getLogger("chatserver")
 TRY_AGAIN = "the server is not available right now, try again later"
 
 OUTAGES = (BrokerUnavailable, KeysUnavailable, VerifierMissing)
+
+
+def fault_of(error: BaseException, task: asyncio.Task[Any] | None) -> BaseException:
+    """The fault that a cancellation is if it was not this task that was cancelled.
+
+    Args:
+        error: What the task's code has raised.
+        task: The task.
+
+    Returns:
+        The error itself, or for a `CancelledError` that came of what the task awaited, such as a
+        future that others have cancelled, a `RuntimeError` that says so.
+    """
+    if not isinstance(error, asyncio.CancelledError) or task is None or task.cancelling():
+        return error
+    fault = RuntimeError("what it awaited was cancelled")
+    fault.__cause__ = error
+    return fault
 
 
 def is_departure(error: BaseException) -> bool:

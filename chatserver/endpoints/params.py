@@ -15,6 +15,7 @@ import re
 import sys
 import types
 from collections.abc import Mapping
+from copy import copy
 from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar, Union, get_args, get_origin
 
 import msgspec
@@ -29,6 +30,7 @@ from chatserver.errors import InvalidHandshake
 __all__ = [
     "COOKIE",
     "HEADER",
+    "MARKERS",
     "PATH",
     "QUERY",
     "REQUIRED",
@@ -42,6 +44,7 @@ __all__ = [
     "find_parameters",
     "make_parameter",
     "source_of",
+    "unaliased",
 ]
 
 T = TypeVar("T")
@@ -66,7 +69,8 @@ FromCookie: TypeAlias = Annotated[T, COOKIE]
 #: Stands for the default of a parameter that has none.
 REQUIRED: Any = object()
 
-_MARKERS = {
+#: How one writes each source at an attribute.
+MARKERS = {
     "path parameter": "FromPath",
     "query parameter": "FromQuery",
     "header": "FromHeader",
@@ -128,7 +132,7 @@ class Parameter(NamedTuple):
                 raise TypeError(f"{self.label} is not in the path of this endpoint's route")
             if self.default is REQUIRED:
                 raise InvalidHandshake(f"{self.label} is required")
-            return self.default
+            return copy(self.default)  # one connection's list is not another's
         try:
             return msgspec.convert(raw, self.type, strict=False)
         except (msgspec.ValidationError, RecursionError) as exc:
@@ -173,7 +177,7 @@ def find_parameters(cls: type, annotations: Mapping[str, Any]) -> dict[str, Para
     """
     for name, value in vars(cls).items():
         if source := source_of(value):
-            marker = _MARKERS[source.name]
+            marker = MARKERS[source.name]
             raise TypeError(
                 f"{cls.__name__}.{name} = {marker}[...] declares nothing; "
                 f"write '{name}: {marker}[...]', with a colon"
@@ -200,9 +204,15 @@ def make_parameter(
         sent_as: As for `Parameter`; empty for what follows from the name.
 
     Raises:
-        TypeError: A text can't be converted to the type.
+        TypeError: A text can't be converted to the type, or it depends on a `TypeVar`.
     """
     inner, *others = get_args(annotation) if _metadata(annotation) else (annotation,)
+    inner = unaliased(inner)
+    if _depends_on_a_variable(inner):
+        raise TypeError(
+            f"{where}: the type of a {source.name} must be known, got {inner!r}; "
+            f"declare {name!r} in each subclass"
+        )
     rest = tuple(other for other in others if type(other) is not Source)
     kind = Annotated[(_without_none(inner), *rest)] if rest else _without_none(inner)
     if not _can_be_read(kind, source):
@@ -212,6 +222,14 @@ def make_parameter(
     is_number = _mentions(kind, int) and not _mentions(kind, str)
     sent_as = sent_as or (name.replace("_", "-") if source == HEADER else name)
     return Parameter(name, source, kind, default, is_number, sent_as)
+
+
+def unaliased(annotation: Any) -> Any:
+    """What an annotation stands for that names a `type Page = FromQuery[int]`, of Python 3.12."""
+    while type(alias := get_origin(annotation) or annotation).__name__ == "TypeAliasType":
+        arguments = get_args(annotation)
+        annotation = alias.__value__[arguments] if arguments else alias.__value__
+    return annotation
 
 
 def source_of(annotation: Any) -> Source | None:
@@ -278,3 +296,7 @@ def _without_none(annotation: Any) -> Any:
 
 def _mentions(annotation: Any, wanted: type) -> bool:
     return annotation is wanted or any(_mentions(arg, wanted) for arg in get_args(annotation))
+
+
+def _depends_on_a_variable(annotation: Any) -> bool:
+    return isinstance(annotation, TypeVar) or any(map(_depends_on_a_variable, get_args(annotation)))

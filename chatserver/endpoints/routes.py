@@ -65,8 +65,8 @@ def check_routes(routes: Iterable[BaseRoute]) -> None:
     """Check that each endpoint has what it needs in its route, and limit integers in paths.
 
     Raises:
-        TypeError: A `FromPath` is not in the route, or a dependency of FastAPI's route calls
-            `identify`; the sentence names the class and the path.
+        TypeError: A class is abstract, a `FromPath` is not in the route, or a dependency of
+            FastAPI's route calls `identify`; the sentence names the class and the path.
     """
     for found in endpoint_routes(routes):
         _check_route(found)
@@ -76,6 +76,10 @@ def check_routes(routes: Iterable[BaseRoute]) -> None:
 
 def _check_route(found: EndpointRoute) -> None:
     name = found.endpoint.__name__
+    if lacking := ", ".join(map(repr, sorted(getattr(found.endpoint, "__abstractmethods__", ())))):
+        raise TypeError(
+            f"the route {found.path!r} leads to {name}, which is abstract; it lacks {lacking}"
+        )
     if identify in called_before(found.route):
         raise TypeError(
             f"a dependency of the route {found.path!r} calls identify(), which needs {name}: "

@@ -37,6 +37,7 @@ from chatserver.publication import (
     Payload,
     Position,
     Publication,
+    check_name,
     payload,
 )
 from chatserver.rules import RulesByName, rules_by_name
@@ -99,6 +100,9 @@ class Hub:
         limits: Limits | None = None,
         rules: RulesByName | None = None,
     ) -> None:
+        if broker is not None and not isinstance(broker, Broker):
+            kind = type(broker).__name__
+            raise TypeError(f"Hub() takes a Broker, as broker_from_url(url) makes one; got {kind}")
         self.broker: Broker | MemoryBroker = broker or MemoryBroker()
         if rules:
             self.broker.rules = rules_by_name(rules, self.broker.rules)
@@ -166,11 +170,13 @@ class Hub:
             The publication's position. The broker has stored it, and delivers it to subscribers.
 
         Raises:
-            TypeError: The data can't be encoded as JSON, or the channel is not a string.
-            ValueError: The channel's name is empty, or text has lone surrogates.
+            TypeError: The data can't be encoded as JSON, or the channel or id is not a string.
+            ValueError: The channel's name or the id is empty, or text has lone surrogates.
             BrokerUnavailable: It is not certain that the broker has stored it.
         """
-        _check_channel(channel)
+        check_name("a channel's name", channel)
+        if id is not None:
+            check_name("an id", id)
         position = await self.broker.publish(
             channel, payload(data), id=id, info=info, keep=keep, skip=skip
         )
@@ -269,7 +275,7 @@ class Hub:
             ValueError: Not exactly one of user and client is given, or the channel is empty.
             BrokerUnavailable: It is not certain that every process was told.
         """
-        _check_channel(channel)
+        check_name("a channel's name", channel)
         _check_one(user, client)
         await self.broker.tell(Unsubscribe(channel, user, client))
 
@@ -468,7 +474,7 @@ class Hub:
             BrokerUnavailable: The broker can't confirm that it delivers the channel, or it took
                 so long that more was published than can be held.
         """
-        _check_channel(channel)
+        check_name("a channel's name", channel)
         if last_will is not None and info is None:
             info = ClientInfo(connection.id)
         member = self._join(connection, channel, encoder)
@@ -722,14 +728,3 @@ def _check_one(user: str, client: str) -> None:
             raise TypeError(f"the name of a user or client must be a str, got {kind}")
     if bool(user) == bool(client):
         raise ValueError(f"expected either a user or a client, got {user=} and {client=}")
-
-
-def _check_channel(channel: str) -> None:
-    if not isinstance(channel, str):
-        raise TypeError(f"a channel's name must be a str, got {type(channel).__name__}")
-    if not channel:
-        raise ValueError("a channel's name must not be empty")
-    try:
-        channel.encode()
-    except UnicodeEncodeError:
-        raise ValueError("a channel's name must not have lone surrogates") from None

@@ -8,7 +8,7 @@ Anybody who may connect to the database may send notifications, so everything is
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias, final
 
 import msgspec
 from msgspec import Meta, Raw, Struct
@@ -73,6 +73,7 @@ class Gone(Struct, array_like=True, frozen=True, gc=False, tag="l"):
     info: bytes
 
 
+@final
 class Told(Struct, array_like=True, frozen=True, gc=False, tag="c"):
     """A control message."""
 

@@ -192,24 +192,14 @@ class PostgresEngine(Engine):
     async def _heard(self, parts: Parts, texts: Sequence[str]) -> list[Heard]:
         """What notifications say of channels that are followed, and to all processes."""
         events = [event for text in texts for event in _events(parts, text) if self._is_ours(event)]
-        read = await self._read_spans([event for event in events if isinstance(event, Span)])
+        read = await self._read_spans([event for event in events if type(event) is Span])
         heard: list[Heard] = []
         for event in events:
-            heard += next(read) if isinstance(event, Span) else _readable(self._said, event)
+            heard += next(read) if type(event) is Span else _readable(_READERS[type(event)], event)
         return heard
 
     def _is_ours(self, event: Event) -> bool:
-        return isinstance(event, Told) or event.name in self._followed
-
-    def _said(self, event: Published | Entered | Gone | Told) -> Heard:
-        if isinstance(event, Told):
-            return read_control(event.control)
-        channel = event.name.decode()
-        if isinstance(event, Published):
-            row = (event.kind, event.data, event.info, event.skip)
-            return publication(channel, event.epoch, event.offset, *row)
-        info = client_info(event.info)
-        return Joined(channel, info) if isinstance(event, Entered) else Left(channel, info)
+        return type(event) is Told or event.name in self._followed
 
     async def _read_spans(self, spans: Sequence[Span]) -> Iterator[list[Publication]]:
         """The publications of each span; those that are not there any more are left out."""
@@ -285,8 +275,11 @@ class PostgresEngine(Engine):
         publications = [(index[draft.name], *draft[3:]) for draft in distinct.values()]
         values = (*_columns([streams[name] for name in ordered]), *_columns(publications))
         (row,) = await self._call(self._appending, "append", *values)
-        positions = map(Position, row["positions"], row["epochs"])
-        answers = dict(zip(distinct, positions, strict=True))
+        epochs = dict(zip(ordered, row["epochs"], strict=True))
+        answers = {
+            (name, id): Position(offset, epochs[name])
+            for (name, id), offset in zip(distinct, row["positions"], strict=True)
+        }
         return [answers[draft.name, draft.id] for draft in drafts]
 
     async def read(self, reads: Sequence[Read]) -> Answers[History]:
@@ -402,6 +395,32 @@ class Notifications:
         return taken
 
 
+def _published(event: Published) -> Publication:
+    row = (event.kind, event.data, event.info, event.skip)
+    return publication(event.name.decode(), event.epoch, event.offset, *row)
+
+
+def _entered(event: Entered) -> Joined:
+    return Joined(event.name.decode(), client_info(event.info))
+
+
+def _gone(event: Gone) -> Left:
+    return Left(event.name.decode(), client_info(event.info))
+
+
+def _told(event: Told) -> Control:
+    return read_control(event.control)
+
+
+#: By type, because `isinstance` of a struct takes long.
+_READERS: dict[type[Event], Callable[[Any], Heard]] = {
+    Published: _published,
+    Entered: _entered,
+    Gone: _gone,
+    Told: _told,
+}
+
+
 def _events(parts: Parts, text: str) -> Sequence[Event]:
     try:
         return parts.add(text)
@@ -478,7 +497,7 @@ def _draft(draft: Draft) -> _Draft:
     return _Draft(
         draft.channel.encode(),
         *_kept(draft.rules),
-        _half_of_sha256(draft.id),
+        _short(draft.id),
         draft.id_ttl,
         *_content(draft.data),
         None if draft.info is None else msgspec.json.encode(draft.info),
@@ -503,11 +522,11 @@ def _read(read: Read) -> _Read:
 def _change(change: Enter | Leave) -> _Change:
     name = change.channel.encode()
     if isinstance(change, Enter):
-        client = _half_of_sha256(change.info.client)
+        client = _short(change.info.client)
         will = (None, None) if change.last_will is None else _content(change.last_will)
         info = msgspec.json.encode(change.info)
         return _Change(True, name, client, change.process, change.announce, info, *will)
-    client, (size, ttl) = _half_of_sha256(change.client), _kept(change.rules)
+    client, (size, ttl) = _short(change.client), _kept(change.rules)
     announce, process = change.rules.join_leave, change.process
     return _Change(False, name, client, process, announce, dead=change.dead, size=size, ttl=ttl)
 
@@ -539,11 +558,14 @@ def _entry(name: bytes, info: bytes) -> tuple[str, str]:
     return name.decode(), client_info(info).client
 
 
-def _half_of_sha256(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()[:16]
+def _short(identifier: str) -> bytes:
+    """As the function of that name in schema.sql."""
+    name = identifier.encode()
+    return name if len(name) < 32 else hashlib.sha256(name).digest()
 
 
 def _columns(rows: Sequence[tuple[object, ...]]) -> list[list[object]]:
+    """One list of each column of rows."""
     return [list(column) for column in zip(*rows, strict=True)]
 
 

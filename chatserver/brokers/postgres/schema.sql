@@ -15,8 +15,9 @@ CREATE TABLE IF NOT EXISTS chatserver.channel (
     epoch text NOT NULL,
     timeline text NOT NULL,                     -- of the server when the epoch began
     top bigint NOT NULL DEFAULT 0 CHECK (top >= 0),
-    size bigint NOT NULL DEFAULT 100,           -- publications in the history at most
-    ttl double precision NOT NULL DEFAULT 300,  -- seconds for which they are kept at most
+    -- Publications in the history at most, and seconds for which they are kept at most.
+    size bigint NOT NULL DEFAULT 100 CHECK (size >= 0),
+    ttl double precision NOT NULL DEFAULT 300 CHECK (ttl BETWEEN 0 AND 1e10),
     used timestamptz NOT NULL,                  -- when it was last published to, or followed
     due timestamptz NOT NULL                    -- when there may be something to tidy up
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05);
@@ -33,7 +34,7 @@ CREATE TABLE IF NOT EXISTS chatserver.publication (
     PRIMARY KEY (channel, position)
 ) WITH (autovacuum_vacuum_scale_factor = 0.05);
 
--- What was published with an id: the first half of the id's SHA-256.
+-- What was published with an id, by `short` of the id.
 CREATE TABLE IF NOT EXISTS chatserver.publication_id (
     channel bigint NOT NULL,
     id bytea NOT NULL,
@@ -51,7 +52,7 @@ CREATE TABLE IF NOT EXISTS chatserver.lease (
 
 CREATE TABLE IF NOT EXISTS chatserver.presence (
     channel bytea NOT NULL,                     -- SHA-256 of the channel's name
-    client bytea NOT NULL,                      -- the first half of the SHA-256 of its identifier
+    client bytea NOT NULL,                      -- `short` of its identifier
     name bytea NOT NULL,
     process text NOT NULL,
     info bytea NOT NULL,                        -- the client, as JSON
@@ -81,9 +82,9 @@ CREATE OR REPLACE FUNCTION chatserver.new_epoch() RETURNS text LANGUAGE sql VOLA
     SELECT left(gen_random_uuid()::text, 8)
 $$;
 
-CREATE OR REPLACE FUNCTION chatserver.half_of_sha256(name bytea) RETURNS bytea
-LANGUAGE sql IMMUTABLE AS $$
-    SELECT substr(sha256(name), 1, 16)
+-- An identifier as it is, or the SHA-256 of one that may be too long for an index.
+CREATE OR REPLACE FUNCTION chatserver.short(name bytea) RETURNS bytea LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN octet_length(name) < 32 THEN name ELSE sha256(name) END
 $$;
 
 -- As a value of JSON; null for NULL.
@@ -160,7 +161,8 @@ $$;
 -- names are the streams, each once, in the order of their SHA-256, with what is kept of them; NULL
 -- leaves that as it is. The other arrays have one element for each publication: channels are
 -- indexes of names. An id is in a channel once, and is not remembered if it is NULL. What is not
--- to be kept gets no offset, and is only announced.
+-- to be kept gets no offset, and is only announced. Returns the epoch of each stream and the
+-- position of each publication.
 CREATE OR REPLACE FUNCTION chatserver.append(
     names bytea[], sizes bigint[], ttls double precision[],
     channels integer[], ids bytea[], id_ttls double precision[],
@@ -173,6 +175,7 @@ DECLARE
     streams bigint[];
     tops bigint[];
     now timestamptz;
+    is_light boolean;
     events text;
 BEGIN
     LOOP
@@ -192,6 +195,12 @@ BEGIN
         EXIT WHEN cardinality(streams) = cardinality(keys);  -- else an idle one was just removed
     END LOOP;
     now := clock_timestamp();
+    -- What fits into a few notifications is announced whole; else its positions are.
+    is_light := (
+        SELECT 60 * count(*) + sum(octet_length(names[channel]) + octet_length(data)
+            + coalesce(octet_length(info), 0)) <= 36000
+        FROM unnest(channels, contents, infos) AS given (channel, data, info)
+    );
     WITH draft AS (
         SELECT given.*, remembered.position AS known, remembered.position IS NULL AS fresh
         FROM unnest(channels, ids, id_ttls, kinds, contents, infos, skips, keeps)
@@ -228,26 +237,21 @@ BEGIN
             SELECT channel, count(*) FILTER (WHERE fresh AND keep) FROM numbered GROUP BY channel
         ) AS added
         WHERE stream.id = streams[added.channel]
-    ), weight AS (
-        SELECT 60 * count(*) + sum(octet_length(names[channel]) + octet_length(data)
-            + coalesce(octet_length(info), 0)) <= 36000 AS is_light
-        FROM numbered WHERE fresh
     ), event AS (
         SELECT number, '["p",' || chatserver.quoted(names[channel])
             || ',"' || epochs[channel] || '",'
             || CASE WHEN keep THEN position ELSE 0 END || ',"' || kind || '",'
             || chatserver.quoted(data) || ',' || chatserver.quoted(info) || ','
             || chatserver.quoted(skip) || ']' AS event
-        FROM numbered, weight WHERE fresh AND (is_light OR NOT keep)
+        FROM numbered WHERE fresh AND (is_light OR NOT keep)
         UNION ALL
         SELECT min(number), '["r",' || chatserver.quoted(names[channel])
             || ',"' || epochs[channel] || '",' || min(position) || ',' || max(position) || ']'
-        FROM numbered, weight WHERE fresh AND keep AND NOT is_light GROUP BY channel
+        FROM numbered WHERE fresh AND keep AND NOT is_light GROUP BY channel
     )
-    SELECT (SELECT array_agg(epochs[channel] ORDER BY number) FROM numbered),
-        (SELECT array_agg(position ORDER BY number) FROM numbered),
+    SELECT (SELECT array_agg(position ORDER BY number) FROM numbered),
         (SELECT string_agg(event, ',' ORDER BY number) FROM event)
-    INTO epochs, positions, events;
+    INTO positions, events;
     IF events IS NOT NULL THEN
         PERFORM chatserver.announce('[' || events || ']');
     END IF;
@@ -318,14 +322,14 @@ CREATE OR REPLACE FUNCTION chatserver.publish(channel text, data text, id text D
 RETURNS void LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     INSERT INTO chatserver.outbox (name, kind, data, id) VALUES (
         convert_to($1, 'UTF8'), 't', convert_to($2, 'UTF8'),
-        chatserver.half_of_sha256(convert_to($3, 'UTF8'))
+        chatserver.short(convert_to($3, 'UTF8'))
     )
 $$;
 CREATE OR REPLACE FUNCTION chatserver.publish(channel text, data jsonb, id text DEFAULT NULL)
 RETURNS void LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     INSERT INTO chatserver.outbox (name, kind, data, id) VALUES (
         convert_to($1, 'UTF8'), 'j', convert_to($2::text, 'UTF8'),
-        chatserver.half_of_sha256(convert_to($3, 'UTF8'))
+        chatserver.short(convert_to($3, 'UTF8'))
     )
 $$;
 
@@ -532,7 +536,7 @@ DECLARE
     oldest record;
     deleted integer;
     total integer := 0;
-    seen integer := 0;
+    channels CONSTANT integer := greatest(most / 10, 1);
     tidied bytea[] := '{}';
     tops bigint[] := '{}';
     dues timestamptz[] := '{}';
@@ -540,19 +544,19 @@ BEGIN
     IF NOT pg_try_advisory_xact_lock(hashtext('chatserver'), 2) THEN
         RETURN false;
     END IF;
-    DELETE FROM chatserver.publication_id AS remembered WHERE (channel, id) IN (
-        SELECT expired.channel, expired.id FROM chatserver.publication_id AS expired
-        WHERE expired.expires <= now ORDER BY expired.expires LIMIT most FOR UPDATE SKIP LOCKED
-    );
+    DELETE FROM chatserver.publication_id WHERE expires <= now AND ctid = ANY (ARRAY(
+        SELECT ctid FROM chatserver.publication_id WHERE expires <= now
+        ORDER BY expires LIMIT most FOR UPDATE SKIP LOCKED
+    ));
     GET DIAGNOSTICS deleted = ROW_COUNT;
     total := deleted;
     FOR stream IN
         SELECT key, id, top, size, ttl, used FROM chatserver.channel
-        WHERE due <= now ORDER BY due LIMIT most
+        WHERE due <= now ORDER BY due LIMIT channels
     LOOP
         EXIT WHEN total >= most;
-        DELETE FROM chatserver.publication WHERE (channel, position) IN (
-            SELECT stream.id, bottom.position FROM (
+        DELETE FROM chatserver.publication WHERE channel = stream.id AND position <= (
+            SELECT max(position) FROM (
                 SELECT position, time FROM chatserver.publication
                 WHERE channel = stream.id ORDER BY position LIMIT most
             ) AS bottom
@@ -574,18 +578,19 @@ BEGIN
             ELSE greatest(now + young, oldest.time + make_interval(secs => stream.ttl))
         END;
     END LOOP;
-    -- Locked at the end, and only for a moment. What somebody appends to now is due again anyway.
+    -- Locked at the end, and only for a moment.
     UPDATE chatserver.channel SET due = found.due FROM (
-        SELECT channel.key, given.due
+        SELECT channel.key,
+            CASE WHEN channel.top = given.top THEN given.due ELSE now + young END AS due
         FROM unnest(tidied, tops, dues) AS given (key, top, due)
-        JOIN chatserver.channel ON channel.key = given.key AND channel.top = given.top
+        JOIN chatserver.channel ON channel.key = given.key
         ORDER BY channel.key FOR UPDATE OF channel SKIP LOCKED
     ) AS found WHERE channel.key = found.key;
     DELETE FROM chatserver.channel WHERE key = ANY (tidied) AND used <= now - idle
         AND NOT EXISTS (
             SELECT FROM chatserver.publication WHERE publication.channel = channel.id
         );
-    RETURN total >= most;
+    RETURN total >= most OR cardinality(tidied) >= channels;
 END
 $$;
 

@@ -56,7 +56,11 @@ AUTHENTICATION: tuple[type[Exception], ...] = (
     exceptions.NoPermissionError,
 )
 #: Whatever connecting may raise.
-ANY: tuple[type[Exception], ...] = (*WEATHER, exceptions.RedisError)
+ANY: tuple[type[Exception], ...] = (
+    *WEATHER,
+    exceptions.RedisError,
+    exceptions.RedisClusterException,  # which is none of the former
+)
 #: What sending may raise; uvloop raises RuntimeError if the connection was reset just before.
 NOT_SENT: tuple[type[Exception], ...] = (*WEATHER, RuntimeError)
 

@@ -301,15 +301,33 @@ class RedisEngine(Engine):
         return id if position == known else b""
 
     async def append(self, drafts: Sequence[Draft]) -> Answers[Position]:
-        answers = await self._evaluate(_each(self._append, drafts))
-        return [_then(answer, _position) for answer in answers]
+        """What one channel gets is one call: of its script, most is the same for each draft."""
+        entries = [_entry_or_error(draft) for draft in drafts]
+        by_channel: dict[str, list[int]] = {}
+        for number, draft in enumerate(drafts):
+            if isinstance(entries[number], bytes):
+                by_channel.setdefault(draft.channel, []).append(number)
+        found = await self._evaluate(
+            self._append(channel, [(drafts[number], entries[number]) for number in numbers])
+            for channel, numbers in by_channel.items()
+        )
+        answers: list[Answer] = entries
+        for numbers, answer in zip(by_channel.values(), found, strict=True):
+            some = answer if isinstance(answer, list) else [answer] * len(numbers)
+            for number, each in zip(numbers, some, strict=True):
+                answers[number] = _then(answer_of(each), _position)
+        return answers
 
-    def _append(self, draft: Draft) -> "Call":
-        keys = self._keys(draft.channel, "top", "stream", f"id:{draft.id}")
-        entry = _entry(draft.data, draft.info, draft.skip)
-        what = self._news(draft.channel), _bytes(draft.id), entry, "1" if draft.keep else "0"
-        kept = *_kept(draft.rules), int(draft.id_ttl * 1000)
-        return "append", keys, (*what, _new_epoch(), *kept)
+    def _append(self, channel: str, drafts: Sequence[tuple[Draft, Answer]]) -> "Call":
+        keys = self._keys(channel, "top", "stream", "id:")
+        id_key = keys.pop()
+        arguments: list[bytes | str | int] = []
+        for draft, entry in drafts:
+            id = _bytes(draft.id)
+            keys.append(id_key + id)
+            arguments += id, entry, "1" if draft.keep else "0", int(draft.id_ttl * 1000)
+        kept = _kept(drafts[-1][0].rules)
+        return "append", keys, (self._news(channel), _new_epoch(), *kept, *arguments)
 
     async def read(self, reads: Sequence[Read]) -> Answers[History]:
         answers = await self._evaluate(_each(self._read, reads))
@@ -563,6 +581,14 @@ def _info(text: bytes) -> dict[str, str]:
 def _position(answer: bytes) -> Position:
     offset, _, epoch = answer.partition(b" ")
     return Position(int(offset), epoch.decode())
+
+
+def _entry_or_error(draft: Draft) -> bytes | BrokerUnavailable:
+    """What can't be encoded is an error of its own only."""
+    try:
+        return _entry(draft.data, draft.info, draft.skip)
+    except (TypeError, ValueError, OverflowError) as error:
+        return BrokerUnavailable(f"This can't be given to Redis: {error}.")
 
 
 def _entry(data: Payload, info: ClientInfo | None, skip: str) -> bytes:

@@ -80,43 +80,57 @@ local function append(stream_key, offset, size, id, entry)
     return type(added) ~= 'table' or not added.err, added
 end
 
-local function publish(top_key, stream_key, id_key, a)
-    local known = redis.call('GET', id_key)
-    if known and string.match(known, '^%d+ %w+$') then return known end
+-- Publishes drafts, each with id_key, id, entry, keep and id_ttl. The answers are the position of
+-- each, or the error.
+local function publish(top_key, stream_key, a, drafts)
     local offset, epoch, size, ttl = read_top(top_key, a.epoch)
     size, ttl = kept(a.size, a.ttl, size, ttl)
+    local stores = size > 0 and ttl > 0
     if not offset then
         redis.call('DEL', stream_key)
         offset, epoch = 0, a.epoch
     end
-    local announced = 0
-    if a.keep then
-        offset = offset + 1
-        if size > 0 and ttl > 0 then
-            local done, answer = append(stream_key, offset, size, a.id, a.entry)
+
+    local function publish_one(draft)
+        local known = redis.call('GET', draft.id_key)
+        if known and string.match(known, '^%d+ %w+$') then return known end
+        local announced = draft.keep and offset + 1 or 0
+        if draft.keep and stores then
+            local done, answer = append(stream_key, announced, size, draft.id, draft.entry)
             if not done and string.find(answer.err, 'equal or smaller') then
                 -- Somebody has added entries by hand.
                 redis.call('DEL', stream_key)
-                offset, epoch = 1, a.epoch
-                done, answer = append(stream_key, offset, size, a.id, a.entry)
+                announced, epoch = 1, a.epoch
+                done, answer = append(stream_key, announced, size, draft.id, draft.entry)
             end
             if not done then return answer end
-            redis.call('PEXPIRE', stream_key, ttl)
         end
-        announced = offset
+        if draft.keep then offset = announced end
+        local position = string.format('%.0f %s', offset, epoch)
+        redis.call('SET', draft.id_key, position, 'PX', draft.id_ttl)
+        redis.call('PUBLISH', a.news,
+            string.format('%.0f %s %d ', announced, epoch, #draft.id) .. draft.id .. draft.entry)
+        return position
     end
-    local position = write_top(top_key, offset, epoch, size, ttl)
-    redis.call('SET', id_key, position, 'PX', a.id_ttl)
-    redis.call('PUBLISH', a.news,
-        string.format('%.0f %s %d ', announced, epoch, #a.id) .. a.id .. a.entry)
-    return position
+
+    local answers = {}
+    for i, draft in ipairs(drafts) do answers[i] = publish_one(draft) end
+    if stores then redis.call('PEXPIRE', stream_key, ttl) end
+    write_top(top_key, offset, epoch, size, ttl)
+    return answers
 end
 """
 
 APPEND = """
-return publish(KEYS[1], KEYS[2], KEYS[3], {
-    news = ARGV[1], id = ARGV[2], entry = ARGV[3], keep = ARGV[4] == '1', epoch = ARGV[5],
-    size = ARGV[6], ttl = ARGV[7], id_ttl = ARGV[8]})
+local drafts = {}
+for i = 3, #KEYS do
+    local a = 4 * i - 7
+    drafts[i - 2] = {
+        id_key = KEYS[i], id = ARGV[a], entry = ARGV[a + 1], keep = ARGV[a + 2] == '1',
+        id_ttl = ARGV[a + 3]}
+end
+return publish(KEYS[1], KEYS[2],
+    {news = ARGV[1], epoch = ARGV[2], size = ARGV[3], ttl = ARGV[4]}, drafts)
 """
 
 # A stream has gone back if it doesn't reach the known offset, or has something else there: Redis
@@ -171,9 +185,9 @@ if ARGV[3] == '1' then
     redis.call('PUBLISH', ARGV[5], '- ' .. string.sub(rest, 1, length))
 end
 if ARGV[4] == '1' and will ~= '' then
-    local answer = publish(KEYS[2], KEYS[3], KEYS[4], {
-        news = ARGV[5], id = ARGV[1], entry = will, keep = true, epoch = ARGV[6],
-        size = ARGV[7], ttl = ARGV[8], id_ttl = ARGV[9]})
+    local answer = publish(KEYS[2], KEYS[3],
+        {news = ARGV[5], epoch = ARGV[6], size = ARGV[7], ttl = ARGV[8]},
+        {{id_key = KEYS[4], id = ARGV[1], entry = will, keep = true, id_ttl = ARGV[9]}})[1]
     if type(answer) == 'table' and answer.err then return answer end
 end
 return process
