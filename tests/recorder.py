@@ -23,6 +23,7 @@ from starlette.websockets import WebSocket
 
 from chatserver import Endpoint, Hub, health_routes, lifespan
 from chatserver.brokers import Broker
+from chatserver.brokers.postgres import PostgresBroker
 from chatserver.brokers.redis import RedisBroker
 from chatserver.errors import BrokerUnavailable
 from chatserver.publication import ClientInfo, Delivery, Frame, Position, Publication
@@ -92,7 +93,8 @@ class Recorder(Endpoint):
 
 
 def broker(url: str) -> Broker:
-    return RedisBroker(url, rules=RULES, lease=LEASE)
+    kind = PostgresBroker if url.startswith("postgresql:") else RedisBroker
+    return kind(url, rules=RULES, lease=LEASE)
 
 
 app = Starlette(
