@@ -5,6 +5,7 @@ What is stored under which key, and what is announced, stands in `scripts`.
 
 import asyncio
 import logging
+import re
 import secrets
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -62,6 +63,8 @@ OLDEST, OLDEST_CLUSTER = (6, 2), (7, 0)
 WILL_TTL = 300_000
 #: A position in no stream.
 NOWHERE = Position(0, "")
+#: Before a publication that was announced.
+HEAD = re.compile(rb"(\d{1,16}) (\w+) (\d{1,9}) (\d{1,9}) ")
 #: More than any offset, and than any number of publications.
 LARGE = 2**62
 
@@ -217,30 +220,27 @@ class RedisEngine(Engine):
 
     async def listen(self, receive: Receive) -> None:
         async def take(news: list[tuple[bytes, bytes]]) -> None:
-            heard = (self._heard(name, data) for name, data in news)
-            await receive([each for each in heard if each is not None])
+            await receive([heard for name, data in news for heard in self._heard(name, data)])
 
         async with asyncio.TaskGroup() as group:
             for ear in self._nodes.ears:
                 group.create_task(ear.hand_on(take))
 
-    def _heard(self, name: bytes, data: bytes) -> Heard | None:
+    def _heard(self, name: bytes, data: bytes) -> Iterator[Heard]:
         channel = self._channels.get(name)
         try:
             if name == self._controls:
-                return read_control(data)
-            if channel is None:
-                return None
-            if data[:2] in (b"+ ", b"- "):
+                yield read_control(data)
+            elif channel is not None and data[:2] in (b"+ ", b"- "):
                 about = Joined if data[:1] == b"+" else Left
-                return about(channel, _decode_info(data[2:]))
-            position, id, entry = _announced(data)
-            if position.offset:
-                self._latest[channel] = position, id
-            return _publication(channel, position, entry)
+                yield about(channel, _decode_info(data[2:]))
+            elif channel is not None:
+                for position, id, entry in _announced(data):
+                    if position.offset:
+                        self._latest[channel] = position, id
+                    yield _publication(channel, position, entry)
         except (ValueError, msgspec.MsgspecError):
             logger.warning("Redis has announced what can't be read, in channel %.100r", channel)
-            return None
 
     # Streams
 
@@ -544,15 +544,22 @@ def _nothing(_: Answer) -> None:
     return None
 
 
-def _announced(data: bytes) -> tuple[Position, bytes, Entry]:
-    """Position, id and entry of what a script has announced.
+def _announced(data: bytes) -> Iterator[tuple[Position, bytes, Entry]]:
+    """Position, id and entry of each publication that a script has announced.
 
     Raises:
         ValueError: Somebody else has.
     """
-    offset, epoch, length, rest = data.split(b" ", 3)
-    end = int(length)
-    return Position(int(offset), epoch.decode()), rest[:end], _decode_entry(rest[end:])
+    end = 0
+    while end < len(data):
+        head = HEAD.match(data, end)
+        if head is None:
+            raise ValueError("expected an offset, an epoch and two lengths")
+        offset, epoch, id_length, length = head.groups()
+        start = head.end() + int(id_length)
+        end = start + int(length)
+        entry = _decode_entry(data[start:end])
+        yield Position(int(offset), epoch.decode()), data[head.end() : start], entry
 
 
 def _new_epoch() -> str:

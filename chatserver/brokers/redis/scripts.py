@@ -8,7 +8,8 @@ A channel's keys, with the channel's name as hash tag, so that a Cluster keeps t
     …:id:…      the position of the publication with this id
     …:present   a hash: client → "process length-of-info info entry-of-last-will"
 
-What is announced is "offset epoch length-of-id id entry", "+ info" or "- info".
+What is announced is "+ info", "- info", or publications without anything between them, each as
+"offset epoch length-of-id length-of-entry id entry".
 """
 
 import hashlib
@@ -18,6 +19,8 @@ from chatserver.rules import Rules
 
 __all__ = ["Script", "scripts"]
 
+#: Bytes of publications that are announced together, about: a subscriber's buffer is limited.
+MOST_ANNOUNCED = 64 * 1024
 #: Milliseconds for which a stream's top is remembered after its last use, at least.
 TOP_TTL = 24 * 3600 * 1000
 
@@ -73,7 +76,7 @@ local function kept(asked_size, asked_ttl, size, ttl)
 end
 """
 
-PUBLISH = """
+PUBLISH = f"""
 local function append(stream_key, offset, size, id, entry)
     local added = redis.pcall('XADD', stream_key, 'MAXLEN', size, string.format('%.0f-0', offset),
         'i', id, 'e', entry, 't', string.format('%.0f', now))
@@ -89,6 +92,12 @@ local function publish(top_key, stream_key, a, drafts)
     if not offset then
         redis.call('DEL', stream_key)
         offset, epoch = 0, a.epoch
+    end
+
+    local texts, length = {{}}, 0
+    local function announce()
+        if length > 0 then redis.call('PUBLISH', a.news, table.concat(texts)) end
+        texts, length = {{}}, 0
     end
 
     local function publish_one(draft)
@@ -109,15 +118,18 @@ local function publish(top_key, stream_key, a, drafts)
         if draft.keep then offset = announced end
         local position = string.format('%.0f %s', offset, epoch)
         redis.call('SET', draft.id_key, position, 'PX', draft.id_ttl)
-        redis.call('PUBLISH', a.news,
-            string.format('%.0f %s %d ', announced, epoch, #draft.id) .. draft.id .. draft.entry)
+        local head = string.format('%.0f %s %d %d ', announced, epoch, #draft.id, #draft.entry)
+        texts[#texts + 1] = head .. draft.id .. draft.entry
+        length = length + #draft.entry
+        if length > {MOST_ANNOUNCED} then announce() end
         return position
     end
 
-    local answers = {}
+    local answers = {{}}
     for i, draft in ipairs(drafts) do answers[i] = publish_one(draft) end
     if stores then redis.call('PEXPIRE', stream_key, ttl) end
     write_top(top_key, offset, epoch, size, ttl)
+    announce()
     return answers
 end
 """
