@@ -221,7 +221,8 @@ async def test_no_such_database(postgres: Postgres) -> None:
 
 async def test_nobody_listens() -> None:
     broker = PostgresBroker("postgresql://ann:hidden@127.0.0.1:1/chat")
-    assert "The broker at 127.0.0.1:1/chat can't be reached" in await refusal(broker)
+    sentence = await refusal(broker)
+    assert sentence == "The broker at 127.0.0.1:1/chat can't be reached: nobody listens there."
 
 
 async def test_a_server_that_is_too_old(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -349,15 +350,43 @@ async def test_a_pooler_that_is_noticed_later_is_refused_then(
         ("postgresql:///chat?host=/run/postgresql&user=ann", "/run/postgresql/chat"),
         ("postgresql://[::1]:5432/chat", "[::1]:5432/chat"),
         ("postgresql://", "localhost"),
+        ("postgresql://ann:hid@den/hid?den#hid@db/chat?password=hidden", "db/chat"),
     ],
 )
 def test_an_address_has_no_password(url: str, address: str) -> None:
     assert PostgresEngine(url).address == address
 
 
-async def test_a_url_that_cant_be_read_is_refused_without_its_password() -> None:
-    sentence = await refusal(PostgresBroker("postgresql://ann:hidden@db:port/chat"))
+@pytest.mark.parametrize(
+    "place", ["ann:hidden@db:port/chat", "ann:x:hidden/@db/chat", "ann:x@db:hidden@db:1:2/chat"]
+)
+async def test_a_url_that_cant_be_read_is_refused_without_its_password(place: str) -> None:
+    sentence = await refusal(PostgresBroker(f"postgresql://{place}"))
     assert "The URL of PostgreSQL can't be used" in sentence
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+async def test_the_encoding_of_the_database_is_no_matter(
+    postgres: Postgres, sql: Sql, encoding: str
+) -> None:
+    name = f"database_{encoding.lower()}"
+    await sql.execute(f"CREATE DATABASE {name} ENCODING {encoding} TEMPLATE template0 LOCALE 'C'")
+    url = url_of(postgres, "postgres", PASSWORD, name)
+    async with started(PostgresBroker(url)) as broker:
+        delivered = Delivered(broker)
+        for channel in ("é", "😀"):
+            await broker.subscribe(channel)
+        info = ClientInfo("😀", info={"name": "😀\0"})
+        top = await broker.publish("😀", "😀", id="😀", info=info, skip="😀")
+        await broker.enter("😀", info)
+        connection = await asyncpg.connect(url)
+        await connection.execute("SELECT chatserver.publish('é', 'é')")
+        await connection.close()
+        await delivered.reach(2)
+        assert delivered[0] == Publication("😀", "😀", 1, top.epoch, info, "😀")
+        assert delivered.data[1] == "é"
+        assert await broker.present("😀") == {"😀": info}
+    await sql.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 # Batches

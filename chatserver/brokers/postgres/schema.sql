@@ -93,7 +93,7 @@ CREATE OR REPLACE FUNCTION chatserver.quoted(value bytea) RETURNS text LANGUAGE 
 $$;
 
 -- Announce events, a JSON array in ASCII, to all processes when the transaction commits. What
--- doesn't fit into one notification comes in parts "serial:part:of:…". The serial makes them
+-- doesn't fit into one notification comes in parts "serial:part:of:...". The serial makes them
 -- different from each other: of equal notifications in a transaction only one is sent.
 CREATE OR REPLACE FUNCTION chatserver.announce(events text) RETURNS void
 LANGUAGE plpgsql AS $$

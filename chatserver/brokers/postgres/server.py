@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from importlib.resources import files
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from chatserver.brokers.postgres.sessions import POOLED, Row, Session, connected
 from chatserver.errors import BrokerUnavailable
@@ -191,9 +191,11 @@ async def _refuse_pooler(sessions: Sequence[Session]) -> None:
 
 def _address(url: str) -> tuple[str, str]:
     """The address for a person, and the URL for asyncpg."""
-    parts = urlsplit(url)
-    query = parse_qs(parts.query)
-    hosts = parts.netloc.rpartition("@")[2] or ",".join(query.get("host", []))
-    if "," in hosts and "target_session_attrs" not in query:
-        url += ("&" if parts.query else "?") + "target_session_attrs=primary"
-    return f"{hosts or 'localhost'}{parts.path.rstrip('/')}", url
+    # Up to the last "@": an unencoded password may hold whatever ends it by the rules.
+    place, _, query = url.partition("://")[2].rpartition("@")[2].partition("?")
+    host, slash, database = place.partition("/")
+    options = parse_qs(query)
+    host = host or ",".join(options.get("host", ["localhost"]))
+    if "," in host and "target_session_attrs" not in options:
+        url += ("&" if query else "?") + "target_session_attrs=primary"
+    return f"{host}{slash}{database}".rstrip("/"), url

@@ -47,6 +47,10 @@ POOLED = (
     "PostgreSQL is behind a pooler in transaction mode, which loses notifications: give the broker "
     "the server's own address, or that of a pool with pool_mode = session."
 )
+WRONG_URL = (
+    "The URL of PostgreSQL can't be used: expected postgresql://user:password@host:port/database, "
+    "with % and two digits for each character of user and password that is no letter or digit."
+)
 
 
 class Unfit(Exception):
@@ -145,8 +149,8 @@ async def connected(url: str, address: str) -> Session:
         return Session(await asyncpg.connect(url, server_settings=NAME))
     except PostgresError as error:
         raise _refusal(error, address) from None
-    except ValueError as error:  # of asyncpg, if the URL can't be used
-        raise BrokerUnavailable(f"The URL of PostgreSQL can't be used: {_text(error)}.") from None
+    except ValueError:  # what asyncpg says of a URL may quote a part of the password
+        raise BrokerUnavailable(WRONG_URL) from None
     except (InterfaceError, InternalClientError, OSError) as error:
         raise Interrupted(_text(error)) from None
 
@@ -199,5 +203,9 @@ def _meaning(error: PostgresError) -> Exception | None:
 
 def _text(error: Exception) -> str:
     """One line of an error, without a full stop."""
-    lines = str(error.args[0] if error.args else "").strip().splitlines()
+    if isinstance(error, ConnectionRefusedError):
+        return "nobody listens there"
+    # What PostgreSQL says comes without details and hints.
+    text = str(error.args[0]) if isinstance(error, PostgresError) and error.args else str(error)
+    lines = text.strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__
