@@ -32,7 +32,18 @@ from tests.clients import Publisher, Recording, Subscriber
 from tests.engines import PATIENCE, Cluster, Engine, Process, Sentinel, Valkey, until
 from tests.proxy import Proxy, Way
 
-__all__ = ["CLUSTER", "ENGINE", "SENTINEL", "Field", "Server", "Store", "Verdict", "kinds", "run"]
+__all__ = [
+    "CLUSTER",
+    "ENGINE",
+    "KINDS",
+    "SENTINEL",
+    "Field",
+    "Server",
+    "Store",
+    "Verdict",
+    "kinds",
+    "run",
+]
 
 ROOT = Path(__file__).resolve().parent.parent
 #: What a server logs because of a fault of ours. Its start may fail: its broker may be away.
@@ -217,8 +228,14 @@ def kinds(harms: str = ENGINE) -> list[str]:
     return [name for name, kind in KINDS.items() if kind.harms == harms]
 
 
-async def a_while(field: Field, random: Random, least: float, most: float) -> None:
-    await asyncio.sleep(random.uniform(least, most) / field.haste)
+async def a_while(
+    field: Field, random: Random, least: float, most: float, rarely: float | None = None
+) -> None:
+    """Wait for some seconds; once in eight times for `rarely`, if that is given."""
+    seconds = random.uniform(least, most)
+    if rarely is not None and random.random() < 1 / 8:
+        seconds = rarely
+    await asyncio.sleep(seconds / field.haste)
 
 
 async def do(*calls: Callable[[], None]) -> None:
@@ -258,7 +275,7 @@ async def restart_servers(field: Field, random: Random) -> None:
 @fault("the engine killed")
 async def kill_engine(field: Field, random: Random) -> None:
     await do(field.engine.kill)
-    await a_while(field, random, 0.0, 2.0)
+    await a_while(field, random, 0.0, 2.0, rarely=10.0)
     await do(field.engine.start)
 
 
@@ -270,14 +287,14 @@ async def restart_engine(field: Field, random: Random) -> None:
 @fault("the engine frozen")
 async def freeze_engine(field: Field, random: Random) -> None:
     await do(field.engine.freeze)
-    await a_while(field, random, 0.2, 6.0)
+    await a_while(field, random, 0.2, 6.0, rarely=15.0)
     await do(field.engine.thaw)
 
 
 @fault("the way cut")
 async def cut(field: Field, random: Random) -> None:
     await do(field.proxy.cut)
-    await a_while(field, random, 0.1, 3.0)
+    await a_while(field, random, 0.1, 3.0, rarely=30.0)
     await do(field.proxy.heal)
 
 
