@@ -8,7 +8,7 @@ from chatserver.brokers.redis import RedisBroker
 from chatserver.errors import BrokerUnavailable
 from chatserver.publication import ClientInfo, Position
 from tests.asgi import until
-from tests.engines import Valkey
+from tests.engines import Valkey, free_port
 from tests.proxy import Proxy
 
 pytest_plugins = ["tests.engines"]
@@ -164,6 +164,28 @@ async def test_a_client_that_left_while_the_engine_was_away_is_not_present(valke
         await broker.enter("away", ClientInfo("bob"))  # came back into the channel
         assert {*await broker.present("away")} == {"bob"}
         await broker.stop()
+
+
+async def test_a_publication_that_a_read_only_redis_refused_is_tried_again() -> None:
+    with Valkey() as engine:
+        broker = RedisBroker(engine.url)
+        await broker.start()
+        engine.ask("REPLICAOF", "127.0.0.1", free_port())
+        publishing = asyncio.create_task(broker.publish("a", "x"))
+        await until(lambda: broker.health.state == "down")
+        engine.promote()
+        assert (await publishing).offset == 1
+        await broker.stop()
+
+
+async def test_a_full_memory_is_no_missing_right() -> None:
+    with Valkey("maxmemory-policy noeviction") as engine:
+        engine.ask("CONFIG", "SET", "maxmemory", "1")
+        with pytest.raises(BrokerUnavailable) as refused:
+            await RedisBroker(engine.url).start()
+        assert " Redis refuses: command not allowed when used memory " in str(refused.value)
+        assert str(refused.value).count("refuses") == 1
+        assert "needs the keys" not in str(refused.value)
 
 
 async def test_a_server_that_is_no_cluster_is_one_sentence(valkey: Valkey) -> None:

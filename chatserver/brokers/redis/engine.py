@@ -187,6 +187,8 @@ class RedisEngine(Engine):
         try:
             _raise((await self.append([draft]))[0])
         except BrokerUnavailable as error:
+            if "permission" not in str(error):
+                raise
             raise BrokerUnavailable(
                 f"{error} The user at {self.address} needs the keys and channels {PREFIX}:*."
             ) from None
@@ -313,9 +315,10 @@ class RedisEngine(Engine):
         )
         answers: list[Answer] = entries
         for numbers, answer in zip(by_channel.values(), found, strict=True):
-            some = answer if isinstance(answer, list) else [answer] * len(numbers)
+            is_list = isinstance(answer, list)  # else one error for all
+            some = map(answer_of, answer) if is_list else [answer] * len(numbers)
             for number, each in zip(numbers, some, strict=True):
-                answers[number] = _then(answer_of(each), _position)
+                answers[number] = _then(each, _position)
         return answers
 
     def _append(self, channel: str, drafts: Sequence[tuple[Draft, Answer]]) -> "Call":
