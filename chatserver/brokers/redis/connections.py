@@ -129,6 +129,9 @@ class Pipe:
             await self._connection.send_packed_command(commands, check_health=False)
         except NOT_SENT as error:
             self._fail(error)
+        except asyncio.CancelledError:
+            future.cancel()  # nobody waits for the answer any more
+            raise
         return await future
 
     async def ask_one(self, *command: bytes | str | int) -> Answer:
@@ -251,6 +254,9 @@ class Ear:
             )
         except NOT_SENT as error:
             self._fail(error)
+        except asyncio.CancelledError:
+            pong.cancel()  # nobody waits for it any more
+            raise
         await pong
 
     async def _read(self) -> None:
