@@ -11,6 +11,7 @@ is not: a run that found something may have to be repeated.
 
 import argparse
 import asyncio
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -182,4 +183,10 @@ def _row(fault: str, verdicts: Sequence[Verdict]) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # However it is ended, it ends its servers and engines; a shell's background job ignores Ctrl-C.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
