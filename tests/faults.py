@@ -1,7 +1,7 @@
 """Runs of clients against servers and an engine, with a fault in each, made of a seed.
 
     with Field(lambda: Valkey("appendonly yes", "appendfsync always")) as field:
-        verdict = await run(field, "engine killed", seed=1)
+        verdict = await run(field, "the engine killed", seed=1)
         assert verdict.violations == []
 
 Servers and engine are real processes, and live on from run to run; a proxy is between them.
