@@ -440,14 +440,18 @@ class Verdict(Struct):
     complaints: list[str]
 
 
-async def run(field: Field, fault: str, seed: int) -> Verdict:
+async def run(
+    field: Field, fault: str, seed: int, kind_of_subscriber: type[Subscriber] = Subscriber
+) -> Verdict:
     """Publish and subscribe, do harm, wait until all is well, and judge."""
     random = Random(f"{fault} {seed}")
     recording = Recording(field.ports, random)
     channels = [f"{fault}:{seed}:{number}:{time.time_ns()}" for number in range(CHANNELS)]
     publishers = [Publisher(recording, f"P{number}", channels) for number in range(PUBLISHERS)]
     subscribers = [
-        Subscriber(recording, f"S{number}", random.sample(channels, random.randint(1, CHANNELS)))
+        kind_of_subscriber(
+            recording, f"S{number}", random.sample(channels, random.randint(1, CHANNELS))
+        )
         for number in range(SUBSCRIBERS)
     ]
     kind = KINDS[fault]

@@ -12,7 +12,7 @@ import pytest
 
 from tests.asgi import until
 from tests.checker import Delivered
-from tests.clients import Publisher, Recording, Subscriber
+from tests.clients import Follower, Publisher, Recording, Subscriber
 from tests.crowd import come
 from tests.engines import Cluster, Engine, Postgres, Sentinel, Valkey
 from tests.faults import CLUSTER, SENTINEL, Field, kinds, run
@@ -55,6 +55,17 @@ async def test_nothing_is_lost_but_what_is_told(field: Field, fault: str) -> Non
     assert [str(violation) for violation in verdict.violations] == []
     assert verdict.published >= 10
     assert verdict.delivered >= 10
+
+
+@pytest.mark.parametrize("fault", ["a server killed", "the engine killed", "data flushed"])
+async def test_a_class_that_recovers_loses_nothing_but_what_is_told(
+    field: Field, fault: str
+) -> None:
+    verdict = await run(field, fault, 1, Follower)
+    assert [str(violation) for violation in verdict.violations] == []
+    assert verdict.delivered >= 10
+    assert (verdict.recovered > 0) is (fault == "a server killed")
+    assert (verdict.unrecovered > 0) is (fault == "data flushed")
 
 
 def cluster() -> Cluster:
