@@ -13,15 +13,14 @@ import os
 import re
 import sys
 import time
-import urllib.request
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from functools import partial
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from random import Random
 from types import TracebackType
 from typing import Protocol, Self, TypeAlias
-from urllib.error import HTTPError
 
 from msgspec import Struct
 
@@ -104,15 +103,12 @@ class Server(Process):
 
     def readiness(self) -> str:
         """What `/readyz` says: "ready" or why not; empty if nobody answers."""
-        url = f"http://127.0.0.1:{self.port}/readyz"
-        try:
-            with urllib.request.urlopen(url, timeout=1) as response:
-                return str(json.load(response)["status"])
-        except HTTPError as error:
-            with error:
-                return str(json.load(error)["status"])
-        except OSError:
-            return ""
+        with closing(HTTPConnection("127.0.0.1", self.port, timeout=1)) as connection:
+            try:
+                connection.request("GET", "/readyz")
+                return str(json.load(connection.getresponse())["status"])
+            except (OSError, HTTPException):
+                return ""
 
 
 class Store(Protocol):
