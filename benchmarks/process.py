@@ -9,7 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -51,10 +51,16 @@ class Process:
     """A context: the process runs in it, in a session of its own, and is killed at its end.
 
     It is killed at once: a graceful end with thousands of connections is not what is measured.
+    Without a core the system places it.
     """
 
     def __init__(
-        self, arguments: list[str], *, core: int, log: Path, stdin: int = subprocess.DEVNULL
+        self,
+        arguments: list[str],
+        *,
+        core: int | None = None,
+        log: Path,
+        stdin: int = subprocess.DEVNULL,
     ) -> None:
         self.log = log
         self._arguments = arguments
@@ -67,7 +73,7 @@ class Process:
         talks = self._stdin == subprocess.PIPE
         self._log_file = self.log.open("wb")
         try:
-            with pinned(self._core):
+            with nullcontext() if self._core is None else pinned(self._core):
                 self.popen = subprocess.Popen(
                     self._arguments,
                     cwd=self.log.parent,

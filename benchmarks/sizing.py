@@ -4,7 +4,7 @@
 
 Memory is what the engine says of itself (`MEMORY USAGE`, `used_memory`). Time is the processor time
 of the engine and of two servers while a third process publishes texts of 64 bytes to one channel,
-each when all clients have the one before: nothing is gathered into batches.
+so many at once, and the next ones when all clients have those.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from urllib.request import urlopen
 
 import psutil
 import valkey
-from websockets.asyncio.client import connect
+from websockets.asyncio.client import ClientConnection, connect
 
 from chatserver.brokers.redis import RedisBroker
 from chatserver.publication import ClientInfo
@@ -54,7 +54,7 @@ async def memory() -> None:
         await broker.stop()
 
 
-async def time(clients: int, publications: int) -> None:
+async def time(clients: int, publications: int, at_once: int) -> None:
     """Print the processor time that publications cost the engine and two servers."""
     async with AsyncExitStack() as stack:
         engine = stack.enter_context(Valkey("appendonly yes"))
@@ -69,13 +69,13 @@ async def time(clients: int, publications: int) -> None:
         connected = [await connect(each, compression=None, open_timeout=30) for each in addresses]
         await asyncio.sleep(3)  # what the accepts cost has been paid
         before = [used(process) for process in (engine.pid, *servers)]
-        for _ in range(publications):
-            await broker.publish("chat", "x" * 64)
-            await asyncio.gather(*(each.recv() for each in connected))
+        for _ in range(publications // at_once):
+            published = (broker.publish("chat", "x" * 64) for _ in range(at_once))
+            await asyncio.gather(*published, *(read(each, at_once) for each in connected))
         after = [used(process) for process in (engine.pid, *servers)]
         in_engine, *in_servers = (new - old for new, old in zip(after, before, strict=True))
         print(
-            f"1,000 publications to {clients} clients: "
+            f"1,000 publications to {clients} clients, {at_once} at once: "
             f"{in_engine / publications * 1e6:.0f} ms in the engine, "
             f"{sum(in_servers) / 2 / publications * 1e6:.0f} ms in each server"
         )
@@ -105,6 +105,12 @@ def answers(port: int) -> bool:
         return False
 
 
+async def read(connection: ClientConnection, number: int) -> None:
+    """Read so many messages."""
+    for _ in range(number):
+        await connection.recv()
+
+
 def used(process: int) -> float:
     """Seconds of processor time that a process has used."""
     times = psutil.Process(process).cpu_times()
@@ -114,8 +120,9 @@ def used(process: int) -> float:
 async def main() -> None:
     """Measure all."""
     await memory()
-    for clients, publications in ((2, 3000), (500, 500)):
-        await time(clients, publications)
+    await time(2, 3000, at_once=1)
+    await time(2, 64_000, at_once=64)
+    await time(500, 500, at_once=1)
 
 
 if __name__ == "__main__":

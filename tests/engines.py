@@ -446,7 +446,9 @@ class Postgres(Engine):
         return PostgresReplica(self, *self._settings)
 
     def promote(self) -> None:
-        self.sql("SELECT pg_promote()")
+        # Now and then PostgreSQL does not notice that it is asked to, so it is asked again.
+        ask = "SELECT CASE WHEN pg_is_in_recovery() THEN pg_promote(true, 1) ELSE true END"
+        until(lambda: self.sql(ask) == [["t"]], "the replica is the server")
 
     def ready(self) -> bool:
         # Its first line is the process's identifier; after a kill the old file is still there.

@@ -113,6 +113,14 @@ class Wave(BaseModel):
     hand: str = "right"
 
 
+class Exact(BaseModel, extra="forbid"):
+    user_name: str = Field(alias="userName")
+
+
+class Closed(Message, forbid_unknown_fields=True):
+    n: int
+
+
 @dataclass
 class Point:
     x: int
@@ -184,6 +192,14 @@ class Every(Endpoint):
         And water it.
         """
         return message
+
+    @on_message
+    async def exact(self, websocket: WebSocket, message: Exact) -> Closed:
+        raise NotImplementedError
+
+    @on_message
+    async def closed(self, websocket: WebSocket, message: Closed) -> None:
+        raise NotImplementedError
 
     @on_message
     async def wave(self, websocket: WebSocket, message: Wave) -> Wave:

@@ -93,8 +93,8 @@ class Recorder(Endpoint):
 
 
 def broker(url: str) -> Broker:
-    make = RedisBroker if url.startswith("redis") else PostgresBroker
-    return make(url, rules=RULES, lease=LEASE)
+    kind = PostgresBroker if url.startswith("postgresql:") else RedisBroker
+    return kind(url, rules=RULES, lease=LEASE)
 
 
 app = Starlette(

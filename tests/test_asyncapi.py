@@ -536,7 +536,7 @@ def test_a_model_that_forbids_other_fields_is_described_with_the_type() -> None:
 
     payload = document_of(Shop)["components"]["messages"]["Exact"]["payload"]
     assert payload["additionalProperties"] is False
-    assert list(payload["properties"]) == ["type", "userName"]
+    assert list(payload["properties"]) == ["type", "id", "userName"]
     assert payload["properties"]["type"] == {"const": "exact"}
     assert payload["required"] == ["type", "userName"]
 

@@ -108,7 +108,8 @@ def test_everything(check: Check) -> None:
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_examples(name: str, check: Check) -> None:
+def test_examples(name: str, check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://127.0.0.1/shop")  # one wants it when imported
     app = importlib.import_module(f"examples.{name}").app
     document = describe(app, server="wss://example.org")
     assert document["channels"]
@@ -146,6 +147,14 @@ SENT: list[tuple[str, Any, bool]] = [
     ("Sum", {"type": "sum", "a": 1}, False),
     ("Wave", {"type": "wave", "hand": "left"}, True),
     ("Wave", {"hand": "left"}, False),
+    ("Exact", {"type": "exact", "userName": "a"}, True),
+    ("Exact", {"type": "exact", "userName": "a", "id": 7}, True),
+    ("Exact", {"type": "exact", "user_name": "a"}, False),
+    ("Exact", {"userName": "a"}, False),
+    ("Exact", {"type": "exact", "userName": "a", "more": 1}, False),
+    ("Closed", everything.Closed(n=1), True),
+    ("Closed", {"type": "closed", "n": 1, "id": "a"}, True),
+    ("Closed", {"type": "closed", "n": 1, "more": "a"}, False),
     ("Wave_2", everything.Wave(), True),
     ("Named", everything.Named(1, "b"), True),
     ("Array", everything.Array(1), True),

@@ -157,7 +157,7 @@ async def test_latencies_are_those_of_the_window_and_probes_do_not_count() -> No
 def test_a_short_run(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(environments, "ours_python", lambda server: Path(sys.executable))
     participant = BY_NAME[name]
-    with talk.engine(participant.engine, 0, tmp_path) as engine:
+    with talk.engine(participant.engine, tmp_path) as engine:
         found = talk.measure(participant, engine, form=SMOKE, folder=tmp_path)
         assert engine.cpu() > 0
     assert [each.regime for each in found] == [regime(count) for count in PUBLISHERS]
@@ -185,8 +185,6 @@ def test_the_processor_time_of_all_descendants(tmp_path: Path) -> None:
         f"subprocess.run([sys.executable, '-c', {busy!r}], start_new_session=True); "
         "print(flush=True); sys.stdin.read()"
     )
-    with Process(
-        [sys.executable, "-c", program], core=0, log=tmp_path / "log", stdin=-1
-    ) as process:
+    with Process([sys.executable, "-c", program], log=tmp_path / "log", stdin=-1) as process:
         talk.Side(process).line()
         assert process.cpu_of_all() >= 0.1

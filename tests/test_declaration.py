@@ -263,6 +263,7 @@ def test_what_is_no_mistake() -> None:
         async def reauthenticate(self) -> None: ...
 
         on_invalid = delegating
+        on_disconnect = functools.partialmethod(takes_two)
 
         def authenticated(self) -> bool:
             return True

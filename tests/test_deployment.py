@@ -92,6 +92,13 @@ def test_gunicorn_runs_our_protocols() -> None:
     assert names["workers"] == 1
 
 
+def test_compose_has_no_secrets() -> None:
+    named = re.findall(r"^.*(?:SECRET|PASSWORD|requirepass).*$", text("compose.yaml"), re.MULTILINE)
+    used = [line for line in named if not line.startswith("#") and "$$" not in line]
+    assert len(used) == 4
+    assert all(re.search(r"\$\{\w+:\?set it in \.env\}", line) for line in used)
+
+
 # What a proxy has to pass on
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from chatserver.brokers.redis import RedisBroker
 from chatserver.errors import BrokerUnavailable
-from chatserver.publication import Position
+from chatserver.publication import ClientInfo, Position
 from tests.asgi import until
 from tests.engines import Valkey
 from tests.proxy import Proxy
@@ -105,8 +105,8 @@ async def test_after_a_restart_a_stream_keeps_its_epoch_if_redis_writes_down_all
         if not keeps:
             engine.ask("SAVE")
         await asyncio.to_thread(engine.kill)
-        await asyncio.to_thread(engine.start)
         await until(lambda: broker.health.state == "down")
+        await asyncio.to_thread(engine.start)
         await until(lambda: broker.health.state == "up")
         history = await broker.history("a", since=known)
         assert (history.position == known) is keeps
@@ -147,6 +147,23 @@ async def test_another_process_at_the_same_server_does_not_begin_a_new_epoch(
         await broker.stop()
     assert [position.offset for position in positions] == [1, 2, 3, 4, 5, 6]
     assert len({position.epoch for position in positions}) == 1
+
+
+async def test_a_client_that_left_while_the_engine_was_away_is_not_present(valkey: Valkey) -> None:
+    with Proxy(valkey.port) as proxy:
+        broker = RedisBroker(proxy.way(valkey.url), publish_timeout=0.2)
+        await broker.start()
+        for client in ("ann", "bob"):
+            await broker.enter("away", ClientInfo(client))
+        proxy.cut()
+        for client in ("ann", "bob"):
+            with pytest.raises(BrokerUnavailable):
+                await broker.leave("away", client)
+        proxy.heal()
+        await until(lambda: broker.health.state == "up")
+        await broker.enter("away", ClientInfo("bob"))  # came back into the channel
+        assert {*await broker.present("away")} == {"bob"}
+        await broker.stop()
 
 
 async def test_a_server_that_is_no_cluster_is_one_sentence(valkey: Valkey) -> None:

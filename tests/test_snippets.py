@@ -34,11 +34,14 @@ SECRET = "correct-horse-battery-staple-0123456789"
 SNIPPETS = {block.name: block.text for block in BLOCKS if block.language == "python"}
 #: The variables of the environment that a snippet is run with.
 ENVIRONMENT = {
-    name: {"CHATSERVER_TOKEN_SECRET": SECRET}
-    for name in (
-        "docs/guide/tokens.md: Ask for one",
-        "docs/guide/dependencies.md: The user of a token",
-    )
+    **{
+        name: {"CHATSERVER_TOKEN_SECRET": SECRET}
+        for name in (
+            "docs/guide/tokens.md: Ask for one",
+            "docs/guide/dependencies.md: The user of a token",
+        )
+    },
+    "docs/many-machines.md: From one process to several": {"CHATSERVER_BROKER": "memory:"},
 }
 
 Run = Callable[[str], ModuleType]
@@ -116,6 +119,15 @@ def room(client: TestClient, url: str) -> None:
 def quick_start(client: TestClient, snippet: ModuleType) -> None:
     room(client, "/rooms/kitchen")
     assert client.get("/rooms/kitchen").status_code == 426
+
+
+@talks("docs/many-machines.md: From one process to several")
+def from_one_process_to_several(client: TestClient, snippet: ModuleType) -> None:
+    with client.websocket_connect("/ws/8") as other:
+        with client.websocket_connect("/ws/7") as session:
+            session.send_text("hi")
+            assert texts(session, 2) == ["You wrote: hi", "Client #7 says: hi"]
+        assert texts(other, 2) == ["Client #7 says: hi", "Client #7 left the chat"]
 
 
 @talks("README.md: Three endpoints that are ready")

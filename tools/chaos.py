@@ -29,7 +29,7 @@ ENGINES: dict[str, tuple[str, Callable[[], Engine]]] = {
         "Valkey, `appendonly yes`, `appendfsync always`",
         lambda: Valkey("appendonly yes", "appendfsync always"),
     ),
-    "postgres": ("PostgreSQL, `synchronous_commit = on`", Postgres),
+    "postgres": ("PostgreSQL 18, `synchronous_commit = on`", Postgres),
 }
 
 INTRODUCTION = """\

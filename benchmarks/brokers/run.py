@@ -10,7 +10,6 @@ from typing import TypeAlias
 from benchmarks.brokers import room, talk
 from benchmarks.brokers.participants import ENGINES, Participant
 from benchmarks.environments import ours_python, python_versions
-from benchmarks.process import cores
 from benchmarks.regimes import Form
 from benchmarks.results import Measurement, Results
 from benchmarks.rounds import Progress, about, prepare_all
@@ -84,7 +83,7 @@ def _round(
     engine: str, number: int, steps: Sequence[Step], folder: Path, progress: Progress
 ) -> list[Measurement]:
     found: list[Measurement] = []
-    with talk.engine(engine, cores()[0], folder) as running:
+    with talk.engine(engine, folder) as running:
         for label, measure in steps:
             progress.tell(f"round {number + 1}: {engine}: {label}")
             found += measure(running)

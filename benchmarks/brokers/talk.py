@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.brokers.participants import ENGINES, PUBLISHERS, Participant, regime
 from benchmarks.environments import PEERS, REPOSITORY, interpreter
-from benchmarks.process import NotServing, Process, cores
+from benchmarks.process import NotServing, Process
 from benchmarks.regimes import Form
 from benchmarks.results import Measurement
 from benchmarks.servers import OURS
@@ -81,7 +81,7 @@ class Engine(NamedTuple):
 
 
 @contextmanager
-def engine(name: str, core: int, folder: Path) -> Iterator[Engine]:
+def engine(name: str, folder: Path) -> Iterator[Engine]:
     """Run an engine with empty data.
 
     Raises:
@@ -89,7 +89,7 @@ def engine(name: str, core: int, folder: Path) -> Iterator[Engine]:
     """
     arguments = [str(interpreter(OURS)), str(ENGINE_PROGRAM), name, *ENGINES[name]]
     log = folder / f"{name}.log"
-    with Process(arguments, core=core, log=log, stdin=subprocess.PIPE) as process:
+    with Process(arguments, log=log, stdin=subprocess.PIPE) as process:
         yield Engine(Side(process).line(), process.cpu_of_all)
         assert process.popen.stdin is not None
         process.popen.stdin.close()  # it removes its files then
@@ -104,8 +104,8 @@ def measure(
     problems: list[str] = []
     try:
         with (
-            _side("subscribe", participant, engine.url, cores()[0], folder) as subscriber,
-            _side("publish", participant, engine.url, cores()[1], folder) as publisher,
+            _side("subscribe", participant, engine.url, folder) as subscriber,
+            _side("publish", participant, engine.url, folder) as publisher,
         ):
             subscriber.line()
             publisher.tell()  # enough: the first text was heard
@@ -121,12 +121,11 @@ def measure(
 
 
 @contextmanager
-def _side(role: str, participant: Participant, url: str, core: int, folder: Path) -> Iterator[Side]:
+def _side(role: str, participant: Participant, url: str, folder: Path) -> Iterator[Side]:
     python = interpreter(participant.environment)
     options = [participant.module, url, participant.kind]
     with Process(
         [str(python), str(PROGRAM), role, *options],
-        core=core,
         log=folder / f"{participant.name}-{role}.log",
         stdin=subprocess.PIPE,
     ) as process:

@@ -74,27 +74,33 @@ class Messages:
 
     def _describe(self, message: MessageType) -> dict[str, Any]:
         component = self._schemas.components.get(self._schemas.name_of(message.type) or "", {})
-        payload = self._schemas.of(message.type)
         tag = message.tag or component.get("properties", {}).get("type", {}).get("const")
-        if tag and "type" not in component.get("required", ()):
-            payload = _typed(payload, component, tag)
         label = _label(message.type)
         said = read_docstring(component.get("description"))
-        made = {"name": tag or label, "title": label, **said.fields(), "payload": payload}
+        made = {"name": tag or label, "title": label, **said.fields()}
+        made["payload"] = self._payload(message, component, tag)
         if message.type in self._correlated:
             made["correlationId"] = {"$ref": "#/components/correlationIds/id"}
         return made
 
-
-def _typed(payload: Schema, component: Schema, tag: str) -> Schema:
-    """A pydantic model that may leave "type" out, with it: the server needs it."""
-    typed: Schema = {"properties": {"type": {"const": tag}}, "required": ["type"]}
-    if component.get("additionalProperties") is not False:
-        return {"allOf": [payload, {"type": "object", **typed}]}
-    # One that forbids other fields has to be written out: beside it nothing can allow one.
-    properties = {**typed["properties"], **component.get("properties", {})}
-    required = [*typed["required"], *component.get("required", ())]
-    return {**component, "properties": properties, "required": required}
+    def _payload(self, message: MessageType, component: Schema, tag: str | None) -> Schema:
+        """The schema of a type, with what else the server reads in its messages."""
+        schema = self._schemas.of(message.type)
+        # A pydantic model may leave "type" out; the server needs it.
+        untyped = bool(tag) and "type" not in component.get("required", ())
+        more: Schema = {"type": {"const": tag}} if untyped else {}
+        required = list(more)
+        if component.get("additionalProperties") is not False:
+            added = {"type": "object", "properties": more, "required": required}
+            return {"allOf": [schema, added]} if more else schema
+        # A class that forbids other fields is written out: nothing beside it can allow one.
+        if message.type in self._correlated:
+            more["id"] = {"type": ["string", "integer"]}
+        return {
+            **component,
+            "properties": {**more, **component.get("properties", {})},
+            "required": [*required, *component.get("required", ())],
+        }
 
 
 def _label(kind: Any) -> str:

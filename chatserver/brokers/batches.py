@@ -63,7 +63,8 @@ class Batches(Generic[Question, Answer]):
         self._why = why
         self._broken = broken
         self._is_open = False
-        self._is_scheduled = False
+        # Takes what is waiting at the end of this turn.
+        self._sending: asyncio.Task[None] | None = None
         self._count = 0
         self._waiting: deque[_Asked[Question, Answer]] = deque()
         self._on_the_way: dict[asyncio.Task[None], list[_Asked[Question, Answer]]] = {}
@@ -104,22 +105,27 @@ class Batches(Generic[Question, Answer]):
             self._sweeping = None
 
     def _wake(self) -> None:
-        if self._is_open and self._waiting and not self._is_scheduled:
-            self._is_scheduled = True
-            asyncio.get_running_loop().call_soon(self._send)
-
-    def _send(self) -> None:
-        self._is_scheduled = False
-        while self._is_open and self._waiting and len(self._on_the_way) < self._at_once:
-            batch = self._next()
-            if batch:
-                self._on_the_way[asyncio.create_task(self._ask(batch))] = batch
+        if (
+            self._is_open
+            and self._waiting
+            and (self._sending is None or self._sending.done())
+            and len(self._on_the_way) < self._at_once
+        ):
+            self._sending = asyncio.create_task(self._send())
 
     def _next(self) -> list[_Asked[Question, Answer]]:
         some = [self._waiting.popleft() for _ in range(min(MOST, len(self._waiting)))]
         return [asked for asked in some if not asked.future.done()]
 
-    async def _ask(self, batch: list[_Asked[Question, Answer]]) -> None:
+    async def _send(self) -> None:
+        task, self._sending = self._sending, None
+        assert task is not None, "it is this one"
+        batch = self._next() if self._is_open else []
+        if not batch:
+            self._wake()
+            return
+        self._on_the_way[task] = batch
+        self._wake()  # for what is too much for one list
         try:
             answers = await self._carry([asked.question for asked in batch])
         except Exception as error:
@@ -127,8 +133,6 @@ class Batches(Generic[Question, Answer]):
         else:
             self._answer(batch, answers)
         finally:
-            task = asyncio.current_task()
-            assert task is not None, "it is a task's coroutine"
             del self._on_the_way[task]
             self._wake()
 

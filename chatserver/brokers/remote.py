@@ -15,6 +15,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 from msgspec import structs
@@ -107,6 +108,8 @@ class RemoteBroker(Broker):
         self._is_up = asyncio.Event()
         self._followed: set[str] = set()
         self._entered: dict[tuple[str, str], Enter] = {}
+        # Clients that have left, until the engine has confirmed it.
+        self._left: dict[tuple[str, str], Leave] = {}
         self._numbers = itertools.count()
         self._appends = self._batches(engine.append, engine.at_once)
         self._follows = self._batches(self._follow, engine.at_once)
@@ -219,7 +222,12 @@ class RemoteBroker(Broker):
     ) -> None:
         announce = self.rules(channel).join_leave
         enter = Enter(channel, info, self._process, announce, last_will)
-        await self._change(enter, lambda: self._entered.update({(channel, info.client): enter}))
+
+        def note() -> None:
+            self._entered[channel, info.client] = enter
+            self._left.pop((channel, info.client), None)
+
+        await self._change(enter, note)
 
     async def leave(self, channel: str, client: str) -> None:
         await self._leave(Leave(channel, client, self.rules(channel)))
@@ -229,7 +237,28 @@ class RemoteBroker(Broker):
 
     async def _leave(self, leave: Leave) -> None:
         key = leave.channel, leave.client
-        await self._change(leave, lambda: self._entered.pop(key, None))
+
+        def note() -> None:
+            self._entered.pop(key, None)
+            self._left[key] = leave
+
+        await self._change(leave, note)
+        self._has_left(leave)
+
+    def _has_left(self, leave: Leave) -> None:
+        key = leave.channel, leave.client
+        if self._left.get(key) is leave:  # else it has come back since
+            self._left.pop(key, None)
+
+    def _leave_again(self) -> None:
+        """Tell the engine of the clients that left while it was away."""
+
+        def answered(leave: Leave, answer: "asyncio.Future[None]") -> None:
+            if not answer.cancelled() and answer.exception() is None:
+                self._has_left(leave)
+
+        for leave in tuple(self._left.values()):
+            self._presence.ask(leave).add_done_callback(partial(answered, leave))
 
     async def _change(self, change: Enter | Leave, note: Callable[[], object]) -> None:
         await self._ask(self._presence, change, note)
@@ -339,6 +368,7 @@ class RemoteBroker(Broker):
             batches.open()
         if not self._publish_only:
             await self._keep_lease()
+            self._leave_again()
             await self.check()
         self._appends.open()
         self._came_up()
@@ -379,6 +409,7 @@ class RemoteBroker(Broker):
             batches.fail()
         self._new_process()
         self._entered.clear()
+        self._left.clear()
 
     def _came_up(self) -> None:
         now, before = time.time(), self._health

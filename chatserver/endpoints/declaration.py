@@ -276,7 +276,7 @@ def _check_class_hook(cls: type, name: str, arguments: tuple[str, ...]) -> None:
 
 def _check_method(cls: type, name: str) -> None:
     """Check that a name is not given to something that we can't call."""
-    if not callable(value := inspect.getattr_static(cls, name)):
+    if not callable(value := getattr(cls, name)):
         raise TypeError(f"{cls.__name__}.{name} must be a method, got {value!r}")
 
 
