@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.engines import Engine, Postgres, Valkey
-from tests.faults import FAULTS, Field, Verdict, run
+from tests.faults import Field, Verdict, kinds, run
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "chaos.md"
@@ -68,7 +68,7 @@ def main() -> int:
     for name in options.only or ENGINES:
         title, make = ENGINES[name]
         print(f"{title}: seeds {options.seed} to {options.seed + options.runs - 1}")
-        verdicts = asyncio.run(_break(make, options.fault or list(FAULTS), options))
+        verdicts = asyncio.run(_break(make, options.fault or kinds(), options))
         failed |= any(verdict.violations or verdict.complaints for verdict in verdicts)
         sections.append(f"\n## {title}\n\n{_table(verdicts)}")
         print(sections[-1])
@@ -82,7 +82,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=RUNS, help=f"per broker; {RUNS} by default")
     parser.add_argument("--seed", type=int, default=1, help="of the first run; 1 by default")
     parser.add_argument("--only", action="append", choices=ENGINES, help="this broker only")
-    parser.add_argument("--fault", action="append", choices=FAULTS, help="this fault only")
+    parser.add_argument("--fault", action="append", choices=kinds(), help="this fault only")
     return parser.parse_args()
 
 
