@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import pytest
 
-from benchmarks import environments, goals, guards, regimes, rounds, servers, tables
+from benchmarks import brokers, environments, goals, guards, regimes, rounds, servers, tables
 from benchmarks.attacks import rooms, target
 from benchmarks.attacks.client import Frame, split
 from benchmarks.attacks.kernel import Connection, connections
@@ -489,11 +489,12 @@ def test_a_short_run_of_ours(here: bool, monkeypatch: pytest.MonkeyPatch, tmp_pa
     [
         ("docs/performance.md", "full.json", lambda found: [tables.summary(found)]),
         ("docs/guards.md", "guards.json", guards.tables),
+        ("docs/performance.md", "brokers.json", brokers.tables),
     ],
 )
 def test_pages_show_the_figures_that_are_kept(page: str, kept: str, shown: Shown) -> None:
     root = Path(__file__).parent.parent
     results = Results.load(root / "benchmarks" / "results" / kept)
-    (table,) = shown(results)
-    rows = tables.markdown(table).split("\n\n", 1)[1]
-    assert rows in (root / page).read_text("utf-8")
+    for table in shown(results):
+        rows = tables.markdown(table).split("\n\n", 1)[1]
+        assert rows in (root / page).read_text("utf-8")

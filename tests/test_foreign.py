@@ -171,6 +171,24 @@ async def test_a_known_id_whose_position_can_not_be_read_is_not_known(
             assert position == await broker.publish(channel, "y", id=f"{number}")
 
 
+@pytest.mark.parametrize("command", TYPES, ids=" ".join)
+async def test_anything_under_the_key_of_an_id_harms_nothing_that_is_published_with_it(
+    valkey: Valkey, broker: Broker, channel: str, command: tuple[str, ...]
+) -> None:
+    await broker.subscribe(channel)
+    delivered = Delivered(broker)
+    await broker.publish(channel, "0")
+    await write(valkey, command, f"chatserver:{{{channel}}}:id:odd", b"garbage")
+    ids = ("before", "odd", "after")
+    positions = await asyncio.gather(*(broker.publish(channel, id, id=id) for id in ids))
+    last = await broker.publish(channel, "last")
+    await delivered.reach(5)
+    assert [position.offset for position in (*positions, last)] == [2, 3, 4, 5]
+    assert len({position.epoch for position in (*positions, last)}) == 1
+    history = await broker.history(channel)
+    assert data(history.publications) == ["0", *ids, "last"]
+
+
 async def test_an_entry_of_a_stream_that_can_not_be_read_is_left_out(
     valkey: Valkey, broker: Broker, channel: str
 ) -> None:

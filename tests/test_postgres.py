@@ -14,7 +14,13 @@ from msgspec import Raw
 
 from chatserver.brokers import Disconnect
 from chatserver.brokers.base import Control
-from chatserver.brokers.postgres import PostgresBroker, PostgresEngine, server, sessions
+from chatserver.brokers.postgres import (
+    PostgresBroker,
+    PostgresEngine,
+    notifications,
+    server,
+    sessions,
+)
 from chatserver.brokers.postgres import engine as engine_module
 from chatserver.errors import BrokerUnavailable
 from chatserver.publication import ClientInfo, Delivery, Joined, Left, Position, Publication
@@ -249,6 +255,16 @@ async def test_a_standby_is_refused_until_it_takes_over() -> None:
         standby.promote()
         async with started(broker), started(either):
             pass
+
+
+async def test_a_host_that_does_not_answer_is_passed_over(
+    postgres: Postgres, sql: Sql, schema: str
+) -> None:
+    with Proxy(postgres.port) as proxy:
+        proxy.freeze()
+        url = postgres.url.replace("127.0.0.1:", f"127.0.0.1:{proxy.port},127.0.0.1:")
+        async with started(PostgresBroker(url, schema=schema)) as broker:
+            assert (await broker.publish("chat", "x")).offset == 1
 
 
 class Pooler:
@@ -1069,6 +1085,35 @@ async def test_what_is_refused_at_once_is_no_weather(
     with pytest.raises(BrokerUnavailable, match="PostgreSQL refuses: "):
         await broker.publish("chat", "x")
     assert broker.health.state == "up"
+
+
+async def test_a_process_that_is_too_slow_connects_again_and_checks(
+    broker: PostgresBroker, delivered: Delivered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[int] = []
+    stalled, go_on = asyncio.Event(), asyncio.Event()
+
+    async def check() -> None:
+        checked.append(1)
+
+    async def written(channel: str) -> None:
+        stalled.set()
+        await go_on.wait()
+
+    monkeypatch.setattr(notifications, "MOST_WAITING", 10_000)
+    broker.check, broker.written = check, written
+    await broker.publish("chat", "1")
+    await stalled.wait()
+    for number in range(2, 30):
+        await broker.publish("chat", f"{number}".ljust(1000))
+    checked.clear()
+    go_on.set()
+    await until(lambda: checked)
+    assert [each.offset for each in (await broker.history("chat")).publications][-1] == 29
+    await broker.publish("chat", "30")
+    await until(lambda: "30" in delivered.data)
+    assert delivered.data[0] == "1"
+    assert len(delivered) < 10
 
 
 # Presence

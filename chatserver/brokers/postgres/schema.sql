@@ -195,12 +195,9 @@ BEGIN
         EXIT WHEN cardinality(streams) = cardinality(keys);  -- else an idle one was just removed
     END LOOP;
     now := clock_timestamp();
-    -- What fits into a few notifications is announced whole; else its positions are.
-    is_light := (
-        SELECT 60 * count(*) + sum(octet_length(names[channel]) + octet_length(data)
-            + coalesce(octet_length(info), 0)) <= 36000
-        FROM unnest(channels, contents, infos) AS given (channel, data, info)
-    );
+    -- What fits into a few notifications is announced whole; of the rest, the positions are.
+    is_light := pg_column_size(contents) + coalesce(pg_column_size(infos), 0)
+        + cardinality(channels) * (60 + pg_column_size(names) / cardinality(names)) <= 36000;
     WITH draft AS (
         SELECT given.*, remembered.position AS known, remembered.position IS NULL AS fresh
         FROM unnest(channels, ids, id_ttls, kinds, contents, infos, skips, keeps)

@@ -92,8 +92,9 @@ local function publish(top_key, stream_key, a, drafts)
     end
 
     local function publish_one(draft)
-        local known = redis.call('GET', draft.id_key)
-        if known and string.match(known, '^%d+ %w+$') then return known end
+        -- A key of another type is foreign; it must not end the script, for others are in here.
+        local known = redis.pcall('GET', draft.id_key)
+        if type(known) == 'string' and string.match(known, '^%d+ %w+$') then return known end
         local announced = draft.keep and offset + 1 or 0
         if draft.keep and stores then
             local done, answer = append(stream_key, announced, size, draft.id, draft.entry)
