@@ -42,6 +42,19 @@ class Connection:
         raise ConnectionResetError("reset")
 
 
+async def test_who_closes_it_can_be_cancelled_meanwhile() -> None:
+    """Else a server that stops in this moment would not stop."""
+    pipe, ear = Pipe(Connection(None)), Ear(Connection(None), sharded=False)
+    await asyncio.sleep(0)
+    for each in (pipe, ear):
+        closing = asyncio.create_task(each.close())
+        await asyncio.sleep(0)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        await each.close()
+
+
 class Full(Connection):
     """A connection that takes nothing more."""
 

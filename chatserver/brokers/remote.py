@@ -159,8 +159,7 @@ class RemoteBroker(Broker):
         if running is None:
             return
         running.cancel()
-        with suppress(asyncio.CancelledError):
-            await running
+        await asyncio.wait([running])
         self._home = None
 
     @property

@@ -149,8 +149,7 @@ class Pipe:
     async def close(self) -> None:
         """Give the connection up; who waits for an answer gets `Interrupted`."""
         self._reading.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._reading
+        await asyncio.wait([self._reading])
         self._fail(Interrupted("the connection was closed"))
         await _give_up(self._connection)
 
@@ -237,8 +236,7 @@ class Ear:
     async def close(self) -> None:
         """Give the connection up."""
         self._reading.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._reading
+        await asyncio.wait([self._reading])
         self._fail(Interrupted("the connection was closed"))
         await _give_up(self._connection)
 
