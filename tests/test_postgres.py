@@ -832,10 +832,10 @@ async def rows(sql: Sql) -> dict[str, int]:
 async def test_what_is_beyond_the_size_is_deleted_after_a_while(make: Make, sql: Sql) -> None:
     async with started(make(rules=Rules(history_size=10, history_ttl=1000))) as broker:
         await asyncio.gather(*(broker.publish("chat", f"{number}") for number in range(500)))
-        await age(sql, 20)
+        await age(sql, 50)
         await broker._engine.tidy()
         assert (await rows(sql))["publication"] == 500  # someone may be about to read them
-        await age(sql, 20)
+        await age(sql, 61)
         await broker._engine.tidy()
         assert (await rows(sql))["publication"] == 10
         assert await data_of(broker) == [f"{number}" for number in range(490, 500)]
@@ -844,10 +844,10 @@ async def test_what_is_beyond_the_size_is_deleted_after_a_while(make: Make, sql:
 async def test_what_is_too_old_is_deleted(make: Make, sql: Sql) -> None:
     async with started(make(rules=Rules(history_ttl=100))) as broker:
         position = await broker.publish("chat", "old")
-        await age(sql, 90)
+        await age(sql, 30)
         await broker._engine.tidy()
         await broker.publish("chat", "young")
-        await age(sql, 31)
+        await age(sql, 71)
         await broker._engine.tidy()
         assert await sql.fetch("SELECT position FROM publication") == [(2,)]
         await age(sql, 100)
