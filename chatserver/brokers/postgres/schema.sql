@@ -125,13 +125,16 @@ CREATE OR REPLACE FUNCTION chatserver.stand(
     names bytea[], known text[], positions bigint[], sizes bigint[], ttls double precision[]
 ) RETURNS TABLE (epoch text, top bigint) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
+DECLARE
+    keys bytea[];
+    new_sizes bigint[];
+    new_ttls double precision[];
+    gone_back boolean[];
 BEGIN
-    UPDATE chatserver.channel AS stream
-    SET used = clock_timestamp(), timeline = chatserver.timeline(),
-        size = coalesce(found.size, stream.size), ttl = coalesce(found.ttl, stream.ttl),
-        epoch = CASE WHEN found.gone_back THEN chatserver.new_epoch() ELSE stream.epoch END
-    FROM (
-        SELECT locked.key, locked.gone_back, given.size, given.ttl
+    SELECT array_agg(found.key), array_agg(found.size), array_agg(found.ttl),
+        array_agg(found.gone_back)
+    INTO keys, new_sizes, new_ttls, gone_back FROM (
+        SELECT stream.key, stream.gone_back, given.size, given.ttl
         FROM (
             SELECT * FROM unnest(names, known, positions, sizes, ttls)
                 AS one (name, epoch, position, size, ttl)
@@ -148,9 +151,15 @@ BEGIN
                 OR channel.size <> given.size OR channel.ttl <> given.ttl
             )
             FOR UPDATE
-        ) AS locked
-    ) AS found
-    WHERE stream.key = found.key;
+        ) AS stream
+    ) AS found;
+    UPDATE chatserver.channel
+    SET used = clock_timestamp(), timeline = chatserver.timeline(),
+        size = coalesce(new_sizes[array_position(keys, key)], size),
+        ttl = coalesce(new_ttls[array_position(keys, key)], ttl),
+        epoch = CASE WHEN gone_back[array_position(keys, key)] THEN chatserver.new_epoch()
+            ELSE epoch END
+    WHERE key = ANY (keys);
     INSERT INTO chatserver.channel (name, epoch, timeline, size, ttl, used, due)
     SELECT DISTINCT ON (sha256(given.name)) given.name, chatserver.new_epoch(),
         chatserver.timeline(), coalesce(given.size, 100), coalesce(given.ttl, 300),
@@ -229,11 +238,10 @@ BEGIN
         FROM unnest(channels, ids, id_ttls, kinds, contents, infos, skips, keeps)
             WITH ORDINALITY AS given (channel, id, id_ttl, kind, data, info, skip, keep, number)
         LEFT JOIN LATERAL (
-            SELECT position FROM chatserver.publication_id
-            WHERE given.id_ttl IS NOT NULL AND channel = streams[given.channel]
-                AND id = given.id AND expires > now
+            SELECT position, expires FROM chatserver.publication_id
+            WHERE given.id_ttl IS NOT NULL AND channel = streams[given.channel] AND id = given.id
             OFFSET 0
-        ) AS remembered ON true
+        ) AS remembered ON remembered.expires > now
         LEFT JOIN unnest(known_streams, known_ids, known_positions)
             AS recent (channel, id, position)
             ON recent.channel = streams[given.channel] AND recent.id = given.id
@@ -506,8 +514,10 @@ RETURNS TABLE (number bigint, info bytea) LANGUAGE sql STABLE AS $$
     CROSS JOIN LATERAL (
         SELECT process, info FROM chatserver.presence WHERE channel = sha256(given.name) OFFSET 0
     ) AS presence
-    JOIN chatserver.lease ON lease.process = presence.process
-        AND NOT lease.taken AND lease.expires > clock_timestamp()
+    CROSS JOIN LATERAL (
+        SELECT taken, expires FROM chatserver.lease WHERE process = presence.process OFFSET 0
+    ) AS lease
+    WHERE NOT lease.taken AND lease.expires > clock_timestamp()
 $$;
 
 -- Some entries of a process.
