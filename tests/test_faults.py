@@ -55,6 +55,7 @@ async def test_nothing_is_lost_but_what_is_told(field: Field, fault: str) -> Non
     assert [str(violation) for violation in verdict.violations] == []
     assert verdict.published >= 10
     assert verdict.delivered >= 10
+    assert verdict.resumed < 3.0
 
 
 @pytest.mark.parametrize("fault", ["a server killed", "the engine killed", "data flushed"])
