@@ -150,6 +150,17 @@ def data(publications: tuple[Publication, ...]) -> list[Any]:
 # The stream
 
 
+async def test_what_is_published_at_once_is_delivered_whole_however_much_it_is(
+    broker: Broker, delivered: Delivered, channel: str
+) -> None:
+    sizes = [1, 30_000, 60_000, 0, 65_536, 2, 100_000, 3]
+    await broker.subscribe(channel)
+    await asyncio.gather(*(broker.publish(channel, "é" * size) for size in sizes))
+    await delivered.reach(len(sizes))
+    assert delivered.offsets(channel) == [*range(1, len(sizes) + 1)]
+    assert sorted(len(publication.data) for publication in delivered) == sorted(sizes)
+
+
 async def test_offsets_count_up_by_one_in_one_epoch(broker: Broker, channel: str) -> None:
     await broker.subscribe(channel)
     positions = [await broker.publish(channel, "x") for _ in range(20)]

@@ -7,6 +7,8 @@ announced, and reads on it what was too large to be announced.
 import hashlib
 import logging
 import secrets
+import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -37,6 +39,7 @@ from chatserver.brokers.postgres.announcements import (
 )
 from chatserver.brokers.postgres.notifications import Notifications
 from chatserver.brokers.postgres.questions import (
+    KEPT_ANYWAY,
     ChangeRow,
     DraftRow,
     ReadRow,
@@ -131,6 +134,8 @@ class PostgresEngine(Engine):
         self._notifications = Notifications()
         # The names of channels that are followed.
         self._followed: set[bytes] = set()
+        # The ids of publications that may have been appended or not, and when that was noticed.
+        self._uncertain: deque[tuple[bytes, float]] = deque()
 
     # Connections
 
@@ -245,9 +250,22 @@ class PostgresEngine(Engine):
 
     async def append(self, drafts: Sequence[Draft]) -> Answers[Position]:
         async def append(rows: Sequence[DraftRow]) -> Answers[Position]:
-            return [top for some in _of_size(rows) for top in await self._append(some)]
+            try:
+                return [top for some in _of_size(rows) for top in await self._append(some)]
+            except Interrupted:
+                self._uncertain += [(row.id, time.monotonic()) for row in rows]
+                raise
 
         return await _each(drafts, draft_row, append)
+
+    def _may_be_there(self, drafts: Sequence[DraftRow]) -> bool:
+        """Whether one of them may have been appended before the connection was lost."""
+        oldest = time.monotonic() - KEPT_ANYWAY
+        while self._uncertain and self._uncertain[0][1] < oldest:
+            self._uncertain.popleft()
+        if not self._uncertain:
+            return False
+        return not {draft.id for draft in drafts}.isdisjoint(id for id, _ in self._uncertain)
 
     async def _append(self, drafts: Sequence[DraftRow]) -> list[Position]:
         distinct: dict[tuple[bytes, bytes], DraftRow] = {}
@@ -258,7 +276,7 @@ class PostgresEngine(Engine):
         index = {name: number + 1 for number, name in enumerate(ordered)}
         publications = [(index[draft.name], *draft[3:]) for draft in distinct.values()]
         values = (*columns([streams[name] for name in ordered]), *columns(publications))
-        (row,) = await self._call(self._appending, "append", *values)
+        (row,) = await self._call(self._appending, "append", *values, self._may_be_there(drafts))
         epochs = dict(zip(ordered, row["epochs"], strict=True))
         answers = {
             (name, id): Position(offset, epochs[name])

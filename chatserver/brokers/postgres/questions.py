@@ -12,6 +12,7 @@ from chatserver.publication import Payload, Position
 from chatserver.rules import Rules
 
 __all__ = [
+    "KEPT_ANYWAY",
     "ChangeRow",
     "DraftRow",
     "ReadRow",
@@ -25,6 +26,8 @@ __all__ = [
 
 #: The largest number that a `bigint` holds, and seconds of a time to live at most: 100 years.
 LARGEST, LONGEST = 2**63 - 1, 100 * 365 * 86400.0
+#: Seconds for which each publication is kept, with its id, whatever its channel's rules say.
+KEPT_ANYWAY = 60.0
 
 
 class StreamRow(NamedTuple):
@@ -44,7 +47,7 @@ class DraftRow(NamedTuple):
     size: int | None
     ttl: float | None
     id: bytes
-    id_ttl: float
+    id_ttl: float | None
     kind: str
     data: bytes
     info: bytes | None
@@ -94,7 +97,7 @@ def draft_row(draft: Draft) -> DraftRow:
         draft.channel.encode(),
         *_kept(draft.rules),
         _short(draft.id),
-        draft.id_ttl,
+        None if draft.keep and draft.id_ttl <= KEPT_ANYWAY else draft.id_ttl,
         *_content(draft.data),
         None if draft.info is None else msgspec.json.encode(draft.info),
         draft.skip.encode() or None,
