@@ -27,7 +27,7 @@ from chatserver.publication import ClientInfo, Delivery, Joined, Left, Position,
 from chatserver.rules import Rules
 from tests.asgi import until
 from tests.engines import PASSWORD, Postgres
-from tests.proxy import Proxy
+from tests.proxy import Proxy, Way
 
 pytest_plugins = ["tests.engines"]
 pytestmark = [pytest.mark.anyio, pytest.mark.live]
@@ -1048,6 +1048,26 @@ async def test_a_killed_connection_is_made_anew_and_nothing_is_lost(
     count = await publishing
     assert (await broker.history("chat")).position.offset == count
     assert (await another.history("chat", limit=0)).position.offset == count
+
+
+async def test_what_was_stored_before_its_answer_was_lost_is_not_stored_again(
+    postgres: Postgres, sql: Sql, schema: str
+) -> None:
+    with Proxy(postgres.port) as proxy:
+        async with started(PostgresBroker(proxy.way(postgres.url), schema=schema)) as broker:
+            await broker.publish("chat", "0")
+            proxy.freeze(Way.BACK)
+            lost = [asyncio.ensure_future(broker.publish("chat", f"{n}")) for n in (1, 2, 3)]
+            async with asyncio.timeout(5):
+                while await sql.fetchval("SELECT top FROM channel") < 4:
+                    pass  # it is asked again at once
+            proxy.cut()
+            later = asyncio.ensure_future(broker.publish("chat", "4"))
+            proxy.heal()
+            positions = await asyncio.gather(*lost, later)
+            assert [each.offset for each in positions] == [2, 3, 4, 5]
+            assert await data_of(broker) == ["0", "1", "2", "3", "4"]
+            assert await sql.fetchval("SELECT count(*) FROM publication_id") == 0
 
 
 async def test_a_deadlock_is_tried_again_by_itself(
