@@ -166,7 +166,7 @@ class Pipe:
                     self._asked.popleft()
                 if not future.done():
                     future.set_result(answers)
-        except WEATHER as error:
+        except Exception as error:  # whatever else it may be that answers there
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
@@ -264,7 +264,7 @@ class Ear:
                 if len(self._heard) >= MOST_HEARD:
                     self._room.clear()
                     await self._room.wait()
-        except WEATHER as error:
+        except Exception as error:  # whatever else it may be that answers there
             self._fail(error)
 
     def _take(self, reply: Answer) -> None:
@@ -473,21 +473,25 @@ class _Url(NamedTuple):
             parse_url(f"{self.scheme}://{self.user}{place}?{self.query}")
         )
         options.setdefault("socket_connect_timeout", CONNECT_TIMEOUT)
-        return {
-            **options,
+        options |= {
             "protocol": 2,
             "decode_responses": False,
             "socket_timeout": None,
-            "socket_keepalive": True,
             "health_check_interval": 0,
             "retry": Retry(NoBackoff(), 0),
         }
+        if self.scheme != "unix":
+            options["socket_keepalive"] = True
+        try:
+            pool: Any = ConnectionPool(**options)
+            pool.make_connection()  # which looks at the options
+        except TypeError:
+            raise _WrongUrl("what stands after ? are no options of this kind of address") from None
+        return options
 
 
 def _one_node(url: _Url) -> Nodes:
     options = url.options(url.place)
-    if url.scheme == "unix":
-        del options["socket_keepalive"]
     return OneNode(url.address, ConnectionPool(**options), int(options.get("db") or 0))
 
 

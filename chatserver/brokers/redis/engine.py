@@ -362,15 +362,16 @@ class RedisEngine(Engine):
     async def enter_and_leave(self, changes: Sequence[Enter | Leave]) -> Answers[None]:
         # An entry is noted in its process's set first, and struck out last, so that whoever
         # buries the process finds all of them.
-        await self._members_of(
-            "SADD",
-            (
-                (each.process, each.channel, each.info.client)
-                for each in changes
-                if isinstance(each, Enter)
-            ),
+        enters = [each for each in changes if isinstance(each, Enter)]
+        noted = iter(
+            await self._members_of(
+                "SADD", ((each.process, each.channel, each.info.client) for each in enters)
+            )
         )
-        answers = await self._evaluate(_each(self._change, changes))
+        failed = [_failure(next(noted)) if isinstance(each, Enter) else None for each in changes]
+        answers = await self._evaluate(
+            error or call for error, call in zip(failed, _each(self._change, changes), strict=True)
+        )
         await self._members_of(
             "SREM",
             (
@@ -382,10 +383,12 @@ class RedisEngine(Engine):
         )
         return [_then(answer, _nothing) for answer in answers]
 
-    async def _members_of(self, command: str, entries: Iterable[tuple[str, str, str]]) -> None:
+    async def _members_of(
+        self, command: str, entries: Iterable[tuple[str, str, str]]
+    ) -> list[Answer]:
         """Add or remove entries, each of process, channel and client."""
         keys = ((self._members(process), _member(*entry)) for process, *entry in entries)
-        await self._commands((key, pack(command, key, member)) for key, member in keys)
+        return await self._commands((key, pack(command, key, member)) for key, member in keys)
 
     def _change(self, change: Enter | Leave) -> "Call":
         return self._enter(change) if isinstance(change, Enter) else self._leave(change)
@@ -538,6 +541,13 @@ def _raise(answer: Answer) -> Answer:
 
 def _then(answer: Answer, convert: Any) -> Any:
     return answer if isinstance(answer, Interrupted | BrokerUnavailable) else convert(answer)
+
+
+def _failure(answer: Answer) -> BrokerUnavailable | None:
+    """The error that an answer is, if it is one; raises `Interrupted`."""
+    if isinstance(answer, Interrupted):
+        raise answer
+    return answer if isinstance(answer, BrokerUnavailable) else None
 
 
 def _nothing(_: Answer) -> None:
