@@ -10,15 +10,17 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from random import Random
 from typing import Any
+from urllib.parse import quote, urlencode
 
 import msgspec
+from msgspec import structs
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
 from chatserver.publication import Position
 from tests.checker import Acknowledged, Answered, Delivered, Event, Gone, Lost, Published, Seen
 
-__all__ = ["Publisher", "Recording", "Subscriber"]
+__all__ = ["Follower", "Publisher", "Recording", "Subscriber"]
 
 #: Seconds after which a client that gets no answer goes to another server.
 PATIENCE = 7.0
@@ -91,15 +93,18 @@ class Client:
         self.recording = recording
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[ClientConnection]:
+    async def connection(self, path: str = "/") -> AsyncIterator[ClientConnection]:
         """A connection to one of the servers.
+
+        Args:
+            path: Where it goes, with the query.
 
         Raises:
             OSError, TimeoutError, WebSocketException: It can't be had, or was lost.
         """
         self.port = self.recording.random.choice(self.recording.ports)
         async with connect(
-            f"ws://127.0.0.1:{self.port}/",
+            f"ws://127.0.0.1:{self.port}{path}",
             open_timeout=PATIENCE,
             close_timeout=0.1,
             # A frozen server is left for another one.
@@ -136,7 +141,7 @@ class Subscriber(Client):
     async def run(self) -> None:
         while True:
             try:
-                async with self.connection() as connection:
+                async with self.connection(self.path()) as connection:
                     await self._follow(connection)
             except GONE:
                 pass
@@ -144,6 +149,10 @@ class Subscriber(Client):
                 self.live.clear()
                 self.recording.note(Gone(self.name))
             await self.pause()
+
+    def path(self) -> str:
+        """Where it connects to."""
+        return "/"
 
     def has_all(self, positions: Mapping[str, Position]) -> bool:
         """Whether it is subscribed to these channels, and has come so far in each."""
@@ -195,6 +204,36 @@ class Subscriber(Client):
         self.recording.note(Delivered(self.name, channel, seen))
         if position.epoch != own.epoch or position.offset > own.offset:
             self.positions[channel] = position
+
+
+class Follower(Subscriber):
+    """A client of a class with `recover = True`, which follows one channel.
+
+    It does what the example in docs/guide/recovery.md does.
+    """
+
+    def __init__(self, recording: Recording, name: str, channels: Sequence[str]) -> None:
+        super().__init__(recording, name, channels[:1])
+
+    def path(self) -> str:
+        since = {name: structs.asdict(position) for name, position in self.positions.items()}
+        query = urlencode({"since": msgspec.json.encode(since).decode()})
+        return f"/follow/{quote(self.channels[0], safe='')}?{query}"
+
+    async def _follow(self, connection: ClientConnection) -> None:
+        async for text in connection:
+            message = msgspec.json.decode(text)
+            channel = message["channel"]
+            if "since" in message:
+                if channel in self.live:
+                    self.recording.note(Lost(self.name, channel))
+                position = [message["since"]["offset"], message["since"]["epoch"]]
+                recovered = message.get("recovered", False)
+                answer = {"recovered": recovered, "publications": [], "position": position}
+                self._answered(channel, answer)
+            else:
+                epoch = self.positions[channel].epoch
+                self._got(channel, [message["offset"], epoch, message["data"]])
 
 
 def _seen(publication: list[Any]) -> Seen:

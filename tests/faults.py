@@ -1,7 +1,7 @@
 """Runs of clients against servers and an engine, with a fault in each, made of a seed.
 
     with Field(lambda: Valkey("appendonly yes", "appendfsync always")) as field:
-        verdict = await run(field, "engine killed", seed=1)
+        verdict = await run(field, "the engine killed", seed=1)
         assert verdict.violations == []
 
 Servers and engine are real processes, and live on from run to run; a proxy is between them.
@@ -13,15 +13,14 @@ import os
 import re
 import sys
 import time
-import urllib.request
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from functools import partial
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from random import Random
 from types import TracebackType
-from typing import Self, TypeAlias
-from urllib.error import HTTPError
+from typing import Protocol, Self, TypeAlias
 
 from msgspec import Struct
 
@@ -29,10 +28,21 @@ from chatserver.testing import PROTOCOLS
 from tests.asgi import until as eventually
 from tests.checker import Acknowledged, Answered, Delivered, Violation, check
 from tests.clients import Publisher, Recording, Subscriber
-from tests.engines import PATIENCE, Engine, Process, until
+from tests.engines import PATIENCE, Cluster, Engine, Process, Sentinel, Valkey, until
 from tests.proxy import Proxy, Way
 
-__all__ = ["FAULTS", "Field", "Server", "Verdict", "run"]
+__all__ = [
+    "CLUSTER",
+    "ENGINE",
+    "KINDS",
+    "SENTINEL",
+    "Field",
+    "Server",
+    "Store",
+    "Verdict",
+    "kinds",
+    "run",
+]
 
 ROOT = Path(__file__).resolve().parent.parent
 #: What a server logs because of a fault of ours. Its start may fail: its broker may be away.
@@ -93,34 +103,48 @@ class Server(Process):
 
     def readiness(self) -> str:
         """What `/readyz` says: "ready" or why not; empty if nobody answers."""
-        url = f"http://127.0.0.1:{self.port}/readyz"
-        try:
-            with urllib.request.urlopen(url, timeout=1) as response:
-                return str(json.load(response)["status"])
-        except HTTPError as error:
-            with error:
-                return str(json.load(error)["status"])
-        except OSError:
-            return ""
+        with closing(HTTPConnection("127.0.0.1", self.port, timeout=1)) as connection:
+            try:
+                connection.request("GET", "/readyz")
+                return str(json.load(connection.getresponse())["status"])
+            except (OSError, HTTPException):
+                return ""
+
+
+class Store(Protocol):
+    """An engine, or several that work together."""
+
+    @property
+    def url(self) -> str: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
 
 
 class Field:
     """An engine, a proxy before it, and servers that use it.
 
     Args:
-        make: Makes the engine.
+        make: Makes the engine. Before a Cluster, or servers with a Sentinel, there is no proxy.
         servers: How many servers there are.
         haste: How much shorter faults are than they may be; 1 for as long as they may be.
 
     Attributes:
         haste: As given.
-        engine: The engine; another one after a failover.
+        store: What was made.
+        engine: The engine, if there is one; another one after a failover.
         proxy: The way from the servers to the engine.
         servers: The servers.
     """
 
     def __init__(
-        self, make: Callable[[], Engine], servers: int = SERVERS, haste: float = 1.0
+        self, make: Callable[[], Store], servers: int = SERVERS, haste: float = 1.0
     ) -> None:
         self.haste = haste
         self._make = make
@@ -129,9 +153,12 @@ class Field:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            self.engine = stack.enter_context(self._make())
-            self.proxy = stack.enter_context(Proxy(self.engine.port))
-            url = self.proxy.way(self.engine.url)
+            self.store = store = stack.enter_context(self._make())
+            url = store.url
+            if isinstance(store, Engine):
+                self.engine = store
+                self.proxy = stack.enter_context(Proxy(store.port))
+                url = self.proxy.way(url)
             self.servers = [stack.enter_context(Server(url)) for _ in range(self._count)]
             self._stack = stack.pop_all()
         return self
@@ -160,6 +187,9 @@ class Field:
 
 # Faults
 
+#: What a fault harms.
+ENGINE, CLUSTER, SENTINEL = "an engine", "a Cluster", "servers with a Sentinel"
+
 #: Does harm to a field for a while, and returns when nothing harms it any more.
 Fault: TypeAlias = Callable[[Field, Random], Awaitable[None]]
 
@@ -170,25 +200,38 @@ class Kind(Struct, frozen=True):
     Attributes:
         fault: What it does.
         may_lose: Whether it takes the engine's data away.
+        harms: What it harms.
     """
 
     fault: Fault
     may_lose: bool = False
+    harms: str = ENGINE
 
 
-FAULTS: dict[str, Kind] = {}
+KINDS: dict[str, Kind] = {}
 
 
-def fault(name: str, *, may_lose: bool = False) -> Callable[[Fault], Fault]:
+def fault(name: str, *, may_lose: bool = False, harms: str = ENGINE) -> Callable[[Fault], Fault]:
     def register(fault: Fault) -> Fault:
-        FAULTS[name] = Kind(fault, may_lose)
+        KINDS[name] = Kind(fault, may_lose, harms)
         return fault
 
     return register
 
 
-async def a_while(field: Field, random: Random, least: float, most: float) -> None:
-    await asyncio.sleep(random.uniform(least, most) / field.haste)
+def kinds(harms: str = ENGINE) -> list[str]:
+    """The kinds of faults that harm an engine, or something else."""
+    return [name for name, kind in KINDS.items() if kind.harms == harms]
+
+
+async def a_while(
+    field: Field, random: Random, least: float, most: float, rarely: float | None = None
+) -> None:
+    """Wait for some seconds; once in eight times for `rarely`, if that is given."""
+    seconds = random.uniform(least, most)
+    if rarely is not None and random.random() < 1 / 8:
+        seconds = rarely
+    await asyncio.sleep(seconds / field.haste)
 
 
 async def do(*calls: Callable[[], None]) -> None:
@@ -228,7 +271,7 @@ async def restart_servers(field: Field, random: Random) -> None:
 @fault("the engine killed")
 async def kill_engine(field: Field, random: Random) -> None:
     await do(field.engine.kill)
-    await a_while(field, random, 0.0, 2.0)
+    await a_while(field, random, 0.0, 2.0, rarely=10.0)
     await do(field.engine.start)
 
 
@@ -240,14 +283,14 @@ async def restart_engine(field: Field, random: Random) -> None:
 @fault("the engine frozen")
 async def freeze_engine(field: Field, random: Random) -> None:
     await do(field.engine.freeze)
-    await a_while(field, random, 0.2, 6.0)
+    await a_while(field, random, 0.2, 6.0, rarely=15.0)
     await do(field.engine.thaw)
 
 
 @fault("the way cut")
 async def cut(field: Field, random: Random) -> None:
     await do(field.proxy.cut)
-    await a_while(field, random, 0.1, 3.0)
+    await a_while(field, random, 0.1, 3.0, rarely=30.0)
     await do(field.proxy.heal)
 
 
@@ -322,6 +365,43 @@ async def fail_over_in_step(field: Field, random: Random) -> None:
     field.engine, field.proxy.target = replica, replica.port
 
 
+@fault("a node killed", harms=CLUSTER)
+async def kill_node(field: Field, random: Random) -> None:
+    node = random.choice(nodes_of(field))
+    await do(node.kill)
+    await a_while(field, random, 0.0, 2.0)
+    await do(node.start)
+
+
+@fault("a node frozen", harms=CLUSTER)
+async def freeze_node(field: Field, random: Random) -> None:
+    node = random.choice(nodes_of(field))
+    await do(node.freeze)
+    await a_while(field, random, 0.2, 4.0)
+    await do(node.thaw)
+
+
+@fault("all nodes killed", harms=CLUSTER)
+async def kill_nodes(field: Field, random: Random) -> None:
+    nodes = nodes_of(field)
+    await do(*(node.kill for node in nodes))
+    await do(*(node.start for node in nodes))
+
+
+def nodes_of(field: Field) -> list[Valkey]:
+    assert isinstance(field.store, Cluster)
+    return field.store.nodes
+
+
+@fault("the main server killed", may_lose=True, harms=SENTINEL)
+async def kill_main(field: Field, random: Random) -> None:
+    """Sentinel makes the replica the server."""
+    group = field.store
+    assert isinstance(group, Sentinel)
+    await do(group.main.kill)
+    await eventually(lambda: group.replica.role() == "master", patience=PATIENCE)
+
+
 # Runs
 
 
@@ -356,24 +436,28 @@ class Verdict(Struct):
     complaints: list[str]
 
 
-async def run(field: Field, fault: str, seed: int) -> Verdict:
+async def run(
+    field: Field, fault: str, seed: int, kind_of_subscriber: type[Subscriber] = Subscriber
+) -> Verdict:
     """Publish and subscribe, do harm, wait until all is well, and judge."""
     random = Random(f"{fault} {seed}")
     recording = Recording(field.ports, random)
     channels = [f"{fault}:{seed}:{number}:{time.time_ns()}" for number in range(CHANNELS)]
     publishers = [Publisher(recording, f"P{number}", channels) for number in range(PUBLISHERS)]
     subscribers = [
-        Subscriber(recording, f"S{number}", random.sample(channels, random.randint(1, CHANNELS)))
+        kind_of_subscriber(
+            recording, f"S{number}", random.sample(channels, random.randint(1, CHANNELS))
+        )
         for number in range(SUBSCRIBERS)
     ]
-    kind = FAULTS[fault]
+    kind = KINDS[fault]
     async with asyncio.TaskGroup() as group:
         following = [group.create_task(each.run()) for each in subscribers]
         publishing = [group.create_task(each.run(PAUSE)) for each in publishers]
-        await asyncio.sleep(random.uniform(0.2, 0.6))
+        await a_while(field, random, 0.3, 0.8)
         await kind.fault(field, random)
         healed = time.monotonic()
-        await asyncio.sleep(random.uniform(0.3, 0.6))
+        await a_while(field, random, 0.3, 0.8)
         for publisher in publishers:
             publisher.stop()
         await asyncio.wait(publishing, timeout=RECOVERED_WITHIN)

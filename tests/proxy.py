@@ -157,6 +157,11 @@ class Proxy:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._carry(reader, engine_writer, Way.TO))
                 group.create_task(self._carry(engine_reader, writer, Way.BACK))
+            # Both have ended in order: what is not sent yet must still arrive.
+            for each in (engine_writer, writer):
+                each.close()
+                await each.wait_closed()
+            self._links[link].clear()
         except* OSError:
             pass  # one end was reset, and so is the other
 

@@ -21,7 +21,7 @@ from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
-from chatserver import Endpoint, Hub, health_routes, lifespan
+from chatserver import Endpoint, FromPath, Hub, health_routes, lifespan
 from chatserver.brokers import Broker
 from chatserver.brokers.postgres import PostgresBroker
 from chatserver.brokers.redis import RedisBroker
@@ -92,13 +92,26 @@ class Recorder(Endpoint):
         )
 
 
+class Followed(Endpoint):
+    """What a class needs for clients that come back without a gap."""
+
+    encoding = "json"
+    channel_name: FromPath[str]
+    channels = ("{channel_name}",)
+    recover = True
+
+
 def broker(url: str) -> Broker:
     kind = PostgresBroker if url.startswith("postgresql:") else RedisBroker
     return kind(url, rules=RULES, lease=LEASE)
 
 
 app = Starlette(
-    routes=[WebSocketRoute("/", Recorder), *health_routes()],
+    routes=[
+        WebSocketRoute("/", Recorder),
+        WebSocketRoute("/follow/{channel_name}", Followed),
+        *health_routes(),
+    ],
     lifespan=lifespan,
 )
 app.state.hub = Hub(broker(os.environ["CHATSERVER_BROKER"]))

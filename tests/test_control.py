@@ -324,6 +324,10 @@ async def test_what_can_not_be_meant() -> None:
         await hub.disconnect(user=number)
     with pytest.raises(ValueError, match="a channel's name must not be empty"):
         await hub.unsubscribe(channel="", user="ann")
+    with pytest.raises(ValueError, match="must not have lone surrogates"):
+        await hub.disconnect(user="\ud800")
+    with pytest.raises(TypeError, match="the reason must be a str, got int"):
+        await hub.disconnect(user="ann", reason=number)
     codes: list[Any] = [0, 999, 1004, 1005, 1006, 1015, 2999, 5000, "1008", None, 1008.5]
     for code in codes:
         with pytest.raises(ValueError, match="can't be sent as a close code; 1008 and"):

@@ -14,14 +14,20 @@ from msgspec import Raw
 
 from chatserver.brokers import Disconnect
 from chatserver.brokers.base import Control
-from chatserver.brokers.postgres import PostgresBroker, PostgresEngine, server, sessions
+from chatserver.brokers.postgres import (
+    PostgresBroker,
+    PostgresEngine,
+    notifications,
+    server,
+    sessions,
+)
 from chatserver.brokers.postgres import engine as engine_module
 from chatserver.errors import BrokerUnavailable
 from chatserver.publication import ClientInfo, Delivery, Joined, Left, Position, Publication
 from chatserver.rules import Rules
 from tests.asgi import until
 from tests.engines import PASSWORD, Postgres
-from tests.proxy import Proxy
+from tests.proxy import Proxy, Way
 
 pytest_plugins = ["tests.engines"]
 pytestmark = [pytest.mark.anyio, pytest.mark.live]
@@ -249,6 +255,16 @@ async def test_a_standby_is_refused_until_it_takes_over() -> None:
         standby.promote()
         async with started(broker), started(either):
             pass
+
+
+async def test_a_host_that_does_not_answer_is_passed_over(
+    postgres: Postgres, sql: Sql, schema: str
+) -> None:
+    with Proxy(postgres.port) as proxy:
+        proxy.freeze()
+        url = postgres.url.replace("127.0.0.1:", f"127.0.0.1:{proxy.port},127.0.0.1:")
+        async with started(PostgresBroker(url, schema=schema)) as broker:
+            assert (await broker.publish("chat", "x")).offset == 1
 
 
 class Pooler:
@@ -816,10 +832,10 @@ async def rows(sql: Sql) -> dict[str, int]:
 async def test_what_is_beyond_the_size_is_deleted_after_a_while(make: Make, sql: Sql) -> None:
     async with started(make(rules=Rules(history_size=10, history_ttl=1000))) as broker:
         await asyncio.gather(*(broker.publish("chat", f"{number}") for number in range(500)))
-        await age(sql, 20)
+        await age(sql, 50)
         await broker._engine.tidy()
         assert (await rows(sql))["publication"] == 500  # someone may be about to read them
-        await age(sql, 20)
+        await age(sql, 61)
         await broker._engine.tidy()
         assert (await rows(sql))["publication"] == 10
         assert await data_of(broker) == [f"{number}" for number in range(490, 500)]
@@ -828,10 +844,10 @@ async def test_what_is_beyond_the_size_is_deleted_after_a_while(make: Make, sql:
 async def test_what_is_too_old_is_deleted(make: Make, sql: Sql) -> None:
     async with started(make(rules=Rules(history_ttl=100))) as broker:
         position = await broker.publish("chat", "old")
-        await age(sql, 90)
+        await age(sql, 30)
         await broker._engine.tidy()
         await broker.publish("chat", "young")
-        await age(sql, 31)
+        await age(sql, 71)
         await broker._engine.tidy()
         assert await sql.fetch("SELECT position FROM publication") == [(2,)]
         await age(sql, 100)
@@ -1034,6 +1050,26 @@ async def test_a_killed_connection_is_made_anew_and_nothing_is_lost(
     assert (await another.history("chat", limit=0)).position.offset == count
 
 
+async def test_what_was_stored_before_its_answer_was_lost_is_not_stored_again(
+    postgres: Postgres, sql: Sql, schema: str
+) -> None:
+    with Proxy(postgres.port) as proxy:
+        async with started(PostgresBroker(proxy.way(postgres.url), schema=schema)) as broker:
+            await broker.publish("chat", "0")
+            proxy.freeze(Way.BACK)
+            lost = [asyncio.ensure_future(broker.publish("chat", f"{n}")) for n in (1, 2, 3)]
+            async with asyncio.timeout(5):
+                while await sql.fetchval("SELECT top FROM channel") < 4:
+                    pass  # it is asked again at once
+            proxy.cut()
+            later = asyncio.ensure_future(broker.publish("chat", "4"))
+            proxy.heal()
+            positions = await asyncio.gather(*lost, later)
+            assert [each.offset for each in positions] == [2, 3, 4, 5]
+            assert await data_of(broker) == ["0", "1", "2", "3", "4"]
+            assert await sql.fetchval("SELECT count(*) FROM publication_id") == 0
+
+
 async def test_a_deadlock_is_tried_again_by_itself(
     broker: PostgresBroker, postgres: Postgres, schema: str, sql: Sql
 ) -> None:
@@ -1069,6 +1105,35 @@ async def test_what_is_refused_at_once_is_no_weather(
     with pytest.raises(BrokerUnavailable, match="PostgreSQL refuses: "):
         await broker.publish("chat", "x")
     assert broker.health.state == "up"
+
+
+async def test_a_process_that_is_too_slow_connects_again_and_checks(
+    broker: PostgresBroker, delivered: Delivered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[int] = []
+    stalled, go_on = asyncio.Event(), asyncio.Event()
+
+    async def check() -> None:
+        checked.append(1)
+
+    async def written(channel: str) -> None:
+        stalled.set()
+        await go_on.wait()
+
+    monkeypatch.setattr(notifications, "MOST_WAITING", 10_000)
+    broker.check, broker.written = check, written
+    await broker.publish("chat", "1")
+    await stalled.wait()
+    for number in range(2, 30):
+        await broker.publish("chat", f"{number}".ljust(1000))
+    checked.clear()
+    go_on.set()
+    await until(lambda: checked)
+    assert [each.offset for each in (await broker.history("chat")).publications][-1] == 29
+    await broker.publish("chat", "30")
+    await until(lambda: "30" in delivered.data)
+    assert delivered.data[0] == "1"
+    assert len(delivered) < 10
 
 
 # Presence
@@ -1145,3 +1210,46 @@ async def test_no_table_is_read_from_end_to_end(make: Make, sql: Sql, schema: st
     for table, indexes in await sql.fetch(query, schema):
         aged = table in ("channel", "publication", "publication_id", "lease")
         assert dict(found)[table] == indexes + aged, table
+
+
+async def test_plans_made_for_small_tables_hold_for_large_ones(make: Make, sql: Sql) -> None:
+    count = 20_000
+
+    async def use(broker: PostgresBroker) -> None:
+        info = ClientInfo("c")
+        top = await broker.publish("chat", "x", id=secrets.token_hex(4))
+        await broker.publish("chat", "x" * 200_000)
+        await broker.history("chat", since=Position(top.offset - 1, top.epoch))
+        await broker.history("chat", reverse=True, limit=1)
+        await broker.tops({"chat": top, "other": top})
+        await broker.subscribe("chat")
+        await broker.enter("chat", info)
+        assert await broker.present("chat") == {"c": info}
+        await broker.leave("chat", "c")
+
+    async with started(make()) as broker:
+        await use(broker)
+        await sql.execute("ANALYZE channel, publication, publication_id, presence")
+        await use(broker)
+        await sql.execute(
+            "INSERT INTO channel (name, epoch, timeline, used, due)"
+            " SELECT n::text::bytea, 'e', '', now(), 'infinity'"
+            f" FROM generate_series(1, {count}) AS n;"
+            "INSERT INTO publication"
+            f" SELECT n, 1, now(), 't', 'x' FROM generate_series(100, {count}) AS n;"
+            "INSERT INTO publication_id"
+            f" SELECT n, 'x', 1, 'infinity' FROM generate_series(100, {count}) AS n;"
+            "INSERT INTO presence"
+            f" SELECT 'x', n::text::bytea, 'x', 'p', 'x' FROM generate_series(1, {count}) AS n"
+        )
+        for _ in range(3):
+            await use(broker)
+    query = (
+        "SELECT sum(idx_tup_read) FROM pg_stat_user_indexes"
+        " WHERE schemaname = current_schema() AND relname <> 'lease'"
+    )
+    async with asyncio.timeout(10):
+        # A process of the server tells what it has read when it ends, or after a while.
+        while not (read := await sql.fetchval(query)):
+            pass
+    assert 50 < read < count / 2

@@ -1,6 +1,7 @@
 """What Redis does besides the contract: streams that have gone back."""
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -192,3 +193,74 @@ async def test_a_server_that_is_no_cluster_is_one_sentence(valkey: Valkey) -> No
     broker = RedisBroker(f"redis+cluster://127.0.0.1:{valkey.port}")
     with pytest.raises(BrokerUnavailable, match="Cluster mode is not enabled on this node"):
         await broker.start()
+
+
+@pytest.mark.parametrize(
+    "garbage", [b":1\r\n", b"*-1\r\n", b"$-1\r\n", b"*1\r\n:1\r\n", b"\0" * 99]
+)
+async def test_something_else_at_the_address_does_not_end_the_broker(garbage: bytes) -> None:
+    """Another program may have the engine's port while the engine is away."""
+    asked: list[None] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(None)
+        with contextlib.suppress(OSError):
+            while await reader.read(65_536):
+                writer.write(garbage * 9)
+        writer.close()
+
+    with Valkey("appendonly yes") as engine:
+        broker = RedisBroker(engine.url)
+        await broker.start()
+        engine.kill()
+        await until(lambda: broker.health.state == "down")
+        server = await asyncio.start_server(answer, "127.0.0.1", engine.port)
+        await until(lambda: len(asked) > 2)
+        server.close()
+        await asyncio.to_thread(engine.start)
+        await until(lambda: broker.health.state == "up")
+        assert (await broker.publish("a", "b")).offset >= 1
+        await broker.stop()
+
+
+async def test_who_can_not_be_buried_does_not_enter(valkey: Valkey) -> None:
+    broker = RedisBroker(valkey.url)
+    await broker.start()
+    key = f"chatserver:{{{broker._process}}}:entries"
+    valkey.ask("SET", key, "of another type")
+    with pytest.raises(BrokerUnavailable, match="WRONGTYPE"):
+        await broker.enter("grave", ClientInfo("c1"), last_will="gone")
+    assert await broker.present("grave") == {}
+    valkey.ask("DEL", key)
+    await broker.stop()
+
+
+def heard_again(engine: Valkey) -> list[bytes]:
+    channels: list[bytes] = engine.ask("PUBSUB", "CHANNELS", "chatserver:{again:*")
+    return channels
+
+
+async def test_what_was_left_while_others_are_followed_again_stays_left(
+    valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chatserver.brokers.remote.CHANNELS_AT_ONCE", 1)
+    channels = [f"again:{number}" for number in range(50)]
+    with Proxy(valkey.port) as proxy:
+        broker = RedisBroker(proxy.way(valkey.url))
+        await broker.start()
+        await asyncio.gather(*map(broker.subscribe, channels))
+        proxy.delay = 0.01
+        proxy.drop()
+        await until(lambda: broker.health.state == "down")
+        await until(lambda: 2 < len(heard_again(valkey)) < 40)  # in the middle
+        await asyncio.gather(*map(broker.unsubscribe, channels))
+        proxy.delay = 0.0
+        await until(lambda: broker.health.state == "up")
+        assert heard_again(valkey) == []
+        await broker.stop()
+
+
+@pytest.mark.parametrize("kind", ["redis", "unix", "redis+sentinel", "redis+cluster"])
+def test_a_wrong_option_of_the_url_is_one_sentence(kind: str) -> None:
+    with pytest.raises(ValueError, match="no options of this kind"):
+        RedisBroker(f"{kind}://user:secret@127.0.0.1/a?foo=1")

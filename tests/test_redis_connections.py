@@ -1,6 +1,7 @@
 """Connections to Redis that break at the wrong moment; the right ones are in `test_brokers`."""
 
 import asyncio
+import gc
 from collections.abc import Iterable
 from typing import Any
 
@@ -39,6 +40,43 @@ class Connection:
     async def read_response(self, disable_decoding: bool = False) -> Any:
         await self.gone.wait()
         raise ConnectionResetError("reset")
+
+
+async def test_who_closes_it_can_be_cancelled_meanwhile() -> None:
+    """Else a server that stops in this moment would not stop."""
+    pipe, ear = Pipe(Connection(None)), Ear(Connection(None), sharded=False)
+    await asyncio.sleep(0)
+    for each in (pipe, ear):
+        closing = asyncio.create_task(each.close())
+        await asyncio.sleep(0)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        await each.close()
+
+
+class Full(Connection):
+    """A connection that takes nothing more."""
+
+    async def send_packed_command(
+        self, command: Iterable[bytes], check_health: bool = True
+    ) -> None:
+        await self.gone.wait()
+
+
+async def test_whoever_gives_up_while_sending_leaves_nothing_behind(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Else the event loop would complain of an error that nobody has asked for."""
+    pipe, ear = Pipe(Full(None)), Ear(Full(None), sharded=False)
+    for call in (pipe.ask([b"x"]), ear.ping()):
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(call, 0.01)
+    await pipe.close()
+    await ear.close()
+    del pipe, ear
+    gc.collect()
+    assert caplog.messages == []
 
 
 # uvloop raises RuntimeError for a connection that it has closed itself.

@@ -1,8 +1,9 @@
 """Break things under load, many times, and judge what clients recorded: `make chaos`.
 
-    make chaos                                        every broker, and the table in docs/chaos.md
+    make chaos                                        all runs, and their tables in docs/chaos.md
+    make chaos ARGS="--only redis"                    of one broker
     make chaos ARGS="--only redis --runs 20"          fewer; the table is only printed
-    make chaos ARGS="--only redis --fault 'way cut' --seed 17 --runs 1"    one run again
+    make chaos ARGS="--only redis --fault 'the way cut' --seed 17 --runs 1"      one run again
 
 Each run is made of its kind of fault and its seed, but what several processes do at the same time
 is not: a run that found something may have to be repeated.
@@ -10,26 +11,46 @@ is not: a run that found something may have to be repeated.
 
 import argparse
 import asyncio
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from tests.engines import Engine, Postgres, Valkey
-from tests.faults import FAULTS, Field, Verdict, run
+from tests.engines import Cluster, Postgres, Valkey
+from tests.faults import CLUSTER, ENGINE, KINDS, Field, Store, Verdict, kinds, run
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "chaos.md"
-#: Runs per broker.
-RUNS = 200
 
-#: By the broker's name: its title, and what makes its engine.
-ENGINES: dict[str, tuple[str, Callable[[], Engine]]] = {
-    "redis": (
-        "Valkey, `appendonly yes`, `appendfsync always`",
-        lambda: Valkey("appendonly yes", "appendfsync always"),
+
+class Setup(NamedTuple):
+    """An engine that is harmed.
+
+    Attributes:
+        title: What it is, for the page.
+        make: Makes it.
+        harms: What its kinds of faults harm.
+        runs: How many runs it takes.
+    """
+
+    title: str
+    make: Callable[[], Store]
+    harms: str
+    runs: int
+
+
+KEPT = "appendonly yes", "appendfsync always"
+SETUPS = {
+    "redis": Setup(f"Valkey with `{'`, `'.join(KEPT)}`", lambda: Valkey(*KEPT), ENGINE, 200),
+    "postgres": Setup("PostgreSQL 18", Postgres, ENGINE, 200),
+    "cluster": Setup(
+        "A Valkey Cluster of three nodes, configured likewise",
+        lambda: Cluster(*KEPT, "cluster-require-full-coverage no"),
+        CLUSTER,
+        60,
     ),
-    "postgres": ("PostgreSQL 18, `synchronous_commit = on`", Postgres),
 }
 
 INTRODUCTION = """\
@@ -64,42 +85,51 @@ COLUMNS = (
 def main() -> int:
     options = _options()
     failed = False
-    sections = []
-    for name in options.only or ENGINES:
-        title, make = ENGINES[name]
-        print(f"{title}: seeds {options.seed} to {options.seed + options.runs - 1}")
-        verdicts = asyncio.run(_break(make, options.fault or list(FAULTS), options))
+    for name in options.only or SETUPS:
+        setup = SETUPS[name]
+        runs = options.runs or setup.runs
+        print(f"{setup.title}: seeds {options.seed} to {options.seed + runs - 1}")
+        faults = options.fault or kinds(setup.harms)
+        verdicts = asyncio.run(_break(setup, faults, options.seed, runs))
         failed |= any(verdict.violations or verdict.complaints for verdict in verdicts)
-        sections.append(f"\n## {title}\n\n{_table(verdicts)}")
-        print(sections[-1])
-    if not options.only and not options.fault:
-        PAGE.write_text(INTRODUCTION + "".join(sections), "utf-8")
+        table = _table(verdicts)
+        print(f"\n{table}")
+        if runs >= setup.runs and not options.fault:
+            _write(setup.title, table)
     return int(failed)
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="make chaos", description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=RUNS, help=f"per broker; {RUNS} by default")
+    parser = argparse.ArgumentParser(prog="make chaos", description="Break things under load.")
+    parser.add_argument("--only", action="append", choices=SETUPS, help="this engine only")
+    parser.add_argument("--runs", type=int, help="fewer or more than are needed for the page")
     parser.add_argument("--seed", type=int, default=1, help="of the first run; 1 by default")
-    parser.add_argument("--only", action="append", choices=ENGINES, help="this broker only")
-    parser.add_argument("--fault", action="append", choices=FAULTS, help="this fault only")
+    parser.add_argument("--fault", action="append", choices=KINDS, help="this fault only")
     return parser.parse_args()
 
 
-async def _break(
-    make: Callable[[], Engine], faults: Sequence[str], options: argparse.Namespace
-) -> list[Verdict]:
+def _write(title: str, table: str) -> None:
+    """Put a table into the page, in place of the one that was there."""
+    page = PAGE.read_text("utf-8") if PAGE.exists() else ""
+    parts = dict(part.split("\n\n", 1) for part in page.split("\n## ")[1:])
+    parts[title] = table
+    titles = [setup.title for setup in SETUPS.values() if setup.title in parts]
+    sections = [f"\n## {title}\n\n{parts[title].strip()}\n" for title in titles]
+    PAGE.write_text(INTRODUCTION + "".join(sections), "utf-8")
+
+
+async def _break(setup: Setup, faults: Sequence[str], first: int, runs: int) -> list[Verdict]:
     """Do all runs on one field, the kinds of faults in turn."""
     verdicts: list[Verdict] = []
     began = time.monotonic()
-    with Field(make) as field:
-        for number in range(options.runs):
-            fault, seed = faults[number % len(faults)], options.seed + number
-            _show(number, options.runs, began, verdicts, f"{fault}, seed {seed}")
+    with Field(setup.make) as field:
+        for number in range(runs):
+            fault, seed = faults[number % len(faults)], first + number
+            _show(number, runs, began, verdicts, f"{fault}, seed {seed}")
             verdicts.append(await run(field, fault, seed))
             _report(verdicts[-1])
             await asyncio.to_thread(field.heal)
-    _show(options.runs, options.runs, began, verdicts, "done")
+    _show(runs, runs, began, verdicts, "done")
     print()
     return verdicts
 
@@ -153,4 +183,10 @@ def _row(fault: str, verdicts: Sequence[Verdict]) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # However it is ended, it ends its servers and engines; a shell's background job ignores Ctrl-C.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

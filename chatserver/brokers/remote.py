@@ -159,8 +159,7 @@ class RemoteBroker(Broker):
         if running is None:
             return
         running.cancel()
-        with suppress(asyncio.CancelledError):
-            await running
+        await asyncio.wait([running])
         self._home = None
 
     @property
@@ -361,7 +360,10 @@ class RemoteBroker(Broker):
     async def _begin(self) -> None:
         followed = sorted(self._followed)
         for start in range(0, len(followed), CHANNELS_AT_ONCE):
-            for answer in await self._follow(followed[start : start + CHANNELS_AT_ONCE]):
+            some = followed[start : start + CHANNELS_AT_ONCE]
+            # Without those that were left meanwhile.
+            wanted = [channel for channel in some if channel in self._followed]
+            for answer in await self._follow(wanted):
                 if isinstance(answer, Interrupted):
                     raise answer
         for batches in self._questions:
@@ -384,6 +386,13 @@ class RemoteBroker(Broker):
                 await self._engine.connect()
         except TimeoutError:
             raise Interrupted(f"it did not answer within {CONNECT_TIMEOUT:g} s") from None
+        except (Interrupted, BrokerUnavailable):
+            raise
+        except Exception as error:
+            # Something else may answer at that address. In the log's details for the case that
+            # the fault is ours; without a next attempt nothing would ever come back.
+            logger.debug("Connecting to %s failed", self._engine.address, exc_info=True)
+            raise Interrupted(f"{type(error).__name__}: {error}") from None
 
     async def _connect_again(self) -> None:
         delay = FIRST_DELAY
@@ -392,7 +401,7 @@ class RemoteBroker(Broker):
             try:
                 await self._connect()
                 return
-            except (Interrupted, BrokerUnavailable, OSError) as error:
+            except (Interrupted, BrokerUnavailable) as error:
                 self._health = structs.replace(self._health, why=self._down_because(str(error)))
                 await self._engine.close()
             delay = min(2 * delay, MOST_DELAY)

@@ -21,7 +21,7 @@ from msgspec import structs
 
 from chatserver.brokers import Broker, Control, Disconnect, MemoryBroker, Unsubscribe
 from chatserver.connection import Connection
-from chatserver.errors import BrokerUnavailable, TooManyChannels, can_be_sent
+from chatserver.errors import BrokerUnavailable, TooManyChannels, can_be_sent, close_reason
 from chatserver.hub.admission import Admission
 from chatserver.hub.fanout import Fanout, Lost, Shared, running_loop
 from chatserver.hub.following import Following
@@ -250,7 +250,9 @@ class Hub:
             reason: Why, in words for the client; cut to 123 bytes.
 
         Raises:
-            ValueError: Not exactly one of user and client is given, or the code can't be sent.
+            TypeError: A name or the reason is no text.
+            ValueError: Not exactly one of user and client is given, it has lone surrogates, or the
+                code can't be sent.
             BrokerUnavailable: It is not certain that every process was told.
         """
         _check_one(user, client)
@@ -258,7 +260,9 @@ class Hub:
             raise ValueError(
                 f"{code!r} can't be sent as a close code; 1008 and those from 3000 to 4999 can"
             )
-        await self.broker.tell(Disconnect(user, client, code, reason))
+        if not isinstance(reason, str):
+            raise TypeError(f"the reason must be a str, got {type(reason).__name__}")
+        await self.broker.tell(Disconnect(user, client, code, close_reason(reason)))
 
     async def unsubscribe(self, *, channel: str, user: str = "", client: str = "") -> None:
         """Have the connections of a user, or one client's, leave a channel, in every process.
@@ -722,9 +726,6 @@ class Hub:
 
 
 def _check_one(user: str, client: str) -> None:
-    for name in (user, client):
-        if not isinstance(name, str):
-            kind = type(name).__name__
-            raise TypeError(f"the name of a user or client must be a str, got {kind}")
     if bool(user) == bool(client):
         raise ValueError(f"expected either a user or a client, got {user=} and {client=}")
+    check_name("the name of a user or client", user or client)

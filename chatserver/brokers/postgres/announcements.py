@@ -7,13 +7,15 @@ behind the other, because PostgreSQL sends the notifications of a transaction to
 Anybody who may connect to the database may send notifications, so everything is checked.
 """
 
-from collections.abc import Sequence
-from typing import Annotated, Literal, TypeAlias, final
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal, TypeAlias, final
 
 import msgspec
 from msgspec import Meta, Raw, Struct
 
-from chatserver.publication import ClientInfo, Payload, Publication
+from chatserver.brokers.base import Control
+from chatserver.brokers.engine import Heard, read_control
+from chatserver.publication import ClientInfo, Joined, Left, Payload, Publication
 
 __all__ = [
     "UNREADABLE",
@@ -26,6 +28,7 @@ __all__ = [
     "Span",
     "Told",
     "client_info",
+    "heard_of",
     "publication",
 ]
 
@@ -177,3 +180,38 @@ def publication(
         None if info is None else client_info(info),
         "" if skip is None else skip.decode(),
     )
+
+
+def _published(event: Published) -> Publication:
+    row = (event.kind, event.data, event.info, event.skip)
+    return publication(event.name.decode(), event.epoch, event.offset, *row)
+
+
+def _entered(event: Entered) -> Joined:
+    return Joined(event.name.decode(), client_info(event.info))
+
+
+def _gone(event: Gone) -> Left:
+    return Left(event.name.decode(), client_info(event.info))
+
+
+def _told(event: Told) -> Control:
+    return read_control(event.control)
+
+
+#: By type, because `isinstance` of a struct takes long.
+_READERS: dict[type[Event], Callable[[Any], Heard]] = {
+    Published: _published,
+    Entered: _entered,
+    Gone: _gone,
+    Told: _told,
+}
+
+
+def heard_of(event: Event) -> Heard:
+    """What an event says; not that of a `Span`, which has to be read.
+
+    Raises:
+        ValueError: It can't be read.
+    """
+    return _READERS[type(event)](event)

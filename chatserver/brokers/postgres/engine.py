@@ -4,16 +4,15 @@ There are three connections. One appends; one answers all other questions; one h
 announced, and reads on it what was too large to be announced.
 """
 
-import asyncio
 import hashlib
 import logging
 import secrets
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
-from msgspec import Raw
 
 from chatserver.brokers.base import Control
 from chatserver.brokers.engine import (
@@ -26,20 +25,30 @@ from chatserver.brokers.engine import (
     Leave,
     Read,
     Receive,
-    read_control,
     write_control,
 )
 from chatserver.brokers.postgres.announcements import (
     UNREADABLE,
-    Entered,
     Event,
-    Gone,
     Parts,
-    Published,
     Span,
     Told,
     client_info,
+    heard_of,
     publication,
+)
+from chatserver.brokers.postgres.notifications import Notifications
+from chatserver.brokers.postgres.questions import (
+    KEPT_ANYWAY,
+    ChangeRow,
+    DraftRow,
+    ReadRow,
+    StreamRow,
+    change_row,
+    columns,
+    draft_row,
+    read_row,
+    stream_row,
 )
 from chatserver.brokers.postgres.server import Server
 from chatserver.brokers.postgres.sessions import POOLED, Row, Session, Unfit
@@ -48,9 +57,6 @@ from chatserver.errors import BrokerUnavailable
 from chatserver.publication import (
     ClientInfo,
     History,
-    Joined,
-    Left,
-    Payload,
     Position,
     Publication,
 )
@@ -64,19 +70,12 @@ Question = TypeVar("Question")
 Packed = TypeVar("Packed")
 Answer = TypeVar("Answer")
 
-#: Characters of announcements that wait to be handed on, at most. Beyond, the process is too slow,
-#: and connects again: then it reads from the history what it has missed.
-MOST_WAITING = 64 * 1024 * 1024
-#: Notifications that are handed on together at most, and their characters, about.
-MOST_TAKEN, ENOUGH = 32, 64 * 1024
 #: Bytes that one statement appends, about.
 MOST_APPENDED = 8 * 1024 * 1024
 #: Channels in one statement, at most.
 MOST_CHANNELS = 1000
 #: Rows that are deleted in one statement, and such statements in a row.
 TIDY_ROWS, TIDY_ROUNDS = 2000, 50
-#: The largest number that a `bigint` holds, and seconds of a time to live at most: 100 years.
-LARGEST, LONGEST = 2**63 - 1, 100 * 365 * 86400.0
 #: No stream's position, because no stream's epoch is empty.
 UNKNOWN = Position(0, "")
 
@@ -135,6 +134,8 @@ class PostgresEngine(Engine):
         self._notifications = Notifications()
         # The names of channels that are followed.
         self._followed: set[bytes] = set()
+        # The ids of publications that may have been appended or not, and when that was noticed.
+        self._uncertain: deque[tuple[bytes, float]] = deque()
 
     # Connections
 
@@ -195,7 +196,7 @@ class PostgresEngine(Engine):
         read = await self._read_spans([event for event in events if type(event) is Span])
         heard: list[Heard] = []
         for event in events:
-            heard += next(read) if type(event) is Span else _readable(_READERS[type(event)], event)
+            heard += next(read) if type(event) is Span else _readable(heard_of, event)
         return heard
 
     def _is_ours(self, event: Event) -> bool:
@@ -205,8 +206,8 @@ class PostgresEngine(Engine):
         """The publications of each span; those that are not there any more are left out."""
         found: list[list[Publication]] = [[] for _ in spans]
         if spans:
-            columns = _columns([(each.name, each.epoch, each.first, each.last) for each in spans])
-            for row in await self._call(self._hearing, "read_spans", *columns):
+            rows = [(each.name, each.epoch, each.first, each.last) for each in spans]
+            for row in await self._call(self._hearing, "read_spans", *columns(rows)):
                 span = spans[row["number"] - 1]
                 found[row["number"] - 1] += _readable(
                     publication, span.name.decode(), span.epoch, *row[1:]
@@ -216,13 +217,13 @@ class PostgresEngine(Engine):
     # Streams
 
     async def follow(self, channels: Mapping[str, Rules]) -> Answers[Position]:
-        async def follow(streams: Sequence[_Stream]) -> Answers[Position]:
+        async def follow(streams: Sequence[StreamRow]) -> Answers[Position]:
             # Followed first: what is committed after the tops were read is heard.
             self._followed.update(stream.name for stream in streams)
             return await self._stand(streams)
 
         wanted = [(channel, UNKNOWN, rules) for channel, rules in channels.items()]
-        return await _each(wanted, _stream, follow)
+        return await _each(wanted, stream_row, follow)
 
     async def unfollow(self, channels: Collection[str]) -> None:
         for channel in channels:
@@ -231,50 +232,51 @@ class PostgresEngine(Engine):
     async def tops(self, known: Mapping[str, Position]) -> Mapping[str, Position]:
         found: dict[str, Position] = {}
         wanted = [(channel, position, None) for channel, position in known.items()]
-        answers = await _each(wanted, _stream, self._stand)
+        answers = await _each(wanted, stream_row, self._stand)
         for channel, answer in zip(known, answers, strict=True):
             if isinstance(answer, Interrupted | BrokerUnavailable):
                 raise answer
             found[channel] = answer
         return found
 
-    async def _stand(self, streams: Sequence["_Stream"]) -> list[Position]:
+    async def _stand(self, streams: Sequence[StreamRow]) -> list[Position]:
         """The tops of streams, given what is known of each."""
         tops: list[Position] = []
         for start in range(0, len(streams), MOST_CHANNELS):
-            columns = _columns(streams[start : start + MOST_CHANNELS])
-            rows = await self._call(self._asking, "stand", *columns)
+            some = columns(streams[start : start + MOST_CHANNELS])
+            rows = await self._call(self._asking, "stand", *some)
             tops += [Position(row["top"], row["epoch"]) for row in rows]
         return tops
 
     async def append(self, drafts: Sequence[Draft]) -> Answers[Position]:
-        return await _each(drafts, _draft, self._append_all)
+        async def append(rows: Sequence[DraftRow]) -> Answers[Position]:
+            try:
+                return [top for some in _of_size(rows) for top in await self._append(some)]
+            except Interrupted:
+                self._uncertain += [(row.id, time.monotonic()) for row in rows]
+                raise
 
-    async def _append_all(self, drafts: Sequence["_Draft"]) -> list[Position | BrokerUnavailable]:
-        answers: list[Position | BrokerUnavailable] = []
-        for some in _of_size(drafts):
-            answers += await self._append_some(some)
-        return answers
+        return await _each(drafts, draft_row, append)
 
-    async def _append_some(self, drafts: Sequence["_Draft"]) -> list[Position | BrokerUnavailable]:
-        try:
-            return [*await self._append(drafts)]
-        except Unfit as error:
-            if len(drafts) == 1:
-                return [_refused(error)]
-        # One spoils it for all, so each is tried by itself.
-        return [answer for draft in drafts for answer in await self._append_some([draft])]
+    def _may_be_there(self, drafts: Sequence[DraftRow]) -> bool:
+        """Whether one of them may have been appended before the connection was lost."""
+        oldest = time.monotonic() - KEPT_ANYWAY
+        while self._uncertain and self._uncertain[0][1] < oldest:
+            self._uncertain.popleft()
+        if not self._uncertain:
+            return False
+        return not {draft.id for draft in drafts}.isdisjoint(id for id, _ in self._uncertain)
 
-    async def _append(self, drafts: Sequence["_Draft"]) -> list[Position]:
-        distinct: dict[tuple[bytes, bytes], _Draft] = {}
+    async def _append(self, drafts: Sequence[DraftRow]) -> list[Position]:
+        distinct: dict[tuple[bytes, bytes], DraftRow] = {}
         for draft in drafts:
             distinct.setdefault((draft.name, draft.id), draft)
         streams = {draft.name: (draft.name, draft.size, draft.ttl) for draft in drafts}
         ordered = sorted(streams, key=lambda name: hashlib.sha256(name).digest())
         index = {name: number + 1 for number, name in enumerate(ordered)}
         publications = [(index[draft.name], *draft[3:]) for draft in distinct.values()]
-        values = (*_columns([streams[name] for name in ordered]), *_columns(publications))
-        (row,) = await self._call(self._appending, "append", *values)
+        values = (*columns([streams[name] for name in ordered]), *columns(publications))
+        (row,) = await self._call(self._appending, "append", *values, self._may_be_there(drafts))
         epochs = dict(zip(ordered, row["epochs"], strict=True))
         answers = {
             (name, id): Position(offset, epochs[name])
@@ -283,10 +285,10 @@ class PostgresEngine(Engine):
         return [answers[draft.name, draft.id] for draft in drafts]
 
     async def read(self, reads: Sequence[Read]) -> Answers[History]:
-        return await _each(reads, _read, self._read)
+        return await _each(reads, read_row, self._read)
 
-    async def _read(self, reads: Sequence["_Read"]) -> list[History]:
-        rows = await self._call(self._asking, "read", *_columns([read[1:] for read in reads]))
+    async def _read(self, reads: Sequence[ReadRow]) -> list[History]:
+        rows = await self._call(self._asking, "read", *columns([read[1:] for read in reads]))
         # A stream that doesn't exist has no row, and would begin with an epoch of its own.
         tops = [Position(0, secrets.token_hex(4)) for _ in reads]
         found: list[list[Publication]] = [[] for _ in reads]
@@ -305,11 +307,11 @@ class PostgresEngine(Engine):
     # Presence
 
     async def enter_and_leave(self, changes: Sequence[Enter | Leave]) -> Answers[None]:
-        async def change(packed: Sequence[_Change]) -> Answers[None]:
-            await self._call(self._asking, "enter_and_leave", *_columns(packed))
+        async def change(packed: Sequence[ChangeRow]) -> Answers[None]:
+            await self._call(self._asking, "enter_and_leave", *columns(packed))
             return [None] * len(packed)
 
-        return await _each(changes, _change, change)
+        return await _each(changes, change_row, change)
 
     async def present(self, channels: Sequence[str]) -> Answers[dict[str, ClientInfo]]:
         async def present(names: Sequence[bytes]) -> Answers[dict[str, ClientInfo]]:
@@ -346,79 +348,11 @@ class PostgresEngine(Engine):
         for _ in range(TIDY_ROUNDS):
             try:
                 (row,) = await self._call(self._asking, "tidy", TIDY_ROWS)
-            except (Unfit, BrokerUnavailable) as error:
+            except BrokerUnavailable as error:
                 logger.warning("PostgreSQL can't delete what is not needed any more: %s", error)
                 return
             if not row[0]:
                 return
-
-
-class Notifications:
-    """What was heard and not yet handed on."""
-
-    def __init__(self) -> None:
-        self._texts: deque[str] = deque()
-        self._size = 0
-        self._reason = ""
-        self._something = asyncio.Event()
-
-    def add(self, text: str) -> None:
-        """A notification has come."""
-        self._texts.append(text)
-        self._size += len(text)
-        if self._size > MOST_WAITING:
-            self.end("this process takes too long over what is announced")
-        self._something.set()
-
-    def end(self, reason: str = "the connection was lost") -> None:
-        """Nothing comes any more."""
-        self._reason = self._reason or reason
-        self._something.set()
-
-    async def take(self) -> list[str]:
-        """The oldest notifications; waits for one.
-
-        Raises:
-            Interrupted: Nothing comes any more.
-        """
-        while not self._texts:
-            self._something.clear()
-            if self._reason:
-                raise Interrupted(self._reason)
-            await self._something.wait()
-        taken: list[str] = []
-        size = 0
-        while self._texts and len(taken) < MOST_TAKEN and size < ENOUGH:
-            taken.append(self._texts.popleft())
-            size += len(taken[-1])
-        self._size -= size
-        return taken
-
-
-def _published(event: Published) -> Publication:
-    row = (event.kind, event.data, event.info, event.skip)
-    return publication(event.name.decode(), event.epoch, event.offset, *row)
-
-
-def _entered(event: Entered) -> Joined:
-    return Joined(event.name.decode(), client_info(event.info))
-
-
-def _gone(event: Gone) -> Left:
-    return Left(event.name.decode(), client_info(event.info))
-
-
-def _told(event: Told) -> Control:
-    return read_control(event.control)
-
-
-#: By type, because `isinstance` of a struct takes long.
-_READERS: dict[type[Event], Callable[[Any], Heard]] = {
-    Published: _published,
-    Entered: _entered,
-    Gone: _gone,
-    Told: _told,
-}
 
 
 def _events(parts: Parts, text: str) -> Sequence[Event]:
@@ -438,138 +372,11 @@ def _readable(read: Callable[..., Answer], *values: Any) -> list[Answer]:
         return []
 
 
-# Questions as values of columns
-
-
-class _Stream(NamedTuple):
-    name: bytes
-    epoch: str
-    offset: int
-    size: int | None
-    ttl: float | None
-
-
-class _Draft(NamedTuple):
-    name: bytes
-    size: int | None
-    ttl: float | None
-    id: bytes
-    id_ttl: float
-    kind: str
-    data: bytes
-    info: bytes | None
-    skip: bytes | None
-    keep: bool
-
-
-class _Read(NamedTuple):
-    channel: str
-    name: bytes
-    ttl: float
-    epoch: str | None
-    offset: int | None
-    limit: int | None
-    reverse: bool
-
-
-class _Change(NamedTuple):
-    enters: bool
-    name: bytes
-    client: bytes
-    process: str
-    announce: bool
-    info: bytes | None = None
-    will_kind: str | None = None
-    will: bytes | None = None
-    dead: bool = False
-    size: int | None = None
-    ttl: float | None = None
-
-
-def _stream(known: tuple[str, Position, Rules | None]) -> _Stream:
-    channel, position, rules = known
-    return _Stream(
-        channel.encode(), _epoch(position.epoch), _bigint(position.offset), *_kept(rules)
-    )
-
-
-def _draft(draft: Draft) -> _Draft:
-    return _Draft(
-        draft.channel.encode(),
-        *_kept(draft.rules),
-        _short(draft.id),
-        draft.id_ttl,
-        *_content(draft.data),
-        None if draft.info is None else msgspec.json.encode(draft.info),
-        draft.skip.encode() or None,
-        draft.keep,
-    )
-
-
-def _read(read: Read) -> _Read:
-    since = read.since
-    return _Read(
-        read.channel,
-        read.channel.encode(),
-        min(read.ttl, LONGEST),
-        None if since is None else _epoch(since.epoch),
-        None if since is None else _bigint(since.offset),
-        None if read.limit is None else max(_bigint(read.limit), 0),
-        read.reverse,
-    )
-
-
-def _change(change: Enter | Leave) -> _Change:
-    name = change.channel.encode()
-    if isinstance(change, Enter):
-        client = _short(change.info.client)
-        will = (None, None) if change.last_will is None else _content(change.last_will)
-        info = msgspec.json.encode(change.info)
-        return _Change(True, name, client, change.process, change.announce, info, *will)
-    client, (size, ttl) = _short(change.client), _kept(change.rules)
-    announce, process = change.rules.join_leave, change.process
-    return _Change(False, name, client, process, announce, dead=change.dead, size=size, ttl=ttl)
-
-
-def _kept(rules: Rules | None) -> tuple[int | None, float | None]:
-    """Size and time to live of a history; None if they are to stay as they are."""
-    if rules is None:
-        return None, None
-    return _bigint(rules.history_size), min(rules.history_ttl, LONGEST)
-
-
-def _content(data: Payload) -> tuple[str, bytes]:
-    """Kind and bytes."""
-    if isinstance(data, str):
-        return "t", data.encode()
-    return ("j", bytes(data)) if isinstance(data, Raw) else ("b", data)
-
-
-def _epoch(text: str) -> str:
-    """An epoch that somebody has named; empty, as no stream's is, if it can't be one."""
-    return text if text.isascii() and text.isalnum() else ""
-
-
-def _bigint(number: int) -> int:
-    return max(min(number, LARGEST), -LARGEST)
-
-
 def _entry(name: bytes, info: bytes) -> tuple[str, str]:
     return name.decode(), client_info(info).client
 
 
-def _short(identifier: str) -> bytes:
-    """As the function of that name in schema.sql."""
-    name = identifier.encode()
-    return name if len(name) < 32 else hashlib.sha256(name).digest()
-
-
-def _columns(rows: Sequence[tuple[object, ...]]) -> list[list[object]]:
-    """One list of each column of rows."""
-    return [list(column) for column in zip(*rows, strict=True)]
-
-
-def _of_size(drafts: Sequence[_Draft]) -> Iterator[Sequence[_Draft]]:
+def _of_size(drafts: Sequence[DraftRow]) -> Iterator[Sequence[DraftRow]]:
     """Drafts in their order, cut where a statement would be too large."""
     start = size = 0
     for number, draft in enumerate(drafts):
@@ -592,12 +399,20 @@ async def _each(
         try:
             packed[number] = pack(question)
         except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as error:
-            answers[number] = _refused(error)
+            answers[number] = Unfit(error)
     if packed:
-        found = await ask([*packed.values()])
+        found = await _ask([*packed.values()], ask)
         answers.update(zip(packed, found, strict=True))
     return [answers[number] for number in range(len(questions))]
 
 
-def _refused(error: Exception) -> BrokerUnavailable:
-    return BrokerUnavailable(f"PostgreSQL can't be given this: {error}.")
+async def _ask(
+    packed: Sequence[Packed], ask: Callable[[Sequence[Packed]], Awaitable[Answers[Answer]]]
+) -> Answers[Answer]:
+    """Ask together, or each alone if one spoils it for all."""
+    try:
+        return await ask(packed)
+    except Unfit as error:
+        if len(packed) == 1:
+            return [error]
+    return [answer for one in packed for answer in await _ask([one], ask)]

@@ -31,10 +31,11 @@ CREATE TABLE IF NOT EXISTS chatserver.publication (
     data bytea NOT NULL,
     info bytea,                                            -- the publisher, as JSON
     skip bytea,                                            -- the client that doesn't get it
+    id bytea,                                              -- looked for if it may come again
     PRIMARY KEY (channel, position)
 ) WITH (autovacuum_vacuum_scale_factor = 0.05);
 
--- What was published with an id, by `short` of the id.
+-- What was published with an id that is remembered for longer than any publication is kept.
 CREATE TABLE IF NOT EXISTS chatserver.publication_id (
     channel bigint NOT NULL,
     id bytea NOT NULL,
@@ -114,6 +115,9 @@ BEGIN
 END
 $$;
 
+-- OFFSET 0, here and below, makes PostgreSQL look up each row by an index. Else it might read tables
+-- that were small when it made the plan, and are not any more.
+
 -- Where streams stand; those that don't exist begin. A stream that has gone back begins a new
 -- epoch: the server has changed its timeline, or a position that was known is beyond the top.
 -- sizes and ttls say what is kept of each from now on; NULL leaves that as it is.
@@ -121,37 +125,55 @@ CREATE OR REPLACE FUNCTION chatserver.stand(
     names bytea[], known text[], positions bigint[], sizes bigint[], ttls double precision[]
 ) RETURNS TABLE (epoch text, top bigint) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
+DECLARE
+    keys bytea[];
+    new_sizes bigint[];
+    new_ttls double precision[];
+    gone_back boolean[];
 BEGIN
-    UPDATE chatserver.channel AS stream
+    SELECT array_agg(found.key), array_agg(found.size), array_agg(found.ttl),
+        array_agg(found.gone_back)
+    INTO keys, new_sizes, new_ttls, gone_back FROM (
+        SELECT stream.key, stream.gone_back, given.size, given.ttl
+        FROM (
+            SELECT * FROM unnest(names, known, positions, sizes, ttls)
+                AS one (name, epoch, position, size, ttl)
+            ORDER BY sha256(name)
+        ) AS given
+        CROSS JOIN LATERAL (
+            SELECT key, timeline <> chatserver.timeline()
+                OR (channel.epoch = given.epoch AND top < given.position) AS gone_back
+            FROM chatserver.channel
+            WHERE key = sha256(given.name) AND (
+                used < clock_timestamp() - interval '10 minutes'
+                OR timeline <> chatserver.timeline()
+                OR (channel.epoch = given.epoch AND top < given.position)
+                OR channel.size <> given.size OR channel.ttl <> given.ttl
+            )
+            FOR UPDATE
+        ) AS stream
+    ) AS found;
+    UPDATE chatserver.channel
     SET used = clock_timestamp(), timeline = chatserver.timeline(),
-        size = coalesce(found.new_size, stream.size), ttl = coalesce(found.new_ttl, stream.ttl),
-        epoch = CASE WHEN found.gone_back THEN chatserver.new_epoch() ELSE stream.epoch END
-    FROM (
-        SELECT channel.key, given.size AS new_size, given.ttl AS new_ttl,
-            channel.timeline <> chatserver.timeline()
-                OR (channel.epoch = given.epoch AND channel.top < given.position) AS gone_back
-        FROM unnest(names, known, positions, sizes, ttls)
-            AS given (name, epoch, position, size, ttl)
-        JOIN chatserver.channel ON channel.key = sha256(given.name)
-        WHERE channel.used < clock_timestamp() - interval '10 minutes'
-            OR channel.timeline <> chatserver.timeline()
-            OR (channel.epoch = given.epoch AND channel.top < given.position)
-            OR channel.size <> given.size OR channel.ttl <> given.ttl
-        ORDER BY channel.key FOR UPDATE OF channel
-    ) AS found
-    WHERE stream.key = found.key;
+        size = coalesce(new_sizes[array_position(keys, key)], size),
+        ttl = coalesce(new_ttls[array_position(keys, key)], ttl),
+        epoch = CASE WHEN gone_back[array_position(keys, key)] THEN chatserver.new_epoch()
+            ELSE epoch END
+    WHERE key = ANY (keys);
     INSERT INTO chatserver.channel (name, epoch, timeline, size, ttl, used, due)
     SELECT DISTINCT ON (sha256(given.name)) given.name, chatserver.new_epoch(),
         chatserver.timeline(), coalesce(given.size, 100), coalesce(given.ttl, 300),
         clock_timestamp(), clock_timestamp() + interval '1 hour'
     FROM unnest(names, sizes, ttls) AS given (name, size, ttl)
-    WHERE NOT EXISTS (SELECT FROM chatserver.channel WHERE channel.key = sha256(given.name))
+    WHERE (SELECT true FROM chatserver.channel WHERE key = sha256(given.name)) IS NULL
     ORDER BY sha256(given.name)
     ON CONFLICT DO NOTHING;
     RETURN QUERY
-    SELECT channel.epoch, channel.top
+    SELECT stream.epoch, stream.top
     FROM unnest(names) WITH ORDINALITY AS given (name, number)
-    JOIN chatserver.channel ON channel.key = sha256(given.name)
+    CROSS JOIN LATERAL (
+        SELECT epoch, top FROM chatserver.channel WHERE key = sha256(given.name) OFFSET 0
+    ) AS stream
     ORDER BY given.number;
 END
 $$;
@@ -160,21 +182,27 @@ $$;
 --
 -- names are the streams, each once, in the order of their SHA-256, with what is kept of them; NULL
 -- leaves that as it is. The other arrays have one element for each publication: channels are
--- indexes of names. An id is in a channel once, and is not remembered if it is NULL. What is not
--- to be kept gets no offset, and is only announced. Returns the epoch of each stream and the
--- position of each publication.
+-- indexes of names. What is not to be kept gets no offset, and is only announced. An id is in a
+-- channel once. It is remembered for the seconds of id_ttl; if that is NULL, it is looked for among
+-- the publications of the last minute, and only if may_be_there: if some may come again.
+--
+-- Returns the epoch of each stream and the position of each publication.
 CREATE OR REPLACE FUNCTION chatserver.append(
     names bytea[], sizes bigint[], ttls double precision[],
     channels integer[], ids bytea[], id_ttls double precision[],
     kinds text[], contents bytea[], infos bytea[], skips bytea[], keeps boolean[],
-    OUT epochs text[], OUT positions bigint[]
+    may_be_there boolean, OUT epochs text[], OUT positions bigint[]
 ) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
     keys CONSTANT bytea[] := ARRAY(SELECT sha256(name) FROM unnest(names) AS name);
+    places tid[];
     streams bigint[];
     tops bigint[];
     now timestamptz;
+    known_streams bigint[];
+    known_ids bytea[];
+    known_positions bigint[];
     is_light boolean;
     events text;
 BEGIN
@@ -182,32 +210,41 @@ BEGIN
         IF (SELECT count(*) FROM chatserver.channel WHERE key = ANY (keys)) < cardinality(keys) THEN
             INSERT INTO chatserver.channel (name, epoch, timeline, used, due)
             SELECT name, chatserver.new_epoch(), chatserver.timeline(),
-                clock_timestamp(), clock_timestamp() + interval '30 seconds'
+                clock_timestamp(), clock_timestamp() + interval '1 minute'
             FROM unnest(names) AS name ORDER BY sha256(name)
             ON CONFLICT DO NOTHING;
         END IF;
         -- All lock streams in the same order, so no two wait for each other.
-        SELECT array_agg(id), array_agg(top), array_agg(epoch) INTO streams, tops, epochs FROM (
-            SELECT id, top, CASE WHEN timeline = chatserver.timeline() THEN epoch
+        SELECT array_agg(place), array_agg(id), array_agg(top), array_agg(epoch)
+        INTO places, streams, tops, epochs FROM (
+            SELECT ctid AS place, id, top, CASE WHEN timeline = chatserver.timeline() THEN epoch
                 ELSE chatserver.new_epoch() END AS epoch
             FROM chatserver.channel WHERE key = ANY (keys) ORDER BY key FOR UPDATE
         ) AS stream;
         EXIT WHEN cardinality(streams) = cardinality(keys);  -- else an idle one was just removed
     END LOOP;
     now := clock_timestamp();
-    -- What fits into a few notifications is announced whole; else its positions are.
-    is_light := (
-        SELECT 60 * count(*) + sum(octet_length(names[channel]) + octet_length(data)
-            + coalesce(octet_length(info), 0)) <= 36000
-        FROM unnest(channels, contents, infos) AS given (channel, data, info)
-    );
+    IF may_be_there THEN
+        SELECT array_agg(channel), array_agg(id), array_agg(position)
+        INTO known_streams, known_ids, known_positions FROM chatserver.publication
+        WHERE channel = ANY (streams) AND id = ANY (ids) AND time > now - interval '1 minute';
+    END IF;
+    -- What fits into a few notifications is announced whole; of the rest, the positions are.
+    is_light := pg_column_size(contents) + coalesce(pg_column_size(infos), 0)
+        + cardinality(channels) * (30 + pg_column_size(names) / cardinality(names)) <= 100000;
     WITH draft AS (
-        SELECT given.*, remembered.position AS known, remembered.position IS NULL AS fresh
+        SELECT given.*, coalesce(remembered.position, recent.position) AS known,
+            coalesce(remembered.position, recent.position) IS NULL AS fresh
         FROM unnest(channels, ids, id_ttls, kinds, contents, infos, skips, keeps)
             WITH ORDINALITY AS given (channel, id, id_ttl, kind, data, info, skip, keep, number)
-        LEFT JOIN chatserver.publication_id AS remembered
-            ON remembered.channel = streams[given.channel]
-            AND remembered.id = given.id AND remembered.expires > now
+        LEFT JOIN LATERAL (
+            SELECT position, expires FROM chatserver.publication_id
+            WHERE given.id_ttl IS NOT NULL AND channel = streams[given.channel] AND id = given.id
+            OFFSET 0
+        ) AS remembered ON remembered.expires > now
+        LEFT JOIN unnest(known_streams, known_ids, known_positions)
+            AS recent (channel, id, position)
+            ON recent.channel = streams[given.channel] AND recent.id = given.id
     ), numbered AS MATERIALIZED (
         SELECT channel, id, id_ttl, kind, data, info, skip, keep, number, fresh,
             coalesce(known, tops[channel] + count(*) FILTER (WHERE fresh AND keep)
@@ -215,15 +252,16 @@ BEGIN
         FROM draft
     ), appended AS (
         -- A row that is there already was written by somebody else.
-        INSERT INTO chatserver.publication (channel, position, time, kind, data, info, skip)
-        SELECT streams[channel], position, now, kind::"char", data, info, skip
+        INSERT INTO chatserver.publication (channel, position, time, kind, data, info, skip, id)
+        SELECT streams[channel], position, now, kind::"char", data, info, skip,
+            CASE WHEN id_ttl IS NULL THEN id END
         FROM numbered WHERE fresh AND keep
-        ON CONFLICT (channel, position) DO UPDATE SET time = excluded.time,
-            kind = excluded.kind, data = excluded.data, info = excluded.info, skip = excluded.skip
+        ON CONFLICT (channel, position) DO UPDATE SET time = excluded.time, kind = excluded.kind,
+            data = excluded.data, info = excluded.info, skip = excluded.skip, id = excluded.id
     ), remembered AS (
         INSERT INTO chatserver.publication_id (channel, id, position, expires)
         SELECT streams[channel], id, position, now + make_interval(secs => id_ttl)
-        FROM numbered WHERE fresh AND id IS NOT NULL
+        FROM numbered WHERE fresh AND id IS NOT NULL AND id_ttl IS NOT NULL
         ON CONFLICT (channel, id)
             DO UPDATE SET position = excluded.position, expires = excluded.expires
     ), moved AS (
@@ -232,11 +270,11 @@ BEGIN
             epoch = epochs[added.channel], timeline = chatserver.timeline(),
             size = coalesce(sizes[added.channel], stream.size),
             ttl = coalesce(ttls[added.channel], stream.ttl),
-            due = least(stream.due, now + interval '30 seconds')
+            due = least(stream.due, now + interval '1 minute')
         FROM (
             SELECT channel, count(*) FILTER (WHERE fresh AND keep) FROM numbered GROUP BY channel
         ) AS added
-        WHERE stream.id = streams[added.channel]
+        WHERE stream.ctid = places[added.channel]
     ), event AS (
         SELECT number, '["p",' || chatserver.quoted(names[channel])
             || ',"' || epochs[channel] || '",'
@@ -277,7 +315,7 @@ CREATE OR REPLACE FUNCTION chatserver.append_each(
         (SELECT array_agg(ttl ORDER BY index) FROM stream),
         array_agg(index::integer ORDER BY number), array_agg(id ORDER BY number),
         array_agg(300::double precision), array_agg(kind ORDER BY number),
-        array_agg(data ORDER BY number), '{}', '{}', array_agg(true)
+        array_agg(data ORDER BY number), '{}', '{}', array_agg(true), false
     )
     FROM draft JOIN stream USING (name)
 $$;
@@ -346,7 +384,9 @@ CREATE OR REPLACE FUNCTION chatserver.read(
         found.position, found.kind::text, found.data, found.info, found.skip
     FROM unnest(names, ttls, epochs, positions, limits, reverses)
         WITH ORDINALITY AS given (name, ttl, epoch, position, most, reverse, number)
-    JOIN chatserver.channel ON channel.key = sha256(given.name)
+    CROSS JOIN LATERAL (
+        SELECT id, epoch, top, size FROM chatserver.channel WHERE key = sha256(given.name) OFFSET 0
+    ) AS channel
     LEFT JOIN LATERAL (
         (
             SELECT publication.* FROM chatserver.publication
@@ -379,9 +419,16 @@ CREATE OR REPLACE FUNCTION chatserver.read_spans(
         publication.data, publication.info, publication.skip
     FROM unnest(names, epochs, firsts, lasts)
         WITH ORDINALITY AS given (name, epoch, first, last, number)
-    JOIN chatserver.channel ON channel.key = sha256(given.name) AND channel.epoch = given.epoch
-    JOIN chatserver.publication ON publication.channel = channel.id
-        AND publication.position BETWEEN given.first AND given.last
+    CROSS JOIN LATERAL (
+        SELECT id FROM chatserver.channel
+        WHERE key = sha256(given.name) AND channel.epoch = given.epoch OFFSET 0
+    ) AS channel
+    CROSS JOIN LATERAL (
+        SELECT * FROM chatserver.publication
+        WHERE publication.channel = channel.id
+            AND publication.position BETWEEN given.first AND given.last
+        OFFSET 0
+    ) AS publication
     ORDER BY given.number, publication.position
 $$;
 
@@ -464,9 +511,13 @@ CREATE OR REPLACE FUNCTION chatserver.present(names bytea[])
 RETURNS TABLE (number bigint, info bytea) LANGUAGE sql STABLE AS $$
     SELECT given.number, presence.info
     FROM unnest(names) WITH ORDINALITY AS given (name, number)
-    JOIN chatserver.presence ON presence.channel = sha256(given.name)
-    JOIN chatserver.lease ON lease.process = presence.process
-        AND NOT lease.taken AND lease.expires > clock_timestamp()
+    CROSS JOIN LATERAL (
+        SELECT process, info FROM chatserver.presence WHERE channel = sha256(given.name) OFFSET 0
+    ) AS presence
+    CROSS JOIN LATERAL (
+        SELECT taken, expires FROM chatserver.lease WHERE process = presence.process OFFSET 0
+    ) AS lease
+    WHERE NOT lease.taken AND lease.expires > clock_timestamp()
 $$;
 
 -- Some entries of a process.
@@ -525,12 +576,12 @@ END
 $$;
 
 -- Delete some of what is not needed any more, unless another process does so now. Returns whether
--- there may be more. Publications stay for half a minute in any case, for whoever has only heard
--- their positions; an idle stream stays for an hour, then a new one has another epoch.
+-- there may be more. Publications stay for a minute in any case, for whoever has only heard their
+-- positions, or publishes one again; an idle stream stays for an hour, then a new one has another epoch.
 CREATE OR REPLACE FUNCTION chatserver.tidy(most integer) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     now CONSTANT timestamptz := clock_timestamp();
-    young CONSTANT interval := '30 seconds';
+    young CONSTANT interval := '1 minute';
     idle CONSTANT interval := '1 hour';
     stream record;
     oldest record;
@@ -540,6 +591,7 @@ DECLARE
     tidied bytea[] := '{}';
     tops bigint[] := '{}';
     dues timestamptz[] := '{}';
+    locked bytea[];
 BEGIN
     IF NOT pg_try_advisory_xact_lock(hashtext('chatserver'), 2) THEN
         RETURN false;
@@ -579,13 +631,14 @@ BEGIN
         END;
     END LOOP;
     -- Locked at the end, and only for a moment.
-    UPDATE chatserver.channel SET due = found.due FROM (
-        SELECT channel.key,
-            CASE WHEN channel.top = given.top THEN given.due ELSE now + young END AS due
-        FROM unnest(tidied, tops, dues) AS given (key, top, due)
-        JOIN chatserver.channel ON channel.key = given.key
-        ORDER BY channel.key FOR UPDATE OF channel SKIP LOCKED
-    ) AS found WHERE channel.key = found.key;
+    locked := ARRAY(
+        SELECT key FROM chatserver.channel WHERE key = ANY (tidied)
+        ORDER BY key FOR UPDATE SKIP LOCKED
+    );
+    UPDATE chatserver.channel
+    SET due = CASE WHEN top = tops[array_position(tidied, key)]
+        THEN dues[array_position(tidied, key)] ELSE now + young END
+    WHERE key = ANY (locked);
     DELETE FROM chatserver.channel WHERE key = ANY (tidied) AND used <= now - idle
         AND NOT EXISTS (
             SELECT FROM chatserver.publication WHERE publication.channel = channel.id

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from urllib.parse import parse_qs
 
+from chatserver.brokers.engine import Interrupted
 from chatserver.brokers.postgres.sessions import POOLED, Row, Session, connected
 from chatserver.errors import BrokerUnavailable
 
@@ -67,7 +68,7 @@ class Server:
                 f"got {schema!r}"
             )
         self.schema = schema
-        self.address, self._url = _address(url)
+        self.address, self._urls = _places(url)
 
     async def connect(self, sessions: list[Session], count: int) -> None:
         """Make connections, and whatever the schema lacks.
@@ -80,15 +81,22 @@ class Server:
             Interrupted: The server can't be reached, or can't serve yet.
             BrokerUnavailable: It can't be used as it is; one sentence says why, and what to do.
         """
-        for _ in range(count):
-            session = await connected(self._url, self.address)
-            sessions.append(session)
-        # First, because what is set on a pooler's connections stays for others.
+        while len(sessions) < count:
+            sessions.append(await self._connected())
         await _refuse_pooler(sessions)
+        await self._check(sessions[0])
         for session in sessions:
             await session.execute(SETTINGS)
-        await self._check(sessions[0])
         await self._prepare(sessions[0])
+
+    async def _connected(self) -> Session:
+        """A connection to one of the hosts; the next one is to the same, if that answers."""
+        for _ in self._urls[1:]:
+            try:
+                return await connected(self._urls[0], self.address)
+            except Interrupted:
+                self._urls.append(self._urls.pop(0))
+        return await connected(self._urls[0], self.address)
 
     async def _check(self, session: Session) -> None:
         if session.version < LOWEST:
@@ -189,13 +197,19 @@ async def _refuse_pooler(sessions: Sequence[Session]) -> None:
         raise BrokerUnavailable(POOLED)
 
 
-def _address(url: str) -> tuple[str, str]:
-    """The address for a person, and the URL for asyncpg."""
+def _places(url: str) -> tuple[str, list[str]]:
+    """The address for a person, and the URL of each host."""
     # Up to the last "@": an unencoded password may hold whatever ends it by the rules.
-    place, _, query = url.partition("://")[2].rpartition("@")[2].partition("?")
-    host, slash, database = place.partition("/")
-    options = parse_qs(query)
-    host = host or ",".join(options.get("host", ["localhost"]))
-    if "," in host and "target_session_attrs" not in options:
-        url += ("&" if query else "?") + "target_session_attrs=primary"
-    return f"{host}{slash}{database}".rstrip("/"), url
+    user, at, rest = url.rpartition("@")
+    scheme, mark, place = rest.rpartition("://")
+    place, _, query = place.partition("?")
+    hosts, slash, database = place.partition("/")
+    named = hosts or parse_qs(query).get("host", ["localhost"])[0]
+    address = f"{named}{slash}{database}".rstrip("/")
+    if "," not in hosts:
+        return address, [url]
+    options = f"{query}&" if query else ""
+    if "target_session_attrs" not in query:
+        options += "target_session_attrs=primary"
+    before = f"{user}{at}{scheme}{mark}"
+    return address, [f"{before}{host}{slash}{database}?{options}" for host in hosts.split(",")]

@@ -22,6 +22,8 @@ Row: TypeAlias = Any
 
 #: Seconds that the answer to a statement may take.
 ANSWER_TIMEOUT = 10.0
+#: Seconds that a connection to one host may take: two in time for the broker's time-out.
+CONNECT_TIMEOUT = 2.0
 #: How often a statement is tried that collides with others.
 ATTEMPTS = 5
 
@@ -53,8 +55,15 @@ WRONG_URL = (
 )
 
 
-class Unfit(Exception):
-    """A statement can't be done with these values."""
+class Unfit(BrokerUnavailable):
+    """A statement can't be done with these values.
+
+    Args:
+        why: What is wrong with them.
+    """
+
+    def __init__(self, why: object) -> None:
+        super().__init__(f"PostgreSQL can't be given this: {why}.")
 
 
 class Session:
@@ -146,13 +155,16 @@ async def connected(url: str, address: str) -> Session:
         BrokerUnavailable: It refuses the user or the database.
     """
     try:
-        return Session(await asyncpg.connect(url, server_settings=NAME))
+        connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT, server_settings=NAME)
     except PostgresError as error:
         raise _refusal(error, address) from None
     except ValueError:  # what asyncpg says of a URL may quote a part of the password
         raise BrokerUnavailable(WRONG_URL) from None
+    except TimeoutError:
+        raise Interrupted(f"it did not answer within {CONNECT_TIMEOUT:g} s") from None
     except (InterfaceError, InternalClientError, OSError) as error:
         raise Interrupted(_text(error)) from None
+    return Session(connection)
 
 
 def _refusal(error: PostgresError, address: str) -> Exception:
@@ -164,7 +176,7 @@ def _refusal(error: PostgresError, address: str) -> Exception:
     if state.startswith(NO_DATABASE):
         return BrokerUnavailable(
             f"PostgreSQL at {address} refuses the database: {_text(error)}; "
-            "create it (CREATE DATABASE), or give the broker another URL."
+            "create it (CREATE DATABASE), grant CONNECT on it, or give the broker another URL."
         )
     return Interrupted(_text(error))
 

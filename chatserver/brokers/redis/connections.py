@@ -129,6 +129,9 @@ class Pipe:
             await self._connection.send_packed_command(commands, check_health=False)
         except NOT_SENT as error:
             self._fail(error)
+        except asyncio.CancelledError:
+            future.cancel()  # nobody waits for the answer any more
+            raise
         return await future
 
     async def ask_one(self, *command: bytes | str | int) -> Answer:
@@ -146,8 +149,7 @@ class Pipe:
     async def close(self) -> None:
         """Give the connection up; who waits for an answer gets `Interrupted`."""
         self._reading.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._reading
+        await asyncio.wait([self._reading])
         self._fail(Interrupted("the connection was closed"))
         await _give_up(self._connection)
 
@@ -164,7 +166,7 @@ class Pipe:
                     self._asked.popleft()
                 if not future.done():
                     future.set_result(answers)
-        except WEATHER as error:
+        except Exception as error:  # whatever else it may be that answers there
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
@@ -234,8 +236,7 @@ class Ear:
     async def close(self) -> None:
         """Give the connection up."""
         self._reading.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._reading
+        await asyncio.wait([self._reading])
         self._fail(Interrupted("the connection was closed"))
         await _give_up(self._connection)
 
@@ -251,6 +252,9 @@ class Ear:
             )
         except NOT_SENT as error:
             self._fail(error)
+        except asyncio.CancelledError:
+            pong.cancel()  # nobody waits for it any more
+            raise
         await pong
 
     async def _read(self) -> None:
@@ -260,7 +264,7 @@ class Ear:
                 if len(self._heard) >= MOST_HEARD:
                     self._room.clear()
                     await self._room.wait()
-        except WEATHER as error:
+        except Exception as error:  # whatever else it may be that answers there
             self._fail(error)
 
     def _take(self, reply: Answer) -> None:
@@ -469,21 +473,25 @@ class _Url(NamedTuple):
             parse_url(f"{self.scheme}://{self.user}{place}?{self.query}")
         )
         options.setdefault("socket_connect_timeout", CONNECT_TIMEOUT)
-        return {
-            **options,
+        options |= {
             "protocol": 2,
             "decode_responses": False,
             "socket_timeout": None,
-            "socket_keepalive": True,
             "health_check_interval": 0,
             "retry": Retry(NoBackoff(), 0),
         }
+        if self.scheme != "unix":
+            options["socket_keepalive"] = True
+        try:
+            pool: Any = ConnectionPool(**options)
+            pool.make_connection()  # which looks at the options
+        except TypeError:
+            raise _WrongUrl("what stands after ? are no options of this kind of address") from None
+        return options
 
 
 def _one_node(url: _Url) -> Nodes:
     options = url.options(url.place)
-    if url.scheme == "unix":
-        del options["socket_keepalive"]
     return OneNode(url.address, ConnectionPool(**options), int(options.get("db") or 0))
 
 

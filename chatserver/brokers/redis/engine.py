@@ -61,6 +61,10 @@ PREFIX = "chatserver"
 OLDEST, OLDEST_CLUSTER = (6, 2), (7, 0)
 #: Milliseconds for which a client's last will is not published again.
 WILL_TTL = 300_000
+#: Bytes that one script appends and announces, about. All that it announces stands in the buffers
+#: of the subscribers before any of it is written, and Redis ends who has too much there (its
+#: `client-output-buffer-limit pubsub`, 32 MB by default).
+MOST_APPENDED = 1024 * 1024
 #: A position in no stream.
 NOWHERE = Position(0, "")
 #: Before a publication that was announced.
@@ -305,16 +309,13 @@ class RedisEngine(Engine):
     async def append(self, drafts: Sequence[Draft]) -> Answers[Position]:
         """What one channel gets is one call: of its script, most is the same for each draft."""
         entries = [_entry_or_error(draft) for draft in drafts]
-        by_channel: dict[str, list[int]] = {}
-        for number, draft in enumerate(drafts):
-            if isinstance(entries[number], bytes):
-                by_channel.setdefault(draft.channel, []).append(number)
+        groups = _of_size(drafts, entries)
         found = await self._evaluate(
             self._append(channel, [(drafts[number], entries[number]) for number in numbers])
-            for channel, numbers in by_channel.items()
+            for channel, numbers in groups
         )
         answers: list[Answer] = entries
-        for numbers, answer in zip(by_channel.values(), found, strict=True):
+        for (_, numbers), answer in zip(groups, found, strict=True):
             is_list = isinstance(answer, list)  # else one error for all
             some = map(answer_of, answer) if is_list else [answer] * len(numbers)
             for number, each in zip(numbers, some, strict=True):
@@ -362,15 +363,16 @@ class RedisEngine(Engine):
     async def enter_and_leave(self, changes: Sequence[Enter | Leave]) -> Answers[None]:
         # An entry is noted in its process's set first, and struck out last, so that whoever
         # buries the process finds all of them.
-        await self._members_of(
-            "SADD",
-            (
-                (each.process, each.channel, each.info.client)
-                for each in changes
-                if isinstance(each, Enter)
-            ),
+        enters = [each for each in changes if isinstance(each, Enter)]
+        noted = iter(
+            await self._members_of(
+                "SADD", ((each.process, each.channel, each.info.client) for each in enters)
+            )
         )
-        answers = await self._evaluate(_each(self._change, changes))
+        failed = [_failure(next(noted)) if isinstance(each, Enter) else None for each in changes]
+        answers = await self._evaluate(
+            error or call for error, call in zip(failed, _each(self._change, changes), strict=True)
+        )
         await self._members_of(
             "SREM",
             (
@@ -382,10 +384,12 @@ class RedisEngine(Engine):
         )
         return [_then(answer, _nothing) for answer in answers]
 
-    async def _members_of(self, command: str, entries: Iterable[tuple[str, str, str]]) -> None:
+    async def _members_of(
+        self, command: str, entries: Iterable[tuple[str, str, str]]
+    ) -> list[Answer]:
         """Add or remove entries, each of process, channel and client."""
         keys = ((self._members(process), _member(*entry)) for process, *entry in entries)
-        await self._commands((key, pack(command, key, member)) for key, member in keys)
+        return await self._commands((key, pack(command, key, member)) for key, member in keys)
 
     def _change(self, change: Enter | Leave) -> "Call":
         return self._enter(change) if isinstance(change, Enter) else self._leave(change)
@@ -540,6 +544,13 @@ def _then(answer: Answer, convert: Any) -> Any:
     return answer if isinstance(answer, Interrupted | BrokerUnavailable) else convert(answer)
 
 
+def _failure(answer: Answer) -> BrokerUnavailable | None:
+    """The error that an answer is, if it is one; raises `Interrupted`."""
+    if isinstance(answer, Interrupted):
+        raise answer
+    return answer if isinstance(answer, BrokerUnavailable) else None
+
+
 def _nothing(_: Answer) -> None:
     return None
 
@@ -591,6 +602,24 @@ def _info(text: bytes) -> dict[str, str]:
 def _position(answer: bytes) -> Position:
     offset, _, epoch = answer.partition(b" ")
     return Position(int(offset), epoch.decode())
+
+
+def _of_size(
+    drafts: Sequence[Draft], entries: Sequence[bytes | BrokerUnavailable]
+) -> list[tuple[str, list[int]]]:
+    """Channels and the numbers of drafts, in order: what each script appends."""
+    groups: list[tuple[str, list[int]]] = []
+    latest: dict[str, tuple[list[int], int]] = {}
+    for number, (draft, entry) in enumerate(zip(drafts, entries, strict=True)):
+        if not isinstance(entry, bytes):
+            continue
+        numbers, size = latest.get(draft.channel, ([], MOST_APPENDED))
+        if size + len(entry) > MOST_APPENDED:
+            numbers, size = [], 0
+            groups.append((draft.channel, numbers))
+        numbers.append(number)
+        latest[draft.channel] = numbers, size + len(entry)
+    return groups
 
 
 def _entry_or_error(draft: Draft) -> bytes | BrokerUnavailable:
