@@ -2,9 +2,11 @@
 
 import asyncio
 import multiprocessing
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -15,7 +17,7 @@ from chatserver.errors import BrokerUnavailable
 from chatserver.hub import Hub
 from chatserver.publication import History, Position
 from chatserver.publisher import Publisher
-from tests.engines import Valkey, free_port
+from tests.engines import Valkey, free_port, until
 
 pytest_plugins = ["tests.engines"]
 pytestmark = [pytest.mark.anyio, pytest.mark.live]
@@ -102,6 +104,64 @@ async def test_it_keeps_of_a_channel_what_its_servers_keep(valkey: Valkey) -> No
         await asyncio.to_thread(publish)
     assert len((await hub.history("long")).publications) == 250
     await hub.stop()
+
+
+def test_a_process_may_fork_while_another_thread_connects() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        made = Publisher(f"redis://127.0.0.1:{silent.getsockname()[1]}/0", timeout=0.5)
+        thread = threading.Thread(target=failing, args=(made, []))
+        thread.start()
+        until(lambda: made._outlet is not None, "the thread connects")
+        context = multiprocessing.get_context("fork")
+        child = context.Process(target=failing, args=(made, []))
+        child.start()
+        child.join(20)
+        assert child.exitcode == 0
+        thread.join()
+        made.close()
+
+
+def failing(publisher: Publisher, seconds: list[float]) -> None:
+    began = time.monotonic()
+    with pytest.raises(BrokerUnavailable, match=r"did not answer within 0\.5 s"):
+        publisher.publish("a", "b")
+    seconds.append(time.monotonic() - began)
+
+
+def test_all_threads_wait_for_one_connection_and_no_longer_than_they_may() -> None:
+    """The engine takes the connection and says nothing."""
+    seconds: list[float] = []
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        made = Publisher(f"redis://127.0.0.1:{silent.getsockname()[1]}/0", timeout=0.5)
+        threads = [threading.Thread(target=failing, args=(made, seconds)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        made.close()
+    assert len(seconds) == 4
+    assert max(seconds) < 3
+
+
+def test_closing_it_does_not_disturb_who_publishes(valkey: Valkey) -> None:
+    made = Publisher(valkey.url)
+    failed: list[Exception] = []
+
+    def publish() -> None:
+        try:
+            for _ in range(200):
+                made.publish("closing", "x")
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=publish) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        made.close()
+    assert failed == []
+    assert len(said(valkey, "closing")) == 100
+    made.close()
 
 
 async def test_it_does_not_block_an_event_loop(publisher: Publisher) -> None:

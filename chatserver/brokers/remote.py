@@ -136,13 +136,10 @@ class RemoteBroker(Broker):
         self._health = Health("down", time.time(), f"Connecting to {self._engine.address}.")
         try:
             await self._connect()
-        except Interrupted as error:
+        except BaseException as error:
             await self._engine.close()
-            raise BrokerUnavailable(
-                f"The broker at {self._engine.address} can't be reached: {error}."
-            ) from None
-        except BrokerUnavailable:
-            await self._engine.close()
+            if isinstance(error, Interrupted):
+                raise BrokerUnavailable(self._down_because(str(error))) from None
             raise
         self._is_up = asyncio.Event()
         self._running = self._home.create_task(self._run())
