@@ -2,6 +2,7 @@
 
 import asyncio
 import multiprocessing
+import os
 import socket
 import subprocess
 import sys
@@ -241,7 +242,10 @@ def test_the_command_publishes_each_line_of_the_standard_input(valkey: Valkey) -
         (("a", "-"), b"good\n\xff\n", b"Line 2 can't be published"),
         (("a", "{", "--json"), b"", b"Line 1 can't be published"),
         (("a", "-", "--id", "1"), b"", b"--id with a single TEXT only"),
+        (("a", "-", "--json"), b"[" * 200_000, b"Line 1 can't be published"),
         (("", "x"), b"", b"Expected a channel's name"),
+        (("\udcff", "x"), b"", b"must not have lone surrogates"),
+        (("a", "x", "--id", ""), b"", b"an id must not be empty"),
     ],
 )
 def test_mistakes_of_the_command_are_one_sentence(
@@ -267,3 +271,29 @@ def test_a_broker_that_can_not_be_used_is_one_sentence(url: str, sentence: bytes
     assert sentence in done.stderr
     assert done.stderr.count(b"\n") == 1
     assert b"secret" not in done.stderr
+
+
+def test_the_command_ends_quietly_when_nobody_reads_its_answers(valkey: Valkey) -> None:
+    command = f"yes | {sys.executable} -m chatserver publish pipe - | head -1"
+    done = subprocess.run(
+        command,
+        shell=True,
+        capture_output=True,
+        env={**os.environ, "CHATSERVER_BROKER": valkey.url},
+        timeout=30,
+        check=True,
+    )
+    assert done.stdout.startswith(b"1 ")
+    assert done.stderr == b""
+
+
+def test_a_closed_standard_input_is_one_sentence(valkey: Valkey) -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m chatserver publish closed - <&-",
+        shell=True,
+        capture_output=True,
+        env={**os.environ, "CHATSERVER_BROKER": valkey.url},
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.count(b"\n")) == (2, 1)
