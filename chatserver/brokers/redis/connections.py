@@ -6,7 +6,7 @@ commands at once and reads the answers as they come.
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, Protocol, TypeAlias, cast
@@ -194,6 +194,8 @@ class Ear:
         self._pongs: deque[asyncio.Future[None]] = deque()
         self._error: Interrupted | None = None
         self._heard: list[News] = []
+        # In a Cluster: names that were left, and how often that is not confirmed yet.
+        self._left: Counter[bytes] = Counter()
         self._something = asyncio.Event()
         self._room = asyncio.Event()
         self._reading = asyncio.create_task(self._read())
@@ -208,7 +210,10 @@ class Ear:
 
     async def unsubscribe(self, names: Iterable[bytes]) -> None:
         """Hear it no more."""
-        await self._send([pack(self._s + b"UNSUBSCRIBE", name) for name in names])
+        left = list(names)
+        if self._s:
+            self._left.update(left)
+        await self._send([pack(self._s + b"UNSUBSCRIBE", name) for name in left])
 
     async def ping(self) -> None:
         """Return when Redis has answered."""
@@ -279,8 +284,10 @@ class Ear:
             pong = self._pongs.popleft()
             if not pong.done():
                 pong.set_result(None)
-        elif kind == b"sunsubscribe" and not self._pongs:
-            raise exceptions.ConnectionError("a slot has moved to another node")
+        elif kind == b"sunsubscribe":
+            if not self._left[reply[1]]:
+                raise exceptions.ConnectionError("a slot has moved to another node")
+            self._left -= Counter([reply[1]])
 
     def _fail(self, error: Exception) -> None:
         if self._error is None:

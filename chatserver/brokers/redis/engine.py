@@ -260,8 +260,8 @@ class RedisEngine(Engine):
 
     async def unfollow(self, channels: Collection[str]) -> None:
         names = [self._news(channel) for channel in channels]
-        for name in names:
-            channel = self._channels.pop(name, "")
+        for name, channel in zip(names, channels, strict=True):
+            self._channels.pop(name, None)
             self._latest.pop(channel, None)
             self._before.pop(channel, None)
         await asyncio.gather(*(ear.unsubscribe(some) for ear, some in self._by_ear(names)))
