@@ -101,7 +101,8 @@ class RemoteBroker(Broker):
         self._engine = engine
         self._timeout = publish_timeout
         self._lease = lease
-        self._go_down(NOT_STARTED)
+        self._health = Health("down", time.time(), NOT_STARTED)
+        self._down_since = time.monotonic()
         self._home: asyncio.AbstractEventLoop | None = None
         self._running: asyncio.Task[None] | None = None
         self._broken: asyncio.Future[None] | None = None
@@ -425,7 +426,7 @@ class RemoteBroker(Broker):
         self._is_up.set()
 
     def _go_down(self, why: str) -> None:
-        self._health: Health = Health("down", time.time(), why)
+        self._health = Health("down", time.time(), why)
         self._down_since = time.monotonic()  # the clock may be set meanwhile
 
     def _went_down(self, why: str) -> None:
