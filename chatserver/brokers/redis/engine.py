@@ -182,7 +182,8 @@ class RedisEngine(Engine):
             if "permission" not in str(error):
                 raise
             raise BrokerUnavailable(
-                f"{error} The user at {self.address} needs the keys and channels {PREFIX}:*."
+                f"{error} The user at {self.address} needs ~{PREFIX}:* &{PREFIX}:* +@all -@admin "
+                "-@dangerous +info."
             ) from None
 
     def _check(self, info: Mapping[str, str]) -> None:
