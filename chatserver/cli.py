@@ -220,14 +220,19 @@ def _publish(*, channel: str, text: str, json: bool, id: str | None, **overrides
         raise InvalidSetting(NO_BROKER)
     if not channel or (text == "-" and id is not None):
         raise InvalidSetting("Expected a channel's name, and --id with a single TEXT only.")
+    if text == "-" and sys.stdin is None:
+        raise InvalidSetting("There is no standard input to publish.")
     lines: Iterable[str | bytes] = sys.stdin.buffer if text == "-" else (text,)
     try:
         with Publisher(settings.broker) as publisher:
             for number, line in enumerate(lines, start=1):
                 position = publisher.publish(channel, _data(line, number, json=json), id=id)
                 print(position.offset, position.epoch, flush=True)
-    except ModuleNotFoundError as error:
-        raise InvalidSetting(f"{error}.") from None
+    except (ModuleNotFoundError, ValueError) as error:
+        raise InvalidSetting(f"Nothing more was published: {error}.") from None
+    except BrokenPipeError:
+        # Nobody reads the positions any more. Python would complain again at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
@@ -246,7 +251,7 @@ def _data(line: str | bytes, number: int, *, json: bool) -> Any:
             msgspec.json.decode(text)
             return msgspec.Raw(text.encode())
         return text
-    except (UnicodeDecodeError, msgspec.DecodeError) as error:
+    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError) as error:
         raise InvalidSetting(f"Line {number} can't be published: {error}.") from None
 
 

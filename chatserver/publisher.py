@@ -7,15 +7,17 @@ with Publisher("redis://127.0.0.1:6379/0") as publisher:
 import asyncio
 import os
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
+from weakref import WeakSet
 
 from chatserver.brokers import remote_broker
 from chatserver.brokers.remote import RemoteBroker
 from chatserver.errors import BrokerUnavailable
-from chatserver.publication import Position, check_name, payload
+from chatserver.publication import Payload, Position, check_name, payload
 
 __all__ = ["Publisher"]
 
@@ -31,7 +33,7 @@ class Publisher:
 
     Args:
         url: That of the servers' broker; see `broker_from_url`.
-        timeout: Seconds after which a publication without an answer is an error.
+        timeout: Seconds that connecting may take, and that the answer to a publication may.
 
     Raises:
         ValueError: The URL can't be used.
@@ -42,6 +44,11 @@ class Publisher:
         self._url = url
         self._timeout = timeout
         remote_broker(url)  # whether it can be used is said now
+        self._forget()
+        _publishers.add(self)
+
+    def _forget(self) -> None:
+        """Begin anew: in a process that was forked, no other thread is there any more."""
         self._lock = threading.Lock()
         self._outlet: _Outlet | None = None
 
@@ -74,19 +81,15 @@ class Publisher:
                 "Publisher.publish() would block this thread's event loop; "
                 "use 'await asyncio.to_thread(publisher.publish, ...)' there"
             )
-        outlet = self._open()
-        try:
-            return outlet.run(outlet.broker.publish(channel, encoded, id=id))
-        except BrokerUnavailable:
-            if outlet.broker.health.state == "down":
-                self.close()  # a thread that connects again and again is of no use to a script
-            raise
+        with self._open() as outlet:
+            return outlet.publish(channel, encoded, id)
 
     def close(self) -> None:
-        """Close the connection; the next `publish` opens it again."""
+        """Close the connection, once no thread publishes; the next `publish` opens it again."""
         with self._lock:
             outlet, self._outlet = self._outlet, None
-        if outlet is not None and outlet.process == os.getpid():
+            is_idle = outlet is not None and outlet.users == 0
+        if outlet is not None and is_idle:
             outlet.close()
 
     def __enter__(self) -> Self:
@@ -100,51 +103,106 @@ class Publisher:
     ) -> None:
         self.close()
 
-    def _open(self) -> "_Outlet":
+    @contextmanager
+    def _open(self) -> Iterator["_Outlet"]:
+        """The connection, for one use; it is closed after its last one, if it has failed."""
         with self._lock:
-            # A thread of a process that has forked is not there in its child.
-            if self._outlet is None or self._outlet.process != os.getpid():
-                broker = remote_broker(self._url, publish_timeout=self._timeout, publish_only=True)
-                self._outlet = _Outlet(broker)
-            return self._outlet
+            if self._outlet is None or self._outlet.has_failed:
+                options = {"publish_timeout": self._timeout, "publish_only": True}
+                self._outlet = _Outlet(remote_broker(self._url, **options), self._timeout)
+            outlet = self._outlet
+            outlet.users += 1
+        try:
+            yield outlet
+        finally:
+            with self._lock:
+                outlet.users -= 1
+                # A thread that connects again and again is of no use to a script.
+                if outlet.has_failed and self._outlet is outlet:
+                    self._outlet = None
+                is_done = outlet.users == 0 and self._outlet is not outlet
+            if is_done:
+                outlet.close()
+
+
+_publishers: "WeakSet[Publisher]" = WeakSet()
+
+
+def _begin_anew() -> None:
+    for publisher in tuple(_publishers):
+        publisher._forget()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_begin_anew)
 
 
 class _Outlet:
-    """A started broker, and the thread with its event loop.
+    """A broker, and the thread with its event loop; it connects at once.
 
-    Raises:
-        BrokerUnavailable: It can't be reached.
+    Attributes:
+        users: How many threads use it now.
     """
 
-    def __init__(self, broker: RemoteBroker) -> None:
-        self.broker = broker
-        self.process = os.getpid()
+    def __init__(self, broker: RemoteBroker, timeout: float) -> None:
+        self.users = 0
+        self._broker = broker
+        self._timeout = timeout
+        self._is_lost = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="chatserver-publisher", daemon=True
         )
         self._thread.start()
-        try:
-            self.run(broker.start())
-        except BaseException:
-            self.close()
-            raise
+        self._starting: asyncio.Task[None] | None = None
+        self._start = self._begin(self._start_broker())
 
-    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine to its end, in that thread."""
-        future: Future[T] = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+    @property
+    def has_failed(self) -> bool:
+        """Whether it could not connect, or has lost its connection for longer than it waits."""
+        return self._is_lost or (self._start.done() and self._start.exception() is not None)
+
+    def publish(self, channel: str, data: Payload, id: str | None) -> Position:
+        """Publish, and wait for the answer.
+
+        Raises:
+            BrokerUnavailable: It can't be reached, or there is no answer in time.
+        """
+        try:
+            self._start.result(self._timeout)
+        except TimeoutError:
+            raise BrokerUnavailable(
+                f"The broker did not answer within {self._timeout:g} s: {self._broker.health.why}"
+            ) from None
+        future = self._begin(self._broker.publish(channel, data, id=id))
         try:
             return future.result()
+        except BrokerUnavailable:
+            self._is_lost = self._broker.health.state == "down"
+            raise
         except BaseException:  # Ctrl-C, for example
             future.cancel()
             raise
 
     def close(self) -> None:
-        """Stop the broker and end the thread."""
-        self.run(self.broker.stop())
+        """Stop the broker and end the thread; nobody may use it any more."""
+        self._begin(self._stop_broker()).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    async def _start_broker(self) -> None:
+        self._starting = asyncio.current_task()
+        await self._broker.start()
+
+    async def _stop_broker(self) -> None:
+        if self._starting is not None:
+            self._starting.cancel()
+            await asyncio.wait([self._starting])
+        await self._broker.stop()
+
+    def _begin(self, coroutine: Coroutine[Any, Any, T]) -> "Future[T]":
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
 
 def _runs_an_event_loop() -> bool:

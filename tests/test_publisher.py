@@ -2,9 +2,12 @@
 
 import asyncio
 import multiprocessing
+import os
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -15,7 +18,7 @@ from chatserver.errors import BrokerUnavailable
 from chatserver.hub import Hub
 from chatserver.publication import History, Position
 from chatserver.publisher import Publisher
-from tests.engines import Valkey, free_port
+from tests.engines import Valkey, free_port, until
 
 pytest_plugins = ["tests.engines"]
 pytestmark = [pytest.mark.anyio, pytest.mark.live]
@@ -104,6 +107,64 @@ async def test_it_keeps_of_a_channel_what_its_servers_keep(valkey: Valkey) -> No
     await hub.stop()
 
 
+def test_a_process_may_fork_while_another_thread_connects() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        made = Publisher(f"redis://127.0.0.1:{silent.getsockname()[1]}/0", timeout=0.5)
+        thread = threading.Thread(target=failing, args=(made, []))
+        thread.start()
+        until(lambda: made._outlet is not None, "the thread connects")
+        context = multiprocessing.get_context("fork")
+        child = context.Process(target=failing, args=(made, []))
+        child.start()
+        child.join(20)
+        assert child.exitcode == 0
+        thread.join()
+        made.close()
+
+
+def failing(publisher: Publisher, seconds: list[float]) -> None:
+    began = time.monotonic()
+    with pytest.raises(BrokerUnavailable, match=r"did not answer within 0\.5 s"):
+        publisher.publish("a", "b")
+    seconds.append(time.monotonic() - began)
+
+
+def test_all_threads_wait_for_one_connection_and_no_longer_than_they_may() -> None:
+    """The engine takes the connection and says nothing."""
+    seconds: list[float] = []
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        made = Publisher(f"redis://127.0.0.1:{silent.getsockname()[1]}/0", timeout=0.5)
+        threads = [threading.Thread(target=failing, args=(made, seconds)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        made.close()
+    assert len(seconds) == 4
+    assert max(seconds) < 3
+
+
+def test_closing_it_does_not_disturb_who_publishes(valkey: Valkey) -> None:
+    made = Publisher(valkey.url)
+    failed: list[Exception] = []
+
+    def publish() -> None:
+        try:
+            for _ in range(200):
+                made.publish("closing", "x")
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=publish) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        made.close()
+    assert failed == []
+    assert len(said(valkey, "closing")) == 100
+    made.close()
+
+
 async def test_it_does_not_block_an_event_loop(publisher: Publisher) -> None:
     with pytest.raises(RuntimeError, match=r"asyncio\.to_thread"):
         publisher.publish("a", "b")
@@ -181,7 +242,10 @@ def test_the_command_publishes_each_line_of_the_standard_input(valkey: Valkey) -
         (("a", "-"), b"good\n\xff\n", b"Line 2 can't be published"),
         (("a", "{", "--json"), b"", b"Line 1 can't be published"),
         (("a", "-", "--id", "1"), b"", b"--id with a single TEXT only"),
+        (("a", "-", "--json"), b"[" * 200_000, b"Line 1 can't be published"),
         (("", "x"), b"", b"Expected a channel's name"),
+        (("\udcff", "x"), b"", b"must not have lone surrogates"),
+        (("a", "x", "--id", ""), b"", b"an id must not be empty"),
     ],
 )
 def test_mistakes_of_the_command_are_one_sentence(
@@ -207,3 +271,29 @@ def test_a_broker_that_can_not_be_used_is_one_sentence(url: str, sentence: bytes
     assert sentence in done.stderr
     assert done.stderr.count(b"\n") == 1
     assert b"secret" not in done.stderr
+
+
+def test_the_command_ends_quietly_when_nobody_reads_its_answers(valkey: Valkey) -> None:
+    command = f"yes | {sys.executable} -m chatserver publish pipe - | head -1"
+    done = subprocess.run(
+        command,
+        shell=True,
+        capture_output=True,
+        env={**os.environ, "CHATSERVER_BROKER": valkey.url},
+        timeout=30,
+        check=True,
+    )
+    assert done.stdout.startswith(b"1 ")
+    assert done.stderr == b""
+
+
+def test_a_closed_standard_input_is_one_sentence(valkey: Valkey) -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m chatserver publish closed - <&-",
+        shell=True,
+        capture_output=True,
+        env={**os.environ, "CHATSERVER_BROKER": valkey.url},
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.count(b"\n")) == (2, 1)

@@ -102,6 +102,7 @@ class RemoteBroker(Broker):
         self._timeout = publish_timeout
         self._lease = lease
         self._health = Health("down", time.time(), NOT_STARTED)
+        self._down_since = time.monotonic()
         self._home: asyncio.AbstractEventLoop | None = None
         self._running: asyncio.Task[None] | None = None
         self._broken: asyncio.Future[None] | None = None
@@ -133,16 +134,13 @@ class RemoteBroker(Broker):
         if self._running is not None:
             raise RuntimeError("the broker has been started already")
         self._home = asyncio.get_running_loop()
-        self._health = Health("down", time.time(), f"Connecting to {self._engine.address}.")
+        self._go_down(f"Connecting to {self._engine.address}.")
         try:
             await self._connect()
-        except Interrupted as error:
+        except BaseException as error:
             await self._engine.close()
-            raise BrokerUnavailable(
-                f"The broker at {self._engine.address} can't be reached: {error}."
-            ) from None
-        except BrokerUnavailable:
-            await self._engine.close()
+            if isinstance(error, Interrupted):
+                raise BrokerUnavailable(self._down_because(str(error))) from None
             raise
         self._is_up = asyncio.Event()
         self._running = self._home.create_task(self._run())
@@ -298,7 +296,7 @@ class RemoteBroker(Broker):
     def _refuse_if_gone(self) -> None:
         """Don't let anybody wait for an engine that has been away for so long already."""
         health = self._health
-        if health.state == "down" and time.time() - health.since > self._timeout:
+        if health.state == "down" and time.monotonic() - self._down_since > self._timeout:
             raise BrokerUnavailable(health.why)
 
     # Life
@@ -412,7 +410,7 @@ class RemoteBroker(Broker):
             with suppress(Interrupted, BrokerUnavailable, OSError, TimeoutError):
                 async with asyncio.timeout(GOODBYE):
                     await self._engine.end(self._process)
-        self._health = Health("down", time.time(), "The broker was stopped.")
+        self._go_down("The broker was stopped.")
         await self._tear_down()
         for batches in (self._appends, *self._questions):
             batches.fail()
@@ -421,19 +419,23 @@ class RemoteBroker(Broker):
         self._left.clear()
 
     def _came_up(self) -> None:
-        now, before = time.time(), self._health
-        self._health = Health("up", now)
+        self._health = Health("up", time.time())
         if self._is_up.is_set():
-            away = now - before.since
+            away = time.monotonic() - self._down_since
             logger.warning("The broker at %s is back after %.1f s", self._engine.address, away)
         self._is_up.set()
 
+    def _go_down(self, why: str) -> None:
+        self._health = Health("down", time.time(), why)
+        self._down_since = time.monotonic()  # the clock may be set meanwhile
+
     def _went_down(self, why: str) -> None:
-        was_up = self._health.state == "up"
-        since = time.time() if was_up else self._health.since
-        self._health = Health("down", since, self._down_because(why))
-        if was_up:
-            logger.warning("%s Publications wait until it is back", self._health.why)
+        why = self._down_because(why)
+        if self._health.state == "up":
+            self._go_down(why)
+            logger.warning("%s Publications wait until it is back", why)
+        else:
+            self._health = structs.replace(self._health, why=why)
 
     def _down_because(self, why: str) -> str:
         return f"The broker at {self._engine.address} can't be reached: {why.rstrip('.')}."

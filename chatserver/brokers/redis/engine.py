@@ -5,13 +5,11 @@ What is stored under which key, and what is announced, stands in `scripts`.
 
 import asyncio
 import logging
-import re
 import secrets
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
-from msgspec import Raw, Struct
 
 from chatserver.brokers.base import Control
 from chatserver.brokers.engine import (
@@ -27,16 +25,28 @@ from chatserver.brokers.engine import (
     read_control,
     write_control,
 )
+from chatserver.brokers.redis.addresses import nodes_for
 from chatserver.brokers.redis.connections import (
     Answer,
     Ear,
     Nodes,
     Pipe,
     answer_of,
-    nodes_for,
     pack,
 )
 from chatserver.brokers.redis.scripts import scripts
+from chatserver.brokers.redis.stored import (
+    announced,
+    as_bytes,
+    channel_and_client,
+    decode_info,
+    entry_of,
+    history_of,
+    member_of,
+    position_of,
+    present_in,
+    publication_of,
+)
 from chatserver.brokers.remote import RemoteBroker
 from chatserver.errors import BrokerUnavailable
 from chatserver.publication import (
@@ -44,9 +54,7 @@ from chatserver.publication import (
     History,
     Joined,
     Left,
-    Payload,
     Position,
-    Publication,
 )
 from chatserver.rules import Rules
 
@@ -67,8 +75,6 @@ WILL_TTL = 300_000
 MOST_APPENDED = 1024 * 1024
 #: A position in no stream.
 NOWHERE = Position(0, "")
-#: Before a publication that was announced.
-HEAD = re.compile(rb"(\d{1,16}) (\w+) (\d{1,9}) (\d{1,9}) ")
 #: More than any offset, and than any number of publications.
 LARGE = 2**62
 
@@ -109,27 +115,6 @@ class RedisBroker(RemoteBroker):
         )
 
 
-class Entry(Struct, frozen=True, gc=False, array_like=True):
-    """A publication as it is stored and announced, as MessagePack.
-
-    Attributes:
-        kind: 0 text, 1 bytes, 2 JSON.
-        data: What was published.
-        info: The publisher as JSON; empty if unknown.
-        skip: The client that does not get it.
-    """
-
-    kind: Literal[0, 1, 2]
-    data: bytes
-    info: bytes = b""
-    skip: str = ""
-
-
-_encode = msgspec.msgpack.Encoder().encode
-_decode_entry = msgspec.msgpack.Decoder(Entry).decode
-_decode_info = msgspec.json.Decoder(ClientInfo).decode
-
-
 class RedisEngine(Engine):
     """See `Engine`."""
 
@@ -150,7 +135,7 @@ class RedisEngine(Engine):
         self._controls = self._key("{control}", str(nodes.db))
 
     def _key(self, *parts: str) -> bytes:
-        return _bytes(":".join((PREFIX, *parts)))
+        return as_bytes(":".join((PREFIX, *parts)))
 
     def _tag(self, channel: str) -> str:
         """A channel's name as the hash tag of its keys (Redis Cluster specification)."""
@@ -197,7 +182,8 @@ class RedisEngine(Engine):
             if "permission" not in str(error):
                 raise
             raise BrokerUnavailable(
-                f"{error} The user at {self.address} needs the keys and channels {PREFIX}:*."
+                f"{error} The user at {self.address} needs ~{PREFIX}:* &{PREFIX}:* +@all -@admin "
+                "-@dangerous +info."
             ) from None
 
     def _check(self, info: Mapping[str, str]) -> None:
@@ -237,12 +223,12 @@ class RedisEngine(Engine):
                 yield read_control(data)
             elif channel is not None and data[:2] in (b"+ ", b"- "):
                 about = Joined if data[:1] == b"+" else Left
-                yield about(channel, _decode_info(data[2:]))
+                yield about(channel, decode_info(data[2:]))
             elif channel is not None:
-                for position, id, entry in _announced(data):
+                for position, id, entry in announced(data):
                     if position.offset:
                         self._latest[channel] = position, id
-                    yield _publication(channel, position, entry)
+                    yield publication_of(channel, position, entry)
         except (ValueError, msgspec.MsgspecError):
             logger.warning("Redis has announced what can't be read, in channel %.100r", channel)
 
@@ -256,12 +242,12 @@ class RedisEngine(Engine):
             self._top(channel, rules, *self._before.pop(channel, (NOWHERE, b"")))
             for channel, rules in channels.items()
         )
-        return [_then(answer, _position) for answer in answers]
+        return [_then(answer, position_of) for answer in answers]
 
     async def unfollow(self, channels: Collection[str]) -> None:
         names = [self._news(channel) for channel in channels]
-        for name in names:
-            channel = self._channels.pop(name, "")
+        for name, channel in zip(names, channels, strict=True):
+            self._channels.pop(name, None)
             self._latest.pop(channel, None)
             self._before.pop(channel, None)
         await asyncio.gather(*(ear.unsubscribe(some) for ear, some in self._by_ear(names)))
@@ -285,7 +271,7 @@ class RedisEngine(Engine):
             if isinstance(answer, BrokerUnavailable):
                 logger.warning("The position of channel %.100r can't be read: %s", channel, answer)
             else:
-                tops[channel] = _position(_raise(answer))
+                tops[channel] = position_of(_raise(answer))
         return tops
 
     def _top(self, channel: str, rules: Rules | None, known: Position, id: bytes) -> "Call":
@@ -298,7 +284,7 @@ class RedisEngine(Engine):
             id: The identifier of the publication there; empty if that is not known.
         """
         keys = self._keys(channel, "top", "stream")
-        about = _bytes(known.epoch), known.offset, id
+        about = as_bytes(known.epoch), known.offset, id
         return "tops", keys, (_new_epoch(), *_kept(rules), *about)
 
     def _id_at(self, channel: str, known: Position) -> bytes:
@@ -319,7 +305,7 @@ class RedisEngine(Engine):
             is_list = isinstance(answer, list)  # else one error for all
             some = map(answer_of, answer) if is_list else [answer] * len(numbers)
             for number, each in zip(numbers, some, strict=True):
-                answers[number] = _then(each, _position)
+                answers[number] = _then(each, position_of)
         return answers
 
     def _append(self, channel: str, drafts: Sequence[tuple[Draft, Answer]]) -> "Call":
@@ -327,7 +313,7 @@ class RedisEngine(Engine):
         id_key = keys.pop()
         arguments: list[bytes | str | int] = []
         for draft, entry in drafts:
-            id = _bytes(draft.id)
+            id = as_bytes(draft.id)
             keys.append(id_key + id)
             arguments += id, entry, "1" if draft.keep else "0", int(draft.id_ttl * 1000)
         kept = _kept(drafts[-1][0].rules)
@@ -336,7 +322,7 @@ class RedisEngine(Engine):
     async def read(self, reads: Sequence[Read]) -> Answers[History]:
         answers = await self._evaluate(_each(self._read, reads))
         return [
-            _then(answer, lambda found, read=read: _history(read, found))
+            _then(answer, lambda found, read=read: history_of(read, found))
             for read, answer in zip(reads, answers, strict=True)
         ]
 
@@ -348,7 +334,7 @@ class RedisEngine(Engine):
             first = read.since.offset + (-1 if read.reverse else 1)
             limit = limit if read.since.epoch else 0  # no stream's epoch is empty
             start = f"{min(max(first, 0), LARGE)}-0"
-            epoch = _bytes(read.since.epoch)
+            epoch = as_bytes(read.since.epoch)
         keys = self._keys(read.channel, "top", "stream")
         return "read", keys, (_new_epoch(), epoch, command, start, end, limit)
 
@@ -388,7 +374,7 @@ class RedisEngine(Engine):
         self, command: str, entries: Iterable[tuple[str, str, str]]
     ) -> list[Answer]:
         """Add or remove entries, each of process, channel and client."""
-        keys = ((self._members(process), _member(*entry)) for process, *entry in entries)
+        keys = ((self._members(process), member_of(*entry)) for process, *entry in entries)
         return await self._commands((key, pack(command, key, member)) for key, member in keys)
 
     def _change(self, change: Enter | Leave) -> "Call":
@@ -396,11 +382,11 @@ class RedisEngine(Engine):
 
     def _enter(self, enter: Enter) -> "Call":
         info = msgspec.json.encode(enter.info)
-        will = b"" if enter.last_will is None else _entry(enter.last_will, enter.info, "")
+        will = b"" if enter.last_will is None else entry_of(enter.last_will, enter.info, "")
         value = b"%s %d %s%s" % (enter.process.encode(), len(info), info, will)
         announce = self._news(enter.channel) if enter.announce else b""
         keys = self._keys(enter.channel, "present")
-        return "enter", keys, (_bytes(enter.info.client), value, announce, b"+ " + info)
+        return "enter", keys, (as_bytes(enter.info.client), value, announce, b"+ " + info)
 
     def _leave(self, leave: Leave) -> "Call":
         keys = self._keys(leave.channel, "present", "top", "stream", f"id:{leave.client}")
@@ -408,7 +394,7 @@ class RedisEngine(Engine):
             "leave",
             keys,
             (
-                _bytes(leave.client),
+                as_bytes(leave.client),
                 leave.process,
                 "1" if leave.rules.join_leave else "0",
                 "1" if leave.dead else "0",
@@ -422,7 +408,7 @@ class RedisEngine(Engine):
     async def present(self, channels: Sequence[str]) -> Answers[dict[str, ClientInfo]]:
         keys = [self._keys(channel, "present")[0] for channel in channels]
         answers = await self._commands((key, pack("HGETALL", key)) for key in keys)
-        entries = [_then(answer, _entries) for answer in answers]
+        entries = [_then(answer, present_in) for answer in answers]
         processes = {
             process for found in entries if isinstance(found, dict) for process, _ in found.values()
         }
@@ -457,7 +443,7 @@ class RedisEngine(Engine):
         foreign: list[bytes] = []
         for member in await pipe.ask_one("SRANDMEMBER", key, limit):
             try:
-                entries.append(_channel_and_client(member))
+                entries.append(channel_and_client(member))
             except ValueError:
                 foreign.append(member)
         if foreign:
@@ -555,24 +541,6 @@ def _nothing(_: Answer) -> None:
     return None
 
 
-def _announced(data: bytes) -> Iterator[tuple[Position, bytes, Entry]]:
-    """Position, id and entry of each publication that a script has announced.
-
-    Raises:
-        ValueError: Somebody else has.
-    """
-    end = 0
-    while end < len(data):
-        head = HEAD.match(data, end)
-        if head is None:
-            raise ValueError("expected an offset, an epoch and two lengths")
-        offset, epoch, id_length, length = head.groups()
-        start = head.end() + int(id_length)
-        end = start + int(length)
-        entry = _decode_entry(data[start:end])
-        yield Position(int(offset), epoch.decode()), data[head.end() : start], entry
-
-
 def _new_epoch() -> str:
     """An epoch, in case that a stream begins."""
     return secrets.token_hex(4)
@@ -599,11 +567,6 @@ def _info(text: bytes) -> dict[str, str]:
     return {name: value for name, separator, value in lines if separator}
 
 
-def _position(answer: bytes) -> Position:
-    offset, _, epoch = answer.partition(b" ")
-    return Position(int(offset), epoch.decode())
-
-
 def _of_size(
     drafts: Sequence[Draft], entries: Sequence[bytes | BrokerUnavailable]
 ) -> list[tuple[str, list[int]]]:
@@ -625,74 +588,6 @@ def _of_size(
 def _entry_or_error(draft: Draft) -> bytes | BrokerUnavailable:
     """What can't be encoded is an error of its own only."""
     try:
-        return _entry(draft.data, draft.info, draft.skip)
+        return entry_of(draft.data, draft.info, draft.skip)
     except (TypeError, ValueError, OverflowError) as error:
         return BrokerUnavailable(f"This can't be given to Redis: {error}.")
-
-
-def _entry(data: Payload, info: ClientInfo | None, skip: str) -> bytes:
-    about = b"" if info is None else msgspec.json.encode(info)
-    if isinstance(data, str):
-        return _encode(Entry(0, data.encode(), about, skip))
-    if isinstance(data, Raw):
-        return _encode(Entry(2, bytes(data), about, skip))
-    return _encode(Entry(1, data, about, skip))
-
-
-def _publication(channel: str, position: Position, read: Entry) -> Publication:
-    info = _decode_info(read.info) if read.info else None
-    data: Payload = read.data
-    if read.kind == 0:
-        data = read.data.decode()
-    elif read.kind == 2:
-        data = Raw(read.data)
-    return Publication(channel, data, position.offset, position.epoch, info, read.skip)
-
-
-def _history(read: Read, answer: Answer) -> History:
-    position, now, found = answer
-    top = _position(position)
-    publications: list[Publication] = []
-    for number, fields in found:
-        offset, _, ours = number.partition(b"-")
-        named = dict(zip(fields[::2], fields[1::2], strict=True))
-        try:
-            if ours == b"0" and int(named[b"t"]) > int(now) - read.ttl * 1000:
-                at = Position(int(offset), top.epoch)
-                publications.append(_publication(read.channel, at, _decode_entry(named[b"e"])))
-        except (ValueError, KeyError, msgspec.MsgspecError):
-            logger.warning("Redis has an entry that can't be read, in channel %.100r", read.channel)
-    return History(tuple(publications), top)
-
-
-def _entries(answer: list[bytes]) -> dict[str, tuple[str, ClientInfo]]:
-    """Process and info of each client, from a hash of presence."""
-    found: dict[str, tuple[str, ClientInfo]] = {}
-    for client, value in zip(answer[::2], answer[1::2], strict=True):
-        try:
-            process, length, rest = value.split(b" ", 2)
-            found[client.decode()] = (process.decode(), _decode_info(rest[: int(length)]))
-        except (ValueError, msgspec.MsgspecError):
-            logger.warning("Redis has an entry of presence that can't be read")
-    return found
-
-
-def _bytes(text: str) -> bytes:
-    """A text as bytes; lone surrogates are no error."""
-    return text.encode("utf-8", "surrogatepass")
-
-
-def _member(channel: str, client: str) -> bytes:
-    return _bytes(f"{channel}\0{client}")
-
-
-def _channel_and_client(member: bytes) -> tuple[str, str]:
-    """What `_member` was made of.
-
-    Raises:
-        ValueError: It is something else.
-    """
-    channel, separator, client = member.decode("utf-8", "surrogatepass").rpartition("\0")
-    if not separator:
-        raise ValueError("expected a channel and a client")
-    return channel, client
