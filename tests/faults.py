@@ -51,6 +51,8 @@ COMPLAINT = re.compile("The broker failed|never retrieved|Exception in|Unhandled
 SERVERS, CHANNELS, PUBLISHERS, SUBSCRIBERS = 3, 3, 5, 8
 #: Seconds between two publications of a publisher.
 PAUSE = 0.005
+#: Seconds that a fault takes at most.
+LONGEST = 30.0
 #: Seconds until all subscribers must have all that was published, after the fault is over.
 RECOVERED_WITHIN = 20.0
 
@@ -79,7 +81,7 @@ class Server(Process):
 
     def start(self) -> None:
         """Start it, and again if it ends, for its broker may be away, as a supervisor does."""
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + PATIENCE + LONGEST
         while True:
             try:
                 super().start()
@@ -290,7 +292,7 @@ async def freeze_engine(field: Field, random: Random) -> None:
 @fault("the way cut")
 async def cut(field: Field, random: Random) -> None:
     await do(field.proxy.cut)
-    await a_while(field, random, 0.1, 3.0, rarely=30.0)
+    await a_while(field, random, 0.1, 3.0, rarely=LONGEST)
     await do(field.proxy.heal)
 
 
