@@ -109,28 +109,43 @@ def _no_entry(error: Exception) -> BrokerUnavailable:
     return BrokerUnavailable(f"Redis refuses the user or password: {_text(error)}.")
 
 
-class Pipe:
-    """A connection on which commands are written without waiting for the answers before."""
+class _Line:
+    """A connection that is written to while one task reads the replies, in their order."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._asked: deque[tuple[int, asyncio.Future[list[Answer]]]] = deque()
+        # Who waits, and for how many replies.
+        self._waiting: deque[tuple[int, asyncio.Future[Any]]] = deque()
         self._error: Interrupted | None = None
         self._something = asyncio.Event()
-        self._reading = asyncio.create_task(self._read())
+        self._reading = asyncio.create_task(self._read_until_lost())
 
-    async def ask(self, commands: Sequence[bytes]) -> list[Answer]:
-        """The answers to packed commands, in their order; errors of Redis are among them.
+    async def close(self) -> None:
+        """Give the connection up; who waits gets `Interrupted`."""
+        self._reading.cancel()
+        await asyncio.wait([self._reading])
+        self._fail(Interrupted("the connection was closed"))
+        await _give_up(self._connection)
+
+    async def _read(self) -> None:
+        raise NotImplementedError
+
+    async def _read_until_lost(self) -> None:
+        try:
+            await self._read()
+        except Exception as error:  # whatever else it may be that answers there
+            self._fail(error)
+
+    async def _write(self, commands: Sequence[bytes], replies: int) -> Any:
+        """Write packed commands, and wait for what `_read` makes of so many replies.
 
         Raises:
             Interrupted: The connection is lost.
         """
         if self._error is not None:
             raise self._error
-        if not commands:
-            return []
-        future: asyncio.Future[list[Answer]] = asyncio.get_running_loop().create_future()
-        self._asked.append((len(commands), future))
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting.append((replies, future))
         self._something.set()
         try:
             await self._connection.send_packed_command(commands, check_health=False)
@@ -140,6 +155,30 @@ class Pipe:
             future.cancel()  # nobody waits for the answer any more
             raise
         return await future
+
+    def _fail(self, error: Exception) -> None:
+        if self._error is None:
+            self._error = Interrupted(_text(error))
+        self._something.set()
+        while self._waiting:
+            _, future = self._waiting.popleft()
+            if not future.done():
+                future.set_exception(self._error)
+
+
+class Pipe(_Line):
+    """A connection on which commands are written without waiting for the answers before."""
+
+    async def ask(self, commands: Sequence[bytes]) -> list[Answer]:
+        """The answers to packed commands, in their order; errors of Redis are among them.
+
+        Raises:
+            Interrupted: The connection is lost.
+        """
+        if not commands and self._error is None:
+            return []
+        answers: list[Answer] = await self._write(commands, len(commands))
+        return answers
 
     async def ask_one(self, *command: bytes | str | int) -> Answer:
         """The answer to one command.
@@ -153,40 +192,21 @@ class Pipe:
             raise answer
         return answer
 
-    async def close(self) -> None:
-        """Give the connection up; who waits for an answer gets `Interrupted`."""
-        self._reading.cancel()
-        await asyncio.wait([self._reading])
-        self._fail(Interrupted("the connection was closed"))
-        await _give_up(self._connection)
-
     async def _read(self) -> None:
-        try:
-            while self._error is None:
-                if not self._asked:
-                    self._something.clear()
-                    await self._something.wait()
-                    continue
-                count, future = self._asked[0]
-                answers = [await _reply(self._connection) for _ in range(count)]
-                if self._asked:  # else the connection has failed for a sender
-                    self._asked.popleft()
-                if not future.done():
-                    future.set_result(answers)
-        except Exception as error:  # whatever else it may be that answers there
-            self._fail(error)
-
-    def _fail(self, error: Exception) -> None:
-        if self._error is None:
-            self._error = Interrupted(_text(error))
-        self._something.set()
-        while self._asked:
-            _, future = self._asked.popleft()
+        while self._error is None:
+            if not self._waiting:
+                self._something.clear()
+                await self._something.wait()
+                continue
+            count, future = self._waiting[0]
+            answers = [await _reply(self._connection) for _ in range(count)]
+            if self._waiting:  # else the connection has failed for a sender
+                self._waiting.popleft()
             if not future.done():
-                future.set_exception(self._error)
+                future.set_result(answers)
 
 
-class Ear:
+class Ear(_Line):
     """A connection that hears what is announced.
 
     Args:
@@ -195,17 +215,13 @@ class Ear:
     """
 
     def __init__(self, connection: Connection, *, sharded: bool) -> None:
-        self._connection = connection
+        super().__init__(connection)
         self._s = b"S" if sharded else b""
         self._message = b"smessage" if sharded else b"message"
-        self._pongs: deque[asyncio.Future[None]] = deque()
-        self._error: Interrupted | None = None
         self._heard: list[News] = []
         # In a Cluster: names that were left, and how often that is not confirmed yet.
         self._left: Counter[bytes] = Counter()
-        self._something = asyncio.Event()
         self._room = asyncio.Event()
-        self._reading = asyncio.create_task(self._read())
 
     async def subscribe(self, names: Iterable[bytes]) -> None:
         """Hear what is announced under these names; returns when it is certain.
@@ -226,9 +242,7 @@ class Ear:
         """Return when Redis has answered."""
         await self._send([])
 
-    async def hand_on(
-        self, receive: Callable[[list[tuple[bytes, bytes]]], Awaitable[None]]
-    ) -> None:
+    async def hand_on(self, receive: Callable[[list[News]], Awaitable[None]]) -> None:
         """Give `receive` the name and bytes of each announcement, in lists, until it is lost.
 
         Raises:
@@ -245,39 +259,16 @@ class Ear:
             self._room.set()
             await receive(heard)
 
-    async def close(self) -> None:
-        """Give the connection up."""
-        self._reading.cancel()
-        await asyncio.wait([self._reading])
-        self._fail(Interrupted("the connection was closed"))
-        await _give_up(self._connection)
-
     async def _send(self, commands: list[bytes]) -> None:
         """Send commands; a ping behind them is answered after they were carried out."""
-        if self._error is not None:
-            raise self._error
-        pong: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._pongs.append(pong)
-        try:
-            await self._connection.send_packed_command(
-                [*commands, pack("PING")], check_health=False
-            )
-        except NOT_SENT as error:
-            self._fail(error)
-        except asyncio.CancelledError:
-            pong.cancel()  # nobody waits for it any more
-            raise
-        await pong
+        await self._write([*commands, pack("PING")], 1)
 
     async def _read(self) -> None:
-        try:
-            while True:
-                self._take(await _reply(self._connection))
-                if len(self._heard) >= MOST_HEARD:
-                    self._room.clear()
-                    await self._room.wait()
-        except Exception as error:  # whatever else it may be that answers there
-            self._fail(error)
+        while True:
+            self._take(await _reply(self._connection))
+            if len(self._heard) >= MOST_HEARD:
+                self._room.clear()
+                await self._room.wait()
 
     def _take(self, reply: Answer) -> None:
         if isinstance(reply, Exception):
@@ -288,22 +279,13 @@ class Ear:
             self._heard.append((reply[1], reply[2]))
             self._something.set()
         elif kind == b"pong":
-            pong = self._pongs.popleft()
+            _, pong = self._waiting.popleft()
             if not pong.done():
                 pong.set_result(None)
         elif kind == b"sunsubscribe":
             if not self._left[reply[1]]:
                 raise exceptions.ConnectionError("a slot has moved to another node")
             self._left -= Counter([reply[1]])
-
-    def _fail(self, error: Exception) -> None:
-        if self._error is None:
-            self._error = Interrupted(_text(error))
-        self._something.set()
-        while self._pongs:
-            pong = self._pongs.popleft()
-            if not pong.done():
-                pong.set_exception(self._error)
 
 
 async def _reply(connection: Connection) -> Answer:

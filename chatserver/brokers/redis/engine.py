@@ -29,6 +29,7 @@ from chatserver.brokers.redis.addresses import nodes_for
 from chatserver.brokers.redis.connections import (
     Answer,
     Ear,
+    News,
     Nodes,
     Pipe,
     answer_of,
@@ -63,6 +64,7 @@ __all__ = ["RedisBroker", "RedisEngine"]
 logger: logging.Logger = logging.getLogger("chatserver")
 
 Question = TypeVar("Question")
+Made = TypeVar("Made")
 
 PREFIX = "chatserver"
 #: Versions of Redis that are new enough, for one node and for a Cluster.
@@ -128,9 +130,9 @@ class RedisEngine(Engine):
         # Position and id of what was announced last in each of them, now and before the connection
         # was lost.
         self._latest: dict[str, tuple[Position, bytes]] = {}
+        self._before: dict[str, tuple[Position, bytes]] = {}
         # Of each node the process, and whether it keeps what the one before had; see `scripts`.
         self._servers: list[tuple[str, str]] = []
-        self._before: dict[str, tuple[Position, bytes]] = {}
         self._leases = self._key("{leases}")
         self._controls = self._key("{control}", str(nodes.db))
 
@@ -209,7 +211,7 @@ class RedisEngine(Engine):
         )
 
     async def listen(self, receive: Receive) -> None:
-        async def take(news: list[tuple[bytes, bytes]]) -> None:
+        async def take(news: list[News]) -> None:
             await receive([heard for name, data in news for heard in self._heard(name, data)])
 
         async with asyncio.TaskGroup() as group:
@@ -294,7 +296,7 @@ class RedisEngine(Engine):
 
     async def append(self, drafts: Sequence[Draft]) -> Answers[Position]:
         """What one channel gets is one call: of its script, most is the same for each draft."""
-        entries = [_entry_or_error(draft) for draft in drafts]
+        entries = [*_each(lambda draft: entry_of(draft.data, draft.info, draft.skip), drafts)]
         groups = _of_size(drafts, entries)
         found = await self._evaluate(
             self._append(channel, [(drafts[number], entries[number]) for number in numbers])
@@ -309,8 +311,7 @@ class RedisEngine(Engine):
         return answers
 
     def _append(self, channel: str, drafts: Sequence[tuple[Draft, Answer]]) -> "Call":
-        keys = self._keys(channel, "top", "stream", "id:")
-        id_key = keys.pop()
+        *keys, id_key = self._keys(channel, "top", "stream", "id:")
         arguments: list[bytes | str | int] = []
         for draft, entry in drafts:
             id = as_bytes(draft.id)
@@ -510,9 +511,9 @@ Call: TypeAlias = tuple[str, list[bytes], tuple[bytes | str | int, ...]]
 
 
 def _each(
-    make: Callable[[Question], Call], questions: Sequence[Question]
-) -> Iterator[Call | BrokerUnavailable]:
-    """A call for each question; what can't be encoded is an error of its own only."""
+    make: Callable[[Question], Made], questions: Sequence[Question]
+) -> Iterator[Made | BrokerUnavailable]:
+    """What is made of each question; what can't be encoded is an error of its own only."""
     for question in questions:
         try:
             yield make(question)
@@ -583,11 +584,3 @@ def _of_size(
         numbers.append(number)
         latest[draft.channel] = numbers, size + len(entry)
     return groups
-
-
-def _entry_or_error(draft: Draft) -> bytes | BrokerUnavailable:
-    """What can't be encoded is an error of its own only."""
-    try:
-        return entry_of(draft.data, draft.info, draft.skip)
-    except (TypeError, ValueError, OverflowError) as error:
-        return BrokerUnavailable(f"This can't be given to Redis: {error}.")
