@@ -17,6 +17,7 @@ from weakref import WeakSet
 from chatserver.brokers import remote_broker
 from chatserver.brokers.remote import RemoteBroker
 from chatserver.errors import BrokerUnavailable
+from chatserver.hub.fanout import running_loop
 from chatserver.publication import Payload, Position, check_name, payload
 
 __all__ = ["Publisher"]
@@ -76,7 +77,7 @@ class Publisher:
         if id is not None:
             check_name("an id", id)
         encoded = payload(data)
-        if _runs_an_event_loop():
+        if running_loop() is not None:
             raise RuntimeError(
                 "Publisher.publish() would block this thread's event loop; "
                 "use 'await asyncio.to_thread(publisher.publish, ...)' there"
@@ -203,11 +204,3 @@ class _Outlet:
 
     def _begin(self, coroutine: Coroutine[Any, Any, T]) -> "Future[T]":
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-
-
-def _runs_an_event_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True

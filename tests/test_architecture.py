@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "connection": {"publication", "wire", "limits", "errors"},
     "brokers": {"publication", "rules", "errors"},
     "hub": {"connection", "brokers", "publication", "limits", "rules", "errors"},
-    "publisher": {"brokers", "publication", "errors"},
+    "publisher": {"hub", "brokers", "publication", "errors"},
     "endpoints": {
         *("hub", "connection", "publication", "limits", "errors", "auth", "cookies", "logs"),
     },
