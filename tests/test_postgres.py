@@ -60,6 +60,12 @@ def make(postgres: Postgres, schema: str) -> Make:
     return lambda **options: PostgresBroker(postgres.url, schema=schema, **options)
 
 
+def sessions_of(broker: PostgresBroker) -> list[sessions.Session]:
+    engine = broker._engine
+    assert isinstance(engine, PostgresEngine)
+    return engine._sessions
+
+
 @asynccontextmanager
 async def started(broker: PostgresBroker) -> AsyncIterator[PostgresBroker]:
     await broker.start()
@@ -793,7 +799,7 @@ async def test_what_was_acknowledged_is_stored_though_the_database_says_otherwis
     await sql.execute(f"ALTER ROLE {role} SET synchronous_commit = off")
     await sql.execute(f"CREATE SCHEMA {schema} AUTHORIZATION {role}")
     async with started(PostgresBroker(url_of(postgres, role), schema=schema)) as broker:
-        for session in broker._engine._sessions:  # type: ignore[attr-defined]
+        for session in sessions_of(broker):
             assert (await session.fetchone("SHOW synchronous_commit"))[0] == "on"
 
 
@@ -1040,7 +1046,7 @@ async def test_a_killed_connection_is_made_anew_and_nothing_is_lost(
 
     publishing = asyncio.create_task(publish())
     for number in range(3):
-        session = broker._engine._sessions[number]  # type: ignore[attr-defined]
+        session = sessions_of(broker)[number]
         await sql.execute("SELECT pg_terminate_backend($1)", session.named)
         await until(lambda: checks)
         checks.clear()
