@@ -160,7 +160,7 @@ class _Outlet:
 
     @property
     def has_failed(self) -> bool:
-        """Whether it could not connect, or has lost its connection for longer than it waits."""
+        """Whether it could not connect in time, or has lost its connection for that long."""
         return self._is_lost or (self._start.done() and self._start.exception() is not None)
 
     def publish(self, channel: str, data: Payload, id: str | None) -> Position:
@@ -172,6 +172,7 @@ class _Outlet:
         try:
             self._start.result(self._timeout)
         except TimeoutError:
+            self._is_lost = True  # the next publish begins anew
             raise BrokerUnavailable(
                 f"The broker did not answer within {self._timeout:g} s: {self._broker.health.why}"
             ) from None

@@ -144,6 +144,13 @@ def test_all_threads_wait_for_one_connection_and_no_longer_than_they_may() -> No
     assert max(seconds) < 3
 
 
+def test_a_connection_that_takes_too_long_leaves_no_thread_behind() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        made = Publisher(f"redis://127.0.0.1:{silent.getsockname()[1]}/0", timeout=0.5)
+        failing(made, [])
+        assert not [each for each in threading.enumerate() if each.name == "chatserver-publisher"]
+
+
 def test_closing_it_does_not_disturb_who_publishes(valkey: Valkey) -> None:
     made = Publisher(valkey.url)
     failed: list[Exception] = []
