@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal, TypeAlias, final
 import msgspec
 from msgspec import Meta, Raw, Struct
 
-from chatserver.brokers.base import Control
 from chatserver.brokers.engine import Heard, read_control
 from chatserver.publication import ClientInfo, Joined, Left, Payload, Publication
 
@@ -182,29 +181,12 @@ def publication(
     )
 
 
-def _published(event: Published) -> Publication:
-    row = (event.kind, event.data, event.info, event.skip)
-    return publication(event.name.decode(), event.epoch, event.offset, *row)
-
-
-def _entered(event: Entered) -> Joined:
-    return Joined(event.name.decode(), client_info(event.info))
-
-
-def _gone(event: Gone) -> Left:
-    return Left(event.name.decode(), client_info(event.info))
-
-
-def _told(event: Told) -> Control:
-    return read_control(event.control)
-
-
 #: By type, because `isinstance` of a struct takes long.
 _READERS: dict[type[Event], Callable[[Any], Heard]] = {
-    Published: _published,
-    Entered: _entered,
-    Gone: _gone,
-    Told: _told,
+    Published: lambda event: publication(event.name.decode(), *msgspec.structs.astuple(event)[1:]),
+    Entered: lambda event: Joined(event.name.decode(), client_info(event.info)),
+    Gone: lambda event: Left(event.name.decode(), client_info(event.info)),
+    Told: lambda event: read_control(event.control),
 }
 
 
