@@ -9,7 +9,7 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -31,11 +31,13 @@ from chatserver.brokers.postgres.announcements import (
     UNREADABLE,
     Event,
     Parts,
+    Published,
     Span,
     Told,
     client_info,
     heard_of,
     publication,
+    stored_content,
 )
 from chatserver.brokers.postgres.notifications import Notifications
 from chatserver.brokers.postgres.questions import (
@@ -196,7 +198,12 @@ class PostgresEngine(Engine):
         read = await self._read_spans([event for event in events if type(event) is Span])
         heard: list[Heard] = []
         for event in events:
-            heard += next(read) if type(event) is Span else _readable(heard_of, event)
+            if type(event) is Published:
+                channel, epoch = event.name.decode(), event.epoch
+                for offset, content in event.numbered():
+                    heard += _readable(publication, channel, epoch, offset, content)
+            else:
+                heard += next(read) if type(event) is Span else _readable(heard_of, event)
         return heard
 
     def _is_ours(self, event: Event) -> bool:
@@ -207,11 +214,9 @@ class PostgresEngine(Engine):
         found: list[list[Publication]] = [[] for _ in spans]
         if spans:
             rows = [(each.name, each.epoch, each.first, each.last) for each in spans]
-            for row in await self._call(self._hearing, "read_spans", *columns(rows)):
-                span = spans[row["number"] - 1]
-                found[row["number"] - 1] += _readable(
-                    publication, span.name.decode(), span.epoch, *row[1:]
-                )
+            for number, *row in await self._call(self._hearing, "read_spans", *columns(rows)):
+                span = spans[number - 1]
+                found[number - 1] += _readable(_stored, span.name.decode(), span.epoch, *row)
         return iter(found)
 
     # Streams
@@ -271,13 +276,16 @@ class PostgresEngine(Engine):
         distinct: dict[tuple[bytes, bytes], DraftRow] = {}
         for draft in drafts:
             distinct.setdefault((draft.name, draft.id), draft)
-        streams = {draft.name: (draft.name, draft.size, draft.ttl) for draft in drafts}
-        ordered = sorted(streams, key=lambda name: hashlib.sha256(name).digest())
-        index = {name: number + 1 for number, name in enumerate(ordered)}
-        publications = [(index[draft.name], *draft[3:]) for draft in distinct.values()]
-        values = (*columns([streams[name] for name in ordered]), *columns(publications))
+        streams = {
+            hashlib.sha256(name).digest(): (name, size, ttl)
+            for name, (size, ttl) in {draft.name: draft[1:3] for draft in drafts}.items()
+        }
+        keys = sorted(streams)
+        ordered = [streams[key] for key in keys]
+        index = {name: number for number, (name, *_) in enumerate(ordered, 1)}
+        values = (keys, *columns(ordered), *_publications(distinct.values(), index))
         (row,) = await self._call(self._appending, "append", *values, self._may_be_there(drafts))
-        epochs = dict(zip(ordered, row["epochs"], strict=True))
+        epochs = dict(zip(index, row["epochs"], strict=True))
         answers = {
             (name, id): Position(offset, epochs[name])
             for (name, id), offset in zip(distinct, row["positions"], strict=True)
@@ -296,7 +304,7 @@ class PostgresEngine(Engine):
             tops[number - 1] = Position(top, epoch)
             if row[0] is not None:
                 channel = reads[number - 1].channel
-                found[number - 1] += _readable(publication, channel, epoch, *row)
+                found[number - 1] += _readable(_stored, channel, epoch, *row)
         return [History(tuple(some), top) for some, top in zip(found, tops, strict=True)]
 
     async def tell(self, controls: Sequence[Control]) -> Answers[None]:
@@ -372,6 +380,23 @@ def _readable(read: Callable[..., Answer], *values: Any) -> list[Answer]:
         return []
 
 
+def _publications(drafts: Iterable[DraftRow], index: Mapping[bytes, int]) -> list[list[object]]:
+    """The columns for `append` that have one element for each publication."""
+    kept = dict.fromkeys(index, 0)
+    rows: list[tuple[object, ...]] = []
+    for draft in drafts:
+        kept[draft.name] += draft.keep
+        rows.append((index[draft.name], kept[draft.name], *draft[3:]))
+    streams, counts, ids, id_ttls, *rest = columns(rows)
+    if all(ttl is None for ttl in id_ttls):
+        id_ttls = []
+    return [streams, counts, ids, id_ttls, *rest]
+
+
+def _stored(channel: str, epoch: str, offset: int, content: str) -> Publication:
+    return publication(channel, epoch, offset, stored_content(content))
+
+
 def _entry(name: bytes, info: bytes) -> tuple[str, str]:
     return name.decode(), client_info(info).client
 
@@ -380,10 +405,10 @@ def _of_size(drafts: Sequence[DraftRow]) -> Iterator[Sequence[DraftRow]]:
     """Drafts in their order, cut where a statement would be too large."""
     start = size = 0
     for number, draft in enumerate(drafts):
-        if size > 0 and size + len(draft.data) > MOST_APPENDED:
+        if size > 0 and size + len(draft.content) > MOST_APPENDED:
             yield drafts[start:number]
             start, size = number, 0
-        size += len(draft.data)
+        size += len(draft.content)
     yield drafts[start:]
 
 

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Raw
 
 from chatserver.brokers.engine import Draft, Enter, Leave, Read
+from chatserver.brokers.postgres.announcements import Content, Kind
 from chatserver.publication import Payload, Position
 from chatserver.rules import Rules
 
@@ -48,10 +49,7 @@ class DraftRow(NamedTuple):
     ttl: float | None
     id: bytes
     id_ttl: float | None
-    kind: str
-    data: bytes
-    info: bytes | None
-    skip: bytes | None
+    content: str
     keep: bool
 
 
@@ -98,9 +96,7 @@ def draft_row(draft: Draft) -> DraftRow:
         *_kept(draft.rules),
         _short(draft.id),
         None if draft.keep and draft.id_ttl <= KEPT_ANYWAY else draft.id_ttl,
-        *_content(draft.data),
-        None if draft.info is None else msgspec.json.encode(draft.info),
-        draft.skip.encode() or None,
+        _text(draft),
         draft.keep,
     )
 
@@ -139,7 +135,14 @@ def _kept(rules: Rules | None) -> tuple[int | None, float | None]:
     return _bigint(rules.history_size), min(rules.history_ttl, LONGEST)
 
 
-def _content(data: Payload) -> tuple[str, bytes]:
+def _text(draft: Draft) -> str:
+    """What of a publication is stored and announced."""
+    info = None if draft.info is None else msgspec.json.encode(draft.info)
+    content = Content(*_content(draft.data), info, draft.skip.encode() or None, draft.keep)
+    return msgspec.json.encode(content).decode()
+
+
+def _content(data: Payload) -> tuple[Kind, bytes]:
     """Kind and bytes."""
     if isinstance(data, str):
         return "t", data.encode()
