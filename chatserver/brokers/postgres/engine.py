@@ -9,7 +9,7 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -49,6 +49,7 @@ from chatserver.brokers.postgres.questions import (
     change_row,
     columns,
     draft_row,
+    kept,
     read_row,
     stream_row,
 )
@@ -273,24 +274,27 @@ class PostgresEngine(Engine):
         return not {draft.id for draft in drafts}.isdisjoint(id for id, _ in self._uncertain)
 
     async def _append(self, drafts: Sequence[DraftRow]) -> list[Position]:
-        distinct: dict[tuple[bytes, bytes], DraftRow] = {}
+        rules = {draft.name: draft.rules for draft in drafts}
+        keys = {hashlib.sha256(name).digest(): name for name in rules}
+        names = [keys[key] for key in sorted(keys)]
+        streams = [(name, *kept(rules[name])) for name in names]
+        distinct: dict[
+            tuple[bytes, bytes], DraftRow
+        ] = {}  # an id that comes twice is appended once
         for draft in drafts:
             distinct.setdefault((draft.name, draft.id), draft)
-        streams = {
-            hashlib.sha256(name).digest(): (name, size, ttl)
-            for name, (size, ttl) in {draft.name: draft[1:3] for draft in drafts}.items()
-        }
-        keys = sorted(streams)
-        ordered = [streams[key] for key in keys]
-        index = {name: number for number, (name, *_) in enumerate(ordered, 1)}
-        values = (keys, *columns(ordered), *_publications(distinct.values(), index))
+        publications = [*distinct.values()]
+        values = (sorted(keys), *columns(streams), *_publications(publications, names))
         (row,) = await self._call(self._appending, "append", *values, self._may_be_there(drafts))
-        epochs = dict(zip(index, row["epochs"], strict=True))
-        answers = {
-            (name, id): Position(offset, epochs[name])
-            for (name, id), offset in zip(distinct, row["positions"], strict=True)
-        }
-        return [answers[draft.name, draft.id] for draft in drafts]
+        epochs = dict(zip(names, row["epochs"], strict=True))
+        answers = [
+            Position(offset, epochs[draft.name])
+            for draft, offset in zip(publications, row["positions"], strict=True)
+        ]
+        if len(answers) == len(drafts):
+            return answers
+        by_id = dict(zip(distinct, answers, strict=True))
+        return [by_id[draft.name, draft.id] for draft in drafts]
 
     async def read(self, reads: Sequence[Read]) -> Answers[History]:
         return await _each(reads, read_row, self._read)
@@ -380,17 +384,27 @@ def _readable(read: Callable[..., Answer], *values: Any) -> list[Answer]:
         return []
 
 
-def _publications(drafts: Iterable[DraftRow], index: Mapping[bytes, int]) -> list[list[object]]:
-    """The columns for `append` that have one element for each publication."""
-    kept = dict.fromkeys(index, 0)
-    rows: list[tuple[object, ...]] = []
+def _publications(drafts: Sequence[DraftRow], names: Sequence[bytes]) -> list[list[Any]]:
+    """The arguments of `append` that have one element for each publication.
+
+    An array of which all elements are as usual is empty: asyncpg takes long over each element.
+    """
+    index = {name: number for number, name in enumerate(names, 1)}
+    count = dict.fromkeys(names, 0)
+    counts: list[int] = []
     for draft in drafts:
-        kept[draft.name] += draft.keep
-        rows.append((index[draft.name], kept[draft.name], *draft[3:]))
-    streams, counts, ids, id_ttls, *rest = columns(rows)
-    if all(ttl is None for ttl in id_ttls):
-        id_ttls = []
-    return [streams, counts, ids, id_ttls, *rest]
+        count[draft.name] += draft.keep
+        counts.append(count[draft.name])
+    id_ttls = [draft.id_ttl for draft in drafts]
+    keeps = [draft.keep for draft in drafts]
+    return [
+        [index[draft.name] for draft in drafts],
+        counts,
+        [draft.id for draft in drafts],
+        [] if id_ttls.count(None) == len(drafts) else id_ttls,
+        [draft.content for draft in drafts],
+        [] if all(keeps) else keeps,
+    ]
 
 
 def _stored(channel: str, epoch: str, offset: int, content: str) -> Publication:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from chatserver.brokers.engine import Draft, Enter, Leave, Read
 from chatserver.brokers.postgres.announcements import Content, Kind
@@ -21,6 +21,7 @@ __all__ = [
     "change_row",
     "columns",
     "draft_row",
+    "kept",
     "read_row",
     "stream_row",
 ]
@@ -41,12 +42,11 @@ class StreamRow(NamedTuple):
     ttl: float | None
 
 
-class DraftRow(NamedTuple):
-    """For `append`: what of it belongs to the stream comes first."""
+class DraftRow(Struct, frozen=True, gc=False):
+    """For `append`."""
 
     name: bytes
-    size: int | None
-    ttl: float | None
+    rules: Rules | None
     id: bytes
     id_ttl: float | None
     content: str
@@ -85,7 +85,7 @@ def stream_row(known: tuple[str, Position, Rules | None]) -> StreamRow:
     """A stream, a position of it that is known, and what is kept of it if that is to change."""
     channel, position, rules = known
     return StreamRow(
-        channel.encode(), _epoch(position.epoch), _bigint(position.offset), *_kept(rules)
+        channel.encode(), _epoch(position.epoch), _bigint(position.offset), *kept(rules)
     )
 
 
@@ -93,7 +93,7 @@ def draft_row(draft: Draft) -> DraftRow:
     """A publication that is to be appended."""
     return DraftRow(
         draft.channel.encode(),
-        *_kept(draft.rules),
+        draft.rules,
         _short(draft.id),
         None if draft.keep and draft.id_ttl <= KEPT_ANYWAY else draft.id_ttl,
         _text(draft),
@@ -123,12 +123,12 @@ def change_row(change: Enter | Leave) -> ChangeRow:
         will = (None, None) if change.last_will is None else _content(change.last_will)
         info = msgspec.json.encode(change.info)
         return ChangeRow(True, name, client, change.process, change.announce, info, *will)
-    client, (size, ttl) = _short(change.client), _kept(change.rules)
+    client, (size, ttl) = _short(change.client), kept(change.rules)
     announce, process = change.rules.join_leave, change.process
     return ChangeRow(False, name, client, process, announce, dead=change.dead, size=size, ttl=ttl)
 
 
-def _kept(rules: Rules | None) -> tuple[int | None, float | None]:
+def kept(rules: Rules | None) -> tuple[int | None, float | None]:
     """Size and time to live of a history; None if they are to stay as they are."""
     if rules is None:
         return None, None

@@ -213,7 +213,8 @@ $$;
 -- indexes of names, and counts say how many of the stream are kept up to this one. What is not to be
 -- kept gets no offset, and is only announced. An id is in a stream once. It is remembered for the
 -- seconds of id_ttl; if that is NULL, it is looked for among the publications of the last minute, and
--- only if may_be_there: if some may come again. No id_ttls at all means NULL for each.
+-- only if may_be_there: if some may come again. No id_ttls at all means NULL for each, and no keeps
+-- that all are kept.
 --
 -- Returns the epoch of each stream and the position of each publication.
 CREATE OR REPLACE FUNCTION chatserver.append(
@@ -230,6 +231,7 @@ DECLARE
     has_foreign boolean;
     now timestamptz;
     known bigint[];
+    all_kept CONSTANT boolean := cardinality(keeps) = 0;
     -- What fits into a few notifications is announced whole; of the rest, the positions are.
     is_light CONSTANT boolean := pg_column_size(contents) + pg_column_size(names) <= 100000;
     events text;
@@ -265,7 +267,7 @@ BEGIN
     IF may_be_there OR cardinality(id_ttls) > 0 THEN
         SELECT array_agg(known ORDER BY number), array_agg(count ORDER BY number)
         INTO known, counts FROM (
-            SELECT number, known, count(*) FILTER (WHERE known IS NULL AND keep)
+            SELECT number, known, count(*) FILTER (WHERE known IS NULL AND (all_kept OR keep))
                 OVER (PARTITION BY stream ORDER BY number) AS count
             FROM (
                 SELECT given.number, given.stream, given.keep,
@@ -293,10 +295,11 @@ BEGIN
             CASE WHEN id_ttl IS NULL THEN id END
         FROM unnest(streams, counts, ids, id_ttls, contents, keeps, known)
             AS given (stream, count, id, id_ttl, content, keep, known)
-        WHERE keep AND known IS NULL
+        WHERE (all_kept OR keep) AND known IS NULL
     ), added AS MATERIALIZED (
-        SELECT stream, count(*) FILTER (WHERE keep),
-            string_agg(content, ',' ORDER BY number) FILTER (WHERE is_light OR NOT keep) AS contents
+        SELECT stream, count(*) FILTER (WHERE all_kept OR keep),
+            string_agg(content, ',' ORDER BY number)
+                FILTER (WHERE is_light OR NOT (all_kept OR keep)) AS contents
         FROM unnest(streams, contents, keeps, known)
             WITH ORDINALITY AS given (stream, content, keep, known, number)
         WHERE known IS NULL GROUP BY stream
@@ -358,7 +361,7 @@ CREATE OR REPLACE FUNCTION chatserver.append_each(
         (SELECT array_agg(ttl ORDER BY index) FROM stream),
         array_agg(index::integer ORDER BY number), array_agg(count::integer ORDER BY number),
         array_agg(id ORDER BY number), array_agg(300::double precision),
-        array_agg(chatserver.content(kind, data) ORDER BY number), array_agg(true), false
+        array_agg(chatserver.content(kind, data) ORDER BY number), '{}', false
     )
     FROM draft JOIN stream USING (name)
 $$;
