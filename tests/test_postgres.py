@@ -15,6 +15,7 @@ from msgspec import Raw
 
 from chatserver.brokers import Disconnect
 from chatserver.brokers.base import Control
+from chatserver.brokers.engine import Draft, Interrupted
 from chatserver.brokers.postgres import (
     PostgresBroker,
     PostgresEngine,
@@ -560,6 +561,39 @@ async def test_one_that_cant_be_stored_fails_alone(
     await delivered.reach(3)
     assert delivered.data == ["a", "b", "c"]
     assert broker.health.state == "up"
+
+
+async def test_a_list_that_takes_several_statements_keeps_its_place(
+    broker: PostgresBroker, sql: Sql
+) -> None:
+    await broker.publish("chat", "0")
+    bad = b64encode(b"bad").decode()
+    await sql.execute(f"ALTER TABLE publication ADD CHECK (content NOT LIKE '%{bad}%')")
+    engine, numbers = broker._engine, itertools.count()
+    lists = [
+        [Draft("chat", text, f"{next(numbers)}", 60.0) for text in texts]
+        for texts in (("1", "bad", "2"), ("3",), ("bad", "4"), ("5",))
+    ]
+    await asyncio.gather(*map(engine.append, lists))
+    assert await data_of(broker) == ["0", "1", "2", "3", "4", "5"]
+
+
+async def test_nothing_overtakes_a_list_that_is_asked_again(
+    broker: PostgresBroker, sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await broker.publish("chat", "0")
+    monkeypatch.setattr(sessions, "ANSWER_TIMEOUT", 0.2)
+    engine = broker._engine
+    async with sql.transaction():
+        await sql.execute("SELECT FROM channel FOR UPDATE")
+        lists = [[Draft("chat", text, text, 60.0)] for text in ("1", "2")]
+        first, second = (asyncio.ensure_future(engine.append(each)) for each in lists)
+        with pytest.raises(Interrupted):
+            await first
+    with pytest.raises(Interrupted):
+        await second
+    await until(lambda: broker.health.state == "up")
+    assert "2" not in await data_of(broker)
 
 
 async def test_questions_that_cant_be_asked_fail_alone(broker: PostgresBroker) -> None:

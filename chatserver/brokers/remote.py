@@ -311,7 +311,12 @@ class RemoteBroker(Broker):
         at_once: int,
     ) -> Batches[Question, Answer]:
         return Batches(
-            carry, at_once=at_once, timeout=self._timeout, why=self._why, broken=self._break
+            carry,
+            at_once=at_once,
+            most=self._engine.most,
+            timeout=self._timeout,
+            why=self._why,
+            broken=self._break,
         )
 
     def _why(self, reason: str = "it does not answer") -> str:

@@ -130,6 +130,10 @@ class PostgresEngine(Engine):
         schema: The schema's name.
     """
 
+    # While PostgreSQL carries out one list, the next is made; short ones, so that there are two.
+    at_once: int = 2
+    most: int = 128
+
     def __init__(self, url: str, *, schema: str = "chatserver") -> None:
         self._server = Server(url, schema)
         self.address: str = self._server.address
@@ -229,7 +233,7 @@ class PostgresEngine(Engine):
             return await self._stand(streams)
 
         wanted = [(channel, UNKNOWN, rules) for channel, rules in channels.items()]
-        return await _each(wanted, stream_row, follow)
+        return await _each(self._asking, wanted, stream_row, follow)
 
     async def unfollow(self, channels: Collection[str]) -> None:
         for channel in channels:
@@ -238,7 +242,7 @@ class PostgresEngine(Engine):
     async def tops(self, known: Mapping[str, Position]) -> Mapping[str, Position]:
         found: dict[str, Position] = {}
         wanted = [(channel, position, None) for channel, position in known.items()]
-        answers = await _each(wanted, stream_row, self._stand)
+        answers = await _each(self._asking, wanted, stream_row, self._stand)
         for channel, answer in zip(known, answers, strict=True):
             if isinstance(answer, Interrupted | BrokerUnavailable):
                 raise answer
@@ -262,7 +266,7 @@ class PostgresEngine(Engine):
                 self._uncertain += [(row.id, time.monotonic()) for row in rows]
                 raise
 
-        return await _each(drafts, draft_row, append)
+        return await _each(self._appending, drafts, draft_row, append)
 
     def _may_be_there(self, drafts: Sequence[DraftRow]) -> bool:
         """Whether one of them may have been appended before the connection was lost."""
@@ -297,7 +301,7 @@ class PostgresEngine(Engine):
         return [by_id[draft.name, draft.id] for draft in drafts]
 
     async def read(self, reads: Sequence[Read]) -> Answers[History]:
-        return await _each(reads, read_row, self._read)
+        return await _each(self._asking, reads, read_row, self._read)
 
     async def _read(self, reads: Sequence[ReadRow]) -> list[History]:
         rows = await self._call(self._asking, "read", *columns([read[1:] for read in reads]))
@@ -323,7 +327,7 @@ class PostgresEngine(Engine):
             await self._call(self._asking, "enter_and_leave", *columns(packed))
             return [None] * len(packed)
 
-        return await _each(changes, change_row, change)
+        return await _each(self._asking, changes, change_row, change)
 
     async def present(self, channels: Sequence[str]) -> Answers[dict[str, ClientInfo]]:
         async def present(names: Sequence[bytes]) -> Answers[dict[str, ClientInfo]]:
@@ -333,7 +337,7 @@ class PostgresEngine(Engine):
                     found[row["number"] - 1][info.client] = info
             return found
 
-        return await _each(channels, str.encode, present)
+        return await _each(self._asking, channels, str.encode, present)
 
     async def renew(self, process: str, ttl: float, *, new: bool) -> bool:
         (row,) = await self._call(self._asking, "renew", process, ttl, new)
@@ -427,6 +431,7 @@ def _of_size(drafts: Sequence[DraftRow]) -> Iterator[Sequence[DraftRow]]:
 
 
 async def _each(
+    session: Session,
     questions: Sequence[Question],
     pack: Callable[[Question], Packed],
     ask: Callable[[Sequence[Packed]], Awaitable[Answers[Answer]]],
@@ -440,7 +445,8 @@ async def _each(
         except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as error:
             answers[number] = Unfit(error)
     if packed:
-        found = await _ask([*packed.values()], ask)
+        async with session.order:
+            found = await _ask([*packed.values()], ask)
         answers.update(zip(packed, found, strict=True))
     return [answers[number] for number in range(len(questions))]
 
