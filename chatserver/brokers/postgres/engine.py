@@ -10,6 +10,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, TypeVar
 
 import msgspec
@@ -184,9 +185,7 @@ class PostgresEngine(Engine):
 
     async def _call(self, session: Session, function: str, *values: object) -> Sequence[Row]:
         """Call a function of schema.sql."""
-        places = ", ".join(f"${number + 1}" for number in range(len(values)))
-        query = f"SELECT * FROM {self._server.schema}.{function}({places})"
-        return await session.fetch(query, *values)
+        return await session.fetch(_query(self._server.schema, function, len(values)), *values)
 
     # Hearing
 
@@ -369,6 +368,12 @@ class PostgresEngine(Engine):
                 return
             if not row[0]:
                 return
+
+
+@cache
+def _query(schema: str, function: str, count: int) -> str:
+    places = ", ".join(f"${number}" for number in range(1, count + 1))
+    return f"SELECT * FROM {schema}.{function}({places})"
 
 
 def _events(parts: Parts, text: str) -> Sequence[Event]:
