@@ -7,8 +7,8 @@
 -- The broker writes another name for "chatserver" if it is told to. Everything here can be run
 -- again: it changes nothing that is there already, except that functions are replaced.
 
--- From version 1: a publication is stored as it is announced, and keys are no generated columns, which
--- PostgreSQL reads anew in each statement.
+-- From version 1: a publication is stored as it is announced, and keys are given, because PostgreSQL
+-- prepares a generated column anew in each statement.
 DO $$
 BEGIN
     IF to_regprocedure('chatserver.version()') IS NULL THEN
@@ -22,8 +22,9 @@ BEGIN
     DROP FUNCTION chatserver.read_spans;
     ALTER TABLE chatserver.channel ALTER COLUMN key DROP EXPRESSION;
     ALTER TABLE chatserver.publication ADD COLUMN content text;
-    UPDATE chatserver.publication SET content = '["' || kind::text || '",' || chatserver.quoted(data) || ','
-        || chatserver.quoted(info) || ',' || chatserver.quoted(skip) || ',true]';
+    UPDATE chatserver.publication SET content = '["' || kind::text || '",'
+        || chatserver.quoted(data) || ',' || chatserver.quoted(info) || ','
+        || chatserver.quoted(skip) || ',true]';
     ALTER TABLE chatserver.publication ALTER COLUMN content SET NOT NULL,
         DROP COLUMN kind, DROP COLUMN data, DROP COLUMN info, DROP COLUMN skip;
 END
