@@ -131,10 +131,12 @@ class Engine(ABC):
         address: Where the engine is, for a person: without a password.
         at_once: How many lists of one kind may be on the way at once; they must be carried out
             in the order in which they were given.
+        most: Questions in one list at most.
     """
 
     address: str
     at_once: int = 1
+    most: int = 512
 
     @abstractmethod
     async def connect(self) -> None:

@@ -13,7 +13,7 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -278,21 +278,25 @@ class RemoteBroker(Broker):
 
     # The way to the engine's event loop
 
-    async def _ask(self, batches: Batches[Question, Answer], question: Question) -> Answer:
-        async def ask() -> Answer:
+    def _ask(self, batches: Batches[Question, Answer], question: Question) -> Awaitable[Answer]:
+        def ask() -> Awaitable[Answer]:
             self._refuse_if_gone()
-            return await batches.ask(question)
+            return batches.ask(question)
 
-        return await self._at_home(ask)
+        return self._at_home(ask)
 
-    async def _at_home(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run a coroutine on the event loop that started the broker."""
+    def _at_home(self, call: Callable[[], Awaitable[T]]) -> Awaitable[T]:
+        """Await something on the event loop that started the broker."""
         home = self._home
         if home is None or home.is_closed():
             raise BrokerUnavailable(self._health.why or NOT_STARTED)
         if home is asyncio.get_running_loop():
+            return call()
+
+        async def at_home() -> T:
             return await call()
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call(), home))
+
+        return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(at_home(), home))
 
     def _refuse_if_gone(self) -> None:
         """Don't let anybody wait for an engine that has been away for so long already."""
@@ -308,7 +312,12 @@ class RemoteBroker(Broker):
         at_once: int,
     ) -> Batches[Question, Answer]:
         return Batches(
-            carry, at_once=at_once, timeout=self._timeout, why=self._why, broken=self._break
+            carry,
+            at_once=at_once,
+            most=self._engine.most,
+            timeout=self._timeout,
+            why=self._why,
+            broken=self._break,
         )
 
     def _why(self, reason: str = "it does not answer") -> str:

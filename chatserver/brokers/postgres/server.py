@@ -12,7 +12,7 @@ from chatserver.errors import BrokerUnavailable
 __all__ = ["Server"]
 
 #: The version of the schema; `chatserver.version()` in schema.sql says the same.
-VERSION = 1
+VERSION = 2
 LOWEST = 14
 #: How often each connection is looked at for a pooler that exchanges them.
 LOOKS = 3
