@@ -556,10 +556,19 @@ async def test_questions_that_cant_be_asked_fail_alone(broker: PostgresBroker) -
         assert not isinstance(good, BaseException)
         assert isinstance(refused, BrokerUnavailable)
     assert await broker.present("chat") == {}
-    with pytest.raises(BrokerUnavailable):
-        await broker.tops({bad: Position(0, "")})
     await broker.unsubscribe(bad)
     assert broker.health.state == "up"
+
+
+async def test_a_channel_whose_position_cant_be_read_is_left_out(
+    broker: PostgresBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    top = await broker.subscribe("chat")
+    known = dict.fromkeys(("\ud800", "chat", "a\ud800"), top)
+    assert await broker.tops(known) == {"chat": top}
+    assert broker.health.state == "up"
+    (line,) = caplog.messages
+    assert line.startswith("The positions of 2 channels can't be read, such as '\\ud800': ")
 
 
 async def test_names_and_texts_may_hold_nul(broker: PostgresBroker) -> None:

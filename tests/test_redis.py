@@ -235,6 +235,23 @@ async def test_who_can_not_be_buried_does_not_enter(valkey: Valkey) -> None:
     await broker.stop()
 
 
+async def test_a_channel_whose_position_cant_be_read_is_left_out(
+    valkey: Valkey, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = RedisBroker(valkey.url)
+    await broker.start()
+    top = await broker.subscribe("readable")
+    for channel in ("foreign:1", "foreign:2"):
+        valkey.ask("SADD", f"chatserver:{{{channel}}}:top", "of another type")
+    assert await broker.tops({"foreign:1": top, "readable": top, "foreign:2": top}) == {
+        "readable": top
+    }
+    assert broker.health.state == "up"
+    (line,) = caplog.messages
+    assert line.startswith("The positions of 2 channels can't be read, such as 'foreign:1': ")
+    await broker.stop()
+
+
 def heard_again(engine: Valkey) -> list[bytes]:
     channels: list[bytes] = engine.ask("PUBSUB", "CHANNELS", "chatserver:{again:*")
     return channels

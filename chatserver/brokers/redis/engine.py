@@ -263,18 +263,12 @@ class RedisEngine(Engine):
             by_node.setdefault(self._nodes.place(name), []).append(name)
         return [(ears[node], some) for node, some in by_node.items()]
 
-    async def tops(self, known: Mapping[str, Position]) -> Mapping[str, Position]:
+    async def tops(self, known: Mapping[str, Position]) -> Answers[Position]:
         answers = await self._evaluate(
             self._top(channel, None, position, self._id_at(channel, position))
             for channel, position in known.items()
         )
-        tops: dict[str, Position] = {}
-        for channel, answer in zip(known, answers, strict=True):
-            if isinstance(answer, BrokerUnavailable):
-                logger.warning("The position of channel %.100r can't be read: %s", channel, answer)
-            else:
-                tops[channel] = position_of(_raise(answer))
-        return tops
+        return [_then(answer, position_of) for answer in answers]
 
     def _top(self, channel: str, rules: Rules | None, known: Position, id: bytes) -> "Call":
         """Ask for a stream's top.
