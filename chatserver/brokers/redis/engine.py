@@ -384,7 +384,7 @@ class RedisEngine(Engine):
         return "enter", keys, (as_bytes(enter.info.client), value, announce, b"+ " + info)
 
     def _leave(self, leave: Leave) -> "Call":
-        keys = self._keys(leave.channel, "present", "top", "stream", f"id:{leave.client}")
+        keys = self._keys(leave.channel, "present", "top", "stream", f"will:{leave.client}")
         return (
             "leave",
             keys,
