@@ -209,6 +209,29 @@ async def test_a_role_is_told_how_to_use_the_schema_of_another(
         await other._engine.tidy()
 
 
+MISSING = [
+    *(f"{right} ON {{0}}.{each}" for each in TABLES for right in ("INSERT", "DELETE")),
+    *("SELECT ON {0}.presence", "UPDATE ON {0}.lease", "USAGE ON SCHEMA {0}"),
+    *("EXECUTE ON FUNCTION {0}.tidy", "EXECUTE ON ALL FUNCTIONS IN SCHEMA {0}"),
+]
+
+
+@pytest.mark.parametrize("missing", MISSING)
+async def test_each_right_is_looked_for_at_the_start(
+    postgres: Postgres, sql: Sql, role: str, schema: str, make: Make, missing: str
+) -> None:
+    async with started(make()):
+        pass
+    await sql.execute(f"REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA {schema} FROM PUBLIC")
+    other = PostgresBroker(url_of(postgres, role), schema=schema)
+    everything = (await refusal(other)).partition(" run ")[2]
+    await sql.execute(everything)
+    async with started(other):
+        pass
+    await sql.execute(f"REVOKE {missing.format(schema)} FROM {role}")
+    assert (await refusal(other)).endswith(f" run {everything}")
+
+
 async def test_a_role_is_told_to_own_an_empty_schema(
     postgres: Postgres, sql: Sql, role: str, schema: str
 ) -> None:

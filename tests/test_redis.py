@@ -184,9 +184,9 @@ async def test_a_full_memory_is_no_missing_right() -> None:
         engine.ask("CONFIG", "SET", "maxmemory", "1")
         with pytest.raises(BrokerUnavailable) as refused:
             await RedisBroker(engine.url).start()
-        assert " Redis refuses: command not allowed when used memory " in str(refused.value)
+        assert ": command not allowed when used memory " in str(refused.value)
         assert str(refused.value).count("refuses") == 1
-        assert "needs the keys" not in str(refused.value)
+        assert "The user at" not in str(refused.value)
 
 
 async def test_a_server_that_is_no_cluster_is_one_sentence(valkey: Valkey) -> None:
