@@ -30,7 +30,8 @@ class Publisher:
 
     It blocks until the broker has a publication. It may be used by several threads, be made before
     a process forks, and stay open as long as the process lives: it connects on first use, and
-    again after a failure.
+    again after a failure. In an `atexit` function it publishes if it is connected by then; to
+    connect, Python has no threads any more.
 
     Args:
         url: That of the servers' broker; see `broker_from_url`.
@@ -154,7 +155,11 @@ class _Outlet:
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="chatserver-publisher", daemon=True
         )
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # from Python 3.12 on, when the interpreter ends
+            self._loop.close()
+            raise BrokerUnavailable(f"The broker can't be reached: {error}.") from None
         self._starting: asyncio.Task[None] | None = None
         self._start = self._begin(self._start_broker())
 

@@ -229,6 +229,29 @@ async def test_a_role_is_told_how_to_use_the_schema_of_another(
         await other._engine.tidy()
 
 
+MISSING = [
+    *(f"{right} ON {{0}}.{each}" for each in TABLES for right in ("INSERT", "DELETE")),
+    *("SELECT ON {0}.presence", "UPDATE ON {0}.lease", "USAGE ON SCHEMA {0}"),
+    *("EXECUTE ON FUNCTION {0}.tidy", "EXECUTE ON ALL FUNCTIONS IN SCHEMA {0}"),
+]
+
+
+@pytest.mark.parametrize("missing", MISSING)
+async def test_each_right_is_looked_for_at_the_start(
+    postgres: Postgres, sql: Sql, role: str, schema: str, make: Make, missing: str
+) -> None:
+    async with started(make()):
+        pass
+    await sql.execute(f"REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA {schema} FROM PUBLIC")
+    other = PostgresBroker(url_of(postgres, role), schema=schema)
+    everything = (await refusal(other)).partition(" run ")[2]
+    await sql.execute(everything)
+    async with started(other):
+        pass
+    await sql.execute(f"REVOKE {missing.format(schema)} FROM {role}")
+    assert (await refusal(other)).endswith(f" run {everything}")
+
+
 async def test_a_role_is_told_to_own_an_empty_schema(
     postgres: Postgres, sql: Sql, role: str, schema: str
 ) -> None:
@@ -610,10 +633,19 @@ async def test_questions_that_cant_be_asked_fail_alone(broker: PostgresBroker) -
         assert not isinstance(good, BaseException)
         assert isinstance(refused, BrokerUnavailable)
     assert await broker.present("chat") == {}
-    with pytest.raises(BrokerUnavailable):
-        await broker.tops({bad: Position(0, "")})
     await broker.unsubscribe(bad)
     assert broker.health.state == "up"
+
+
+async def test_a_channel_whose_position_cant_be_read_is_left_out(
+    broker: PostgresBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    top = await broker.subscribe("chat")
+    known = dict.fromkeys(("\ud800", "chat", "a\ud800"), top)
+    assert await broker.tops(known) == {"chat": top}
+    assert broker.health.state == "up"
+    (line,) = caplog.messages
+    assert line.startswith("The positions of 2 channels can't be read, such as '\\ud800': ")
 
 
 async def test_names_and_texts_may_hold_nul(broker: PostgresBroker) -> None:

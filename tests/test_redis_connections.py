@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from chatserver.brokers.engine import Interrupted
-from chatserver.brokers.redis.connections import Ear, Pipe
+from chatserver.brokers.redis.connections import MOST_HEARD, Ear, Pipe
 
 pytestmark = pytest.mark.anyio
 
@@ -109,4 +109,41 @@ async def test_whoever_listens_is_interrupted_and_nothing_is_left_behind(
     calls = [ear.subscribe([b"x"]), ear.ping(), ear.hand_on(receive)]
     for answer in await asyncio.gather(*calls, return_exceptions=True):
         assert isinstance(answer, Interrupted)
+    await ear.close()
+
+
+class Talking(Connection):
+    """A connection on which large announcements come without end."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(None)
+        self.size = size
+        self.read = 0
+
+    async def read_response(self, disable_decoding: bool = False) -> Any:
+        self.read += 1
+        return [b"message", b"name", bytes(self.size)]
+
+
+@pytest.mark.parametrize("size", [10, 1024 * 1024])
+async def test_what_nobody_takes_is_not_read(size: int) -> None:
+    """However large it is, it takes no more memory; and what was taken makes room."""
+    connection = Talking(size)
+    ear = Ear(connection, sharded=False)
+    taken: list[int] = []
+
+    async def receive(news: list[tuple[bytes, bytes]]) -> None:
+        taken.append(sum(len(data) for _, data in news))
+        if len(taken) == 3:
+            raise Interrupted("it has had enough")
+
+    for _ in range(3):
+        await asyncio.sleep(0)
+    before = connection.read
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert connection.read == before
+    with pytest.raises(Interrupted):
+        await ear.hand_on(receive)
+    assert all(0 < each <= MOST_HEARD + size for each in taken)
     await ear.close()

@@ -90,9 +90,9 @@ class Told(Engine):
     async def unfollow(self, channels: Collection[str]) -> None:
         await self._called("unfollow")
 
-    async def tops(self, known: Mapping[str, Position]) -> Mapping[str, Position]:
+    async def tops(self, known: Mapping[str, Position]) -> Answers[Position]:
         await self._called("tops")
-        return known
+        return list(known.values())
 
     async def append(self, drafts: Sequence[Draft]) -> Answers[Position]:
         await self._called("append")

@@ -212,9 +212,18 @@ class RemoteBroker(Broker):
 
     async def tops(self, known: Mapping[str, Position]) -> Mapping[str, Position]:
         try:
-            return await self._at_home(lambda: self._engine.tops(known))
+            answers = await self._at_home(lambda: self._engine.tops(known))
+            for answer in answers:
+                if isinstance(answer, Interrupted):
+                    raise answer
         except Interrupted as error:
             raise BrokerUnavailable(self._why(str(error))) from None
+        found = dict(zip(known, answers, strict=True))
+        tops = {channel: top for channel, top in found.items() if isinstance(top, Position)}
+        if unread := [channel for channel in found if channel not in tops]:
+            text = "The positions of %d channels can't be read, such as %.100r: %s"
+            logger.warning(text, len(unread), unread[0], found[unread[0]])
+        return tops
 
     async def history(
         self,

@@ -238,15 +238,9 @@ class PostgresEngine(Engine):
         for channel in channels:
             self._followed.discard(channel.encode("utf-8", "replace"))
 
-    async def tops(self, known: Mapping[str, Position]) -> Mapping[str, Position]:
-        found: dict[str, Position] = {}
+    async def tops(self, known: Mapping[str, Position]) -> Answers[Position]:
         wanted = [(channel, position, None) for channel, position in known.items()]
-        answers = await _each(self._asking, wanted, stream_row, self._stand)
-        for channel, answer in zip(known, answers, strict=True):
-            if isinstance(answer, Interrupted | BrokerUnavailable):
-                raise answer
-            found[channel] = answer
-        return found
+        return await _each(self._asking, wanted, stream_row, self._stand)
 
     async def _stand(self, streams: Sequence[StreamRow]) -> list[Position]:
         """The tops of streams, given what is known of each."""

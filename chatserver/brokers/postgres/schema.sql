@@ -541,11 +541,11 @@ BEGIN
     IF events <> '{}' THEN
         PERFORM chatserver.announce('[' || array_to_string(events, ',') || ']');
     END IF;
-    -- With the client as id, so that it comes once.
+    -- With the client as id, so that it comes once. No publisher's id begins so: it is UTF-8.
     PERFORM chatserver.append_each(
         array_agg(names[change] ORDER BY number), array_agg(sizes[change] ORDER BY number),
-        array_agg(ttls[change] ORDER BY number), array_agg(clients[change] ORDER BY number),
-        last_kinds, last_wills
+        array_agg(ttls[change] ORDER BY number),
+        array_agg(decode('ff', 'hex') || clients[change] ORDER BY number), last_kinds, last_wills
     ) FROM unnest(last) WITH ORDINALITY AS given (change, number) HAVING count(*) > 0;
 END
 $$;

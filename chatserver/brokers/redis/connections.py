@@ -36,8 +36,9 @@ __all__ = [
 Answer: TypeAlias = Any
 #: The name under which something was announced, and its bytes.
 News: TypeAlias = tuple[bytes, bytes]
-#: Announcements that were read and not yet handed on, at most.
-MOST_HEARD = 10_000
+#: Bytes of announcements that were read and not yet handed on, about; beyond, nothing more is read.
+#: Each announcement counts for so many besides its content.
+MOST_HEARD, OVERHEAD = 8 * 1024 * 1024, 128
 #: Seconds that TCP and TLS may take. A packet that was lost is sent again after one second, then
 #: after two more; to begin anew is faster then.
 CONNECT_TIMEOUT = 2.0
@@ -219,6 +220,7 @@ class Ear(_Line):
         self._s = b"S" if sharded else b""
         self._message = b"smessage" if sharded else b"message"
         self._heard: list[News] = []
+        self._heard_bytes = 0
         # In a Cluster: names that were left, and how often that is not confirmed yet.
         self._left: Counter[bytes] = Counter()
         self._room = asyncio.Event()
@@ -255,7 +257,7 @@ class Ear(_Line):
                 self._something.clear()
                 await self._something.wait()
                 continue
-            heard, self._heard = self._heard, []
+            heard, self._heard, self._heard_bytes = self._heard, [], 0
             self._room.set()
             await receive(heard)
 
@@ -266,7 +268,7 @@ class Ear(_Line):
     async def _read(self) -> None:
         while True:
             self._take(await _reply(self._connection))
-            if len(self._heard) >= MOST_HEARD:
+            if self._heard_bytes >= MOST_HEARD:
                 self._room.clear()
                 await self._room.wait()
 
@@ -277,6 +279,7 @@ class Ear(_Line):
         kind = reply[0] if isinstance(reply, list) else reply.lower()
         if kind == self._message:
             self._heard.append((reply[1], reply[2]))
+            self._heard_bytes += len(reply[2]) + OVERHEAD
             self._something.set()
         elif kind == b"pong":
             _, pong = self._waiting.popleft()

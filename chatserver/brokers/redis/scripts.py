@@ -6,6 +6,7 @@ A channel's keys, with the channel's name as hash tag, so that a Cluster keeps t
                 process of Redis in which it was written
     …:stream    a stream whose entries are `offset-0`, with fields i (id), e (entry), t (ms)
     …:id:…      the position of the publication with this id
+    …:will:…    the position of the last will of this client
     …:present   a hash: client → "process length-of-info info entry-of-last-will"
 
 What is announced is "+ info", "- info", or publications without anything between them, each as
