@@ -586,6 +586,21 @@ async def test_one_that_cant_be_stored_fails_alone(
     assert broker.health.state == "up"
 
 
+async def test_what_was_stored_before_one_that_cant_be_is_not_stored_again(
+    broker: PostgresBroker, delivered: Delivered, sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "MOST_APPENDED", 1)
+    bad = b64encode(b"bad").decode()
+    await sql.execute(f"ALTER TABLE publication ADD CHECK (content NOT LIKE '%{bad}%')")
+    answers = await asyncio.gather(
+        *(broker.publish("chat", text) for text in ("a", "bad", "b")), return_exceptions=True
+    )
+    assert isinstance(answers[1], BrokerUnavailable)
+    await broker.publish("chat", "c")
+    await delivered.reach(3)
+    assert delivered.data == ["a", "b", "c"]
+
+
 async def test_a_list_that_takes_several_statements_keeps_its_place(
     broker: PostgresBroker, sql: Sql
 ) -> None:

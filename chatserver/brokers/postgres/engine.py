@@ -255,7 +255,8 @@ class PostgresEngine(Engine):
         async def append(rows: Sequence[DraftRow]) -> Answers[Position]:
             try:
                 return [top for some in _of_size(rows) for top in await self._append(some)]
-            except Interrupted:
+            except (Interrupted, Unfit):
+                # Some of them may have been appended, and all are asked again.
                 self._uncertain += [(row.id, time.monotonic()) for row in rows]
                 raise
 

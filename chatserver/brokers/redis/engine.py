@@ -237,10 +237,14 @@ class RedisEngine(Engine):
         self._channels.update(names)
         await asyncio.gather(*(ear.subscribe(some) for ear, some in self._by_ear(names)))
         answers = await self._evaluate(
-            self._top(channel, rules, *self._before.pop(channel, (NOWHERE, b"")))
+            self._top(channel, rules, *self._before.get(channel, (NOWHERE, b"")))
             for channel, rules in channels.items()
         )
-        return [_then(answer, position_of) for answer in answers]
+        tops = [_then(answer, position_of) for answer in answers]
+        for channel, top in zip(channels, tops, strict=True):
+            if isinstance(top, Position):
+                self._before.pop(channel, None)
+        return tops
 
     async def unfollow(self, channels: Collection[str]) -> None:
         names = [self._news(channel) for channel in channels]
