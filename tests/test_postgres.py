@@ -710,6 +710,14 @@ async def test_what_a_transaction_publishes_is_delivered_when_it_commits(
     assert await sql.fetchval("SELECT count(*) FROM outbox") == 0
 
 
+@pytest.mark.parametrize("values", ["'', 'secret'", "NULL, 'secret'", "'chat', NULL::text"])
+async def test_what_cant_be_published_in_a_transaction_is_refused_in_a_sentence(
+    broker: PostgresBroker, sql: Sql, values: str
+) -> None:
+    with pytest.raises(asyncpg.DataError, match="needs a channel and data"):
+        await sql.execute(f"SELECT publish({values})")
+
+
 async def test_what_is_rolled_back_is_never_delivered(
     broker: PostgresBroker, delivered: Delivered, sql: Sql
 ) -> None:

@@ -444,6 +444,8 @@ class RemoteBroker(Broker):
         if self._is_up.is_set():
             away = time.monotonic() - self._down_since
             logger.warning("The broker at %s is back after %.1f s", self._engine.address, away)
+        else:
+            logger.info("The broker at %s is connected", self._engine.address)
         self._is_up.set()
 
     def _go_down(self, why: str) -> None:
@@ -514,6 +516,7 @@ class RemoteBroker(Broker):
 
     async def _bury(self, process: str) -> None:
         """Remove the entries of a process that has ended, and publish its clients' last wills."""
+        removed = 0
         while entries := await self._engine.entries(process, ENTRIES_AT_ONCE):
             left = [
                 Leave(channel, client, self.rules(channel), dead=True, process=process)
@@ -525,7 +528,13 @@ class RemoteBroker(Broker):
                 if error is not None:
                     logger.warning("The entries of a dead process can't be removed: %s", error)
                     return
+            removed += len(entries)
         await self._engine.end(process)
+        logger.warning(
+            "A process let its lease expire: %d entries of presence are removed, and the last "
+            "wills with them published",
+            removed,
+        )
 
 
 async def _wait_for(future: "asyncio.Future[None]") -> None:

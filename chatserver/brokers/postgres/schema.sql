@@ -398,6 +398,19 @@ DROP TRIGGER IF EXISTS send ON chatserver.outbox;
 CREATE CONSTRAINT TRIGGER send AFTER INSERT ON chatserver.outbox
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION chatserver.send_outbox();
 
+CREATE OR REPLACE FUNCTION chatserver.send(channel text, kind "char", data text, id text)
+RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF channel IS NULL OR channel = '' OR data IS NULL THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'publish needs a channel and data';
+    END IF;
+    INSERT INTO chatserver.outbox (name, kind, data, id) VALUES (
+        convert_to($1, 'UTF8'), $2, convert_to($3, 'UTF8'),
+        chatserver.short(convert_to($4, 'UTF8'))
+    );
+END
+$$;
+
 -- Publish in a transaction: it is delivered when that is committed, and never if it is rolled
 -- back. A second one with the same id within five minutes delivers nothing. Text is sent as it
 -- is; jsonb is sent as JSON.
@@ -405,17 +418,11 @@ CREATE CONSTRAINT TRIGGER send AFTER INSERT ON chatserver.outbox
 -- A role that is not the broker's needs: GRANT USAGE ON SCHEMA chatserver TO it.
 CREATE OR REPLACE FUNCTION chatserver.publish(channel text, data text, id text DEFAULT NULL)
 RETURNS void LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    INSERT INTO chatserver.outbox (name, kind, data, id) VALUES (
-        convert_to($1, 'UTF8'), 't', convert_to($2, 'UTF8'),
-        chatserver.short(convert_to($3, 'UTF8'))
-    )
+    SELECT chatserver.send($1, 't', $2, $3)
 $$;
 CREATE OR REPLACE FUNCTION chatserver.publish(channel text, data jsonb, id text DEFAULT NULL)
 RETURNS void LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    INSERT INTO chatserver.outbox (name, kind, data, id) VALUES (
-        convert_to($1, 'UTF8'), 'j', convert_to($2::text, 'UTF8'),
-        chatserver.short(convert_to($3, 'UTF8'))
-    )
+    SELECT chatserver.send($1, 'j', $2::text, $3)
 $$;
 
 -- Read histories: for each name the publications after (before, if reverse) a position, and in
