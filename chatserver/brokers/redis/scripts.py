@@ -76,58 +76,77 @@ local function kept(asked_size, asked_ttl, size, ttl)
 end
 """
 
+# What runs for each publication has few calls of Redis, and formats one number: of a script's time,
+# most goes there. A table for each draft would cost as much as its `XADD`.
 PUBLISH = f"""
-local function append(stream_key, offset, size, id, entry)
-    local added = redis.pcall('XADD', stream_key, 'MAXLEN', size, string.format('%.0f-0', offset),
-        'i', id, 'e', entry, 't', string.format('%.0f', now))
+local call, format, at = redis.call, string.format, string.format('%.0f', now)
+
+local function append(stream_key, number, size, id, entry)
+    local added = redis.pcall('XADD', stream_key, 'MAXLEN', size, number .. '-0',
+        'i', id, 'e', entry, 't', at)
     return type(added) ~= 'table' or not added.err, added
 end
 
--- Publishes drafts, each with id_key, id, entry, keep and id_ttl. The answers are the position of
--- each, or the error.
-local function publish(top_key, stream_key, a, drafts)
+-- Publishes drafts. For each, `id_keys` holds one key after the first `skipped`, and `fields` its
+-- id, entry, keep and id_ttl. The answers are the position of each, or the error.
+local function publish(top_key, stream_key, a, id_keys, fields, skipped)
     local offset, epoch, size, ttl = read_top(top_key, a.epoch)
     size, ttl = kept(a.size, a.ttl, size, ttl)
     local stores = size > 0 and ttl > 0
     if not offset then
-        redis.call('DEL', stream_key)
+        call('DEL', stream_key)
         offset, epoch = 0, a.epoch
     end
 
-    local texts, length = {{}}, 0
+    local texts, length, number = {{}}, 0, format('%.0f', offset)
     local function announce()
-        if length > 0 then redis.call('PUBLISH', a.news, table.concat(texts)) end
+        if length > 0 then call('PUBLISH', a.news, table.concat(texts)) end
         texts, length = {{}}, 0
     end
 
-    local function publish_one(draft)
-        -- A key of another type is foreign; it must not end the script, for others are in here.
-        local known = redis.pcall('GET', draft.id_key)
-        if type(known) == 'string' and string.match(known, '^%d+ %w+$') then return known end
-        local announced = draft.keep and offset + 1 or 0
-        if draft.keep and stores then
-            local done, answer = append(stream_key, announced, size, draft.id, draft.entry)
+    local function publish_one(id_key, id, entry, keep, id_ttl)
+        local announced, position = '0', number .. ' ' .. epoch
+        if keep then
+            announced = format('%.0f', offset + 1)
+            position = announced .. ' ' .. epoch
+        end
+        if not call('SET', id_key, position, 'NX', 'PX', id_ttl) then
+            -- A key of another type is foreign; it must not end the script, for others are in here.
+            local known = redis.pcall('GET', id_key)
+            if type(known) == 'string' and string.match(known, '^%d+ %w+$') then return known end
+            call('SET', id_key, position, 'PX', id_ttl)
+        end
+        if keep and stores then
+            local done, answer = append(stream_key, announced, size, id, entry)
             if not done and string.find(answer.err, 'equal or smaller') then
                 -- Somebody has added entries by hand.
-                redis.call('DEL', stream_key)
-                announced, epoch = 1, a.epoch
-                done, answer = append(stream_key, announced, size, draft.id, draft.entry)
+                call('DEL', stream_key)
+                offset, number, epoch = 0, '0', a.epoch
+                announced, position = '1', '1 ' .. epoch
+                call('SET', id_key, position, 'PX', id_ttl)
+                done, answer = append(stream_key, announced, size, id, entry)
             end
-            if not done then return answer end
+            if not done then
+                call('DEL', id_key)
+                return answer
+            end
         end
-        if draft.keep then offset = announced end
-        local position = string.format('%.0f %s', offset, epoch)
-        redis.call('SET', draft.id_key, position, 'PX', draft.id_ttl)
-        local head = string.format('%.0f %s %d %d ', announced, epoch, #draft.id, #draft.entry)
-        texts[#texts + 1] = head .. draft.id .. draft.entry
-        length = length + #draft.entry
+        if keep then offset, number = offset + 1, announced end
+        local n = #texts
+        texts[n + 1] = announced .. ' ' .. epoch .. ' ' .. #id .. ' ' .. #entry .. ' '
+        texts[n + 2], texts[n + 3] = id, entry
+        length = length + #entry
         if length > {MOST_ANNOUNCED} then announce() end
         return position
     end
 
-    local answers = {{}}
-    for i, draft in ipairs(drafts) do answers[i] = publish_one(draft) end
-    if stores then redis.call('PEXPIRE', stream_key, ttl) end
+    local answers, f = {{}}, 1
+    for i = skipped + 1, #id_keys do
+        answers[i - skipped] = publish_one(
+            id_keys[i], fields[f], fields[f + 1], fields[f + 2] == '1', fields[f + 3])
+        f = f + 4
+    end
+    if stores then call('PEXPIRE', stream_key, ttl) end
     write_top(top_key, offset, epoch, size, ttl)
     announce()
     return answers
@@ -135,15 +154,9 @@ end
 """
 
 APPEND = """
-local drafts = {}
-for i = 3, #KEYS do
-    local a = 4 * i - 7
-    drafts[i - 2] = {
-        id_key = KEYS[i], id = ARGV[a], entry = ARGV[a + 1], keep = ARGV[a + 2] == '1',
-        id_ttl = ARGV[a + 3]}
-end
-return publish(KEYS[1], KEYS[2],
-    {news = ARGV[1], epoch = ARGV[2], size = ARGV[3], ttl = ARGV[4]}, drafts)
+return publish(KEYS[1], KEYS[2], {
+    news = ARGV[#ARGV - 5], epoch = ARGV[#ARGV - 4], size = ARGV[#ARGV - 3], ttl = ARGV[#ARGV - 2]},
+    KEYS, ARGV, 2)
 """
 
 # A stream has gone back if it doesn't reach the known offset, or has something else there: Redis
@@ -200,7 +213,7 @@ end
 if ARGV[4] == '1' and will ~= '' then
     local answer = publish(KEYS[2], KEYS[3],
         {news = ARGV[5], epoch = ARGV[6], size = ARGV[7], ttl = ARGV[8]},
-        {{id_key = KEYS[4], id = ARGV[1], entry = will, keep = true, id_ttl = ARGV[9]}})[1]
+        {KEYS[4]}, {ARGV[1], will, '1', ARGV[9]}, 0)[1]
     if type(answer) == 'table' and answer.err then return answer end
 end
 return process
