@@ -44,13 +44,16 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 #: If it was written in another process of Redis, this one began with what a replica had got, or
 #: with a snapshot, unless it keeps what the other had written. Nobody can know what is missing, so
 #: that a new epoch begins. The offsets go on, and what is there can still be read.
+#:
+#: Numbers that are only passed on stay the texts that they are: to format one costs Redis as much as
+#: to read a key.
 TOP = f"""
 local server, keeps = ARGV[#ARGV - 1], ARGV[#ARGV] == '1'
 
 local function write_top(key, offset, epoch, size, ttl)
-    local position = string.format('%.0f %s', offset, epoch)
-    redis.call('SET', key, string.format('%s %.0f %.0f %s', position, size, ttl, server),
-        'PX', math.max(ttl, {TOP_TTL}))
+    local position = offset .. ' ' .. epoch
+    redis.call('SET', key, position .. ' ' .. size .. ' ' .. ttl .. ' ' .. server,
+        'PX', math.max(tonumber(ttl), {TOP_TTL}))
     return position
 end
 
@@ -61,7 +64,6 @@ local function read_top(key, new_epoch)
         string.match(top, '^(%d+) (%w+) (%d+) (%d+) (%w+)$')
     -- 2^53 has 16 digits.
     if not offset or math.max(#offset, #size, #ttl) > 15 then return nil end
-    offset, size, ttl = tonumber(offset), tonumber(size), tonumber(ttl)
     if written_in ~= server then
         if not keeps then epoch = new_epoch end
         write_top(key, offset, epoch, size, ttl)
@@ -71,8 +73,8 @@ end
 
 -- What is kept: what was asked for, or as before, or as of any channel.
 local function kept(asked_size, asked_ttl, size, ttl)
-    if asked_size ~= '' then return tonumber(asked_size), tonumber(asked_ttl) end
-    return size or {Rules().history_size}, ttl or {Rules().history_ttl * 1000:.0f}
+    if asked_size ~= '' then return asked_size, asked_ttl end
+    return size or '{Rules().history_size}', ttl or '{Rules().history_ttl * 1000:.0f}'
 end
 """
 
@@ -90,15 +92,16 @@ end
 -- Publishes drafts. For each, `id_keys` holds one key after the first `skipped`, and `fields` its
 -- id, entry, keep and id_ttl. The answers are the position of each, or the error.
 local function publish(top_key, stream_key, a, id_keys, fields, skipped)
-    local offset, epoch, size, ttl = read_top(top_key, a.epoch)
+    local number, epoch, size, ttl = read_top(top_key, a.epoch)
     size, ttl = kept(a.size, a.ttl, size, ttl)
-    local stores = size > 0 and ttl > 0
-    if not offset then
+    local stores = tonumber(size) > 0 and tonumber(ttl) > 0
+    if not number then
         call('DEL', stream_key)
-        offset, epoch = 0, a.epoch
+        number, epoch = '0', a.epoch
     end
+    local offset = tonumber(number)
 
-    local texts, length, number = {{}}, 0, format('%.0f', offset)
+    local texts, length = {{}}, 0
     local function announce()
         if length > 0 then call('PUBLISH', a.news, table.concat(texts)) end
         texts, length = {{}}, 0
@@ -147,7 +150,7 @@ local function publish(top_key, stream_key, a, id_keys, fields, skipped)
         f = f + 4
     end
     if stores then call('PEXPIRE', stream_key, ttl) end
-    write_top(top_key, offset, epoch, size, ttl)
+    write_top(top_key, number, epoch, size, ttl)
     announce()
     return answers
 end
@@ -163,7 +166,7 @@ return publish(KEYS[1], KEYS[2], {
 # was replaced by a replica that had not got all, and to which others have published since.
 TOPS = """
 local function has_gone_back(stream_key, offset, known, id)
-    if offset < known then return true end
+    if tonumber(offset) < known then return true end
     if id == '' then return false end
     local number = string.format('%.0f-0', known)
     local found = redis.call('XRANGE', stream_key, number, number)[1]
@@ -175,7 +178,7 @@ size, ttl = kept(ARGV[2], ARGV[3], size, ttl)
 if not offset or
     (epoch == ARGV[4] and has_gone_back(KEYS[2], offset, tonumber(ARGV[5]), ARGV[6])) then
     redis.call('DEL', KEYS[2])
-    offset, epoch = 0, ARGV[1]
+    offset, epoch = '0', ARGV[1]
 end
 return write_top(KEYS[1], offset, epoch, size, ttl)
 """
@@ -183,7 +186,7 @@ return write_top(KEYS[1], offset, epoch, size, ttl)
 READ = """
 local offset, epoch = read_top(KEYS[1], ARGV[1])
 if not offset then return {'0 ' .. ARGV[1], '0', {}} end
-local position = string.format('%.0f %s', offset, epoch)
+local position = offset .. ' ' .. epoch
 if ARGV[6] == '0' or (ARGV[2] ~= '' and ARGV[2] ~= epoch) then return {position, '0', {}} end
 return {position, string.format('%.0f', now),
     redis.call(ARGV[3], KEYS[2], ARGV[4], ARGV[5], 'COUNT', ARGV[6])}
