@@ -169,6 +169,10 @@ bench-guards: $(BENCH_READY) ## Attack each guard, ours and FastAPI's tutorial, 
 chaos: $(TEST_READY) ## Break servers and engines, 200 times per broker; ARGS="--only redis"
 	@$(BIN)/python -m tools.chaos $(ARGS)
 
+.PHONY: soak
+soak: $(TEST_READY) ## Break engines under load for an hour, and see that servers don't grow; ARGS="--minutes 10"
+	@$(BIN)/python -m tools.soak $(ARGS)
+
 .PHONY: docs
 docs: $(DOCS_READY) ## Build the documentation into site/; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

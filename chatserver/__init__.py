@@ -60,7 +60,7 @@ from chatserver.endpoints import (
     lifespan,
     on_message,
 )
-from chatserver.errors import InvalidToken
+from chatserver.errors import BrokerUnavailable, InvalidToken
 from chatserver.health import health_routes
 from chatserver.hub import Hub
 from chatserver.limits import Limits
@@ -75,6 +75,7 @@ __all__ = [
     "OPEN_MODE",
     "Ack",
     "BroadcastEndpoint",
+    "BrokerUnavailable",
     "Depends",
     "EchoEndpoint",
     "Endpoint",

@@ -12,7 +12,7 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from chatserver import __version__
 from chatserver.brokers import Broker
 from chatserver.brokers.urls import MEMORY
 from chatserver.errors import BrokerUnavailable, InvalidSetting
-from chatserver.settings import EXPOSED, Row, Settings, is_loopback
+from chatserver.settings import EXPOSED, Settings, is_loopback
 
 if TYPE_CHECKING:
     import uvicorn
@@ -84,25 +84,27 @@ def _parser() -> argparse.ArgumentParser:
         title="commands", required=True, metavar="run | token | publish | asyncapi"
     )
 
-    run = commands.add_parser(
-        "run",
-        help="serve, until Ctrl-C",
-        description="Serve, until Ctrl-C.",
-        epilog=EPILOG,
-        allow_abbrev=False,
-    )
-    run.set_defaults(command=_run)
-    for row in Settings.describe():
-        _add_flag(run, row)
+    def add(
+        command: Callable[..., int], help: str, description: str, epilog: str = EPILOG
+    ) -> argparse.ArgumentParser:
+        made = commands.add_parser(
+            command.__name__.removeprefix("_"),
+            help=help,
+            description=description,
+            epilog=epilog,
+            allow_abbrev=False,
+        )
+        made.set_defaults(command=command)
+        return made
 
-    token = commands.add_parser(
-        "token",
-        help="print a token",
-        description="Print a token. Without --item and --channel it opens every channel.",
-        epilog=EPILOG,
-        allow_abbrev=False,
+    run = add(_run, "serve, until Ctrl-C", "Serve, until Ctrl-C.")
+    _add_flags(run, [row.name for row in Settings.describe()])
+
+    token = add(
+        _token,
+        "print a token",
+        "Print a token. Without --item and --channel it opens every channel.",
     )
-    token.set_defaults(command=_token)
     token.add_argument("--sub", required=True, metavar="USER", help="the user that the token names")
     token.add_argument("--item", action="append", default=[], help="item it opens; may be repeated")
     token.add_argument(
@@ -111,20 +113,14 @@ def _parser() -> argparse.ArgumentParser:
     token.add_argument(
         "--ttl", default="1h", help="how long it lives: 30s, 5m, 1h, 7d (default: %(default)s)"
     )
-    wanted = ("token_secret", "token_audience", "token_issuer", "token_claim")
-    for row in Settings.describe():
-        if row.name in wanted:
-            _add_flag(token, row)
+    _add_flags(token, ("token_secret", "token_audience", "token_issuer", "token_claim"))
 
-    publish = commands.add_parser(
-        "publish",
-        help="publish to a channel through the servers' broker",
-        description="Publish to a channel, through the broker that the servers use. Prints the "
+    publish = add(
+        _publish,
+        "publish to a channel through the servers' broker",
+        "Publish to a channel, through the broker that the servers use. Prints the "
         "publication's position: its offset, and the epoch of the channel's stream.",
-        epilog=EPILOG,
-        allow_abbrev=False,
     )
-    publish.set_defaults(command=_publish)
     publish.add_argument("channel", metavar="CHANNEL", help="the channel's name")
     publish.add_argument(
         "text",
@@ -135,18 +131,14 @@ def _parser() -> argparse.ArgumentParser:
     publish.add_argument(
         "--id", help="an id; if it was published in the last five minutes, it is not again"
     )
-    for row in Settings.describe():
-        if row.name == "broker":
-            _add_flag(publish, row)
+    _add_flags(publish, ("broker",))
 
-    asyncapi = commands.add_parser(
-        "asyncapi",
-        help="print the AsyncAPI document of an application",
-        description="Print the AsyncAPI document of an application's endpoints, as JSON.",
-        epilog=EXIT_STATUSES,
-        allow_abbrev=False,
+    asyncapi = add(
+        _asyncapi,
+        "print the AsyncAPI document of an application",
+        "Print the AsyncAPI document of an application's endpoints, as JSON.",
+        EXIT_STATUSES,
     )
-    asyncapi.set_defaults(command=_asyncapi)
     asyncapi.add_argument(
         "application",
         nargs="?",
@@ -165,13 +157,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_flag(parser: argparse.ArgumentParser, row: Row) -> None:
-    """Add a flag. If it is not given it is left out, so that the environment counts."""
-    unit = f" {row.unit}" if row.unit else ""
-    text = f"{row.help} (default: {row.default}{unit}; {row.env})".replace("%", "%%")
-    action: Any = argparse.BooleanOptionalAction if row.is_switch else "store"
-    shape: dict[str, Any] = {} if row.is_switch else {"metavar": _metavar(row.unit)}
-    parser.add_argument(row.flag, action=action, default=argparse.SUPPRESS, help=text, **shape)
+def _add_flags(parser: argparse.ArgumentParser, names: Collection[str]) -> None:
+    """Add settings as flags. One that is not given is left out, so that the environment counts."""
+    for row in Settings.describe():
+        if row.name not in names:
+            continue
+        unit = f" {row.unit}" if row.unit else ""
+        text = f"{row.help} (default: {row.default}{unit}; {row.env})".replace("%", "%%")
+        action: Any = argparse.BooleanOptionalAction if row.is_switch else "store"
+        shape: dict[str, Any] = {} if row.is_switch else {"metavar": _metavar(row.unit)}
+        parser.add_argument(row.flag, action=action, default=argparse.SUPPRESS, help=text, **shape)
 
 
 def _metavar(unit: str) -> str:

@@ -30,7 +30,8 @@ class Publisher:
 
     It blocks until the broker has a publication. It may be used by several threads, be made before
     a process forks, and stay open as long as the process lives: it connects on first use, and
-    again after a failure.
+    again after a failure. In an `atexit` function it publishes if it is connected by then; to
+    connect, Python has no threads any more.
 
     Args:
         url: That of the servers' broker; see `broker_from_url`.
@@ -154,13 +155,17 @@ class _Outlet:
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="chatserver-publisher", daemon=True
         )
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # from Python 3.12 on, when the interpreter ends
+            self._loop.close()
+            raise BrokerUnavailable(f"The broker can't be reached: {error}.") from None
         self._starting: asyncio.Task[None] | None = None
         self._start = self._begin(self._start_broker())
 
     @property
     def has_failed(self) -> bool:
-        """Whether it could not connect, or has lost its connection for longer than it waits."""
+        """Whether it could not connect in time, or has lost its connection for that long."""
         return self._is_lost or (self._start.done() and self._start.exception() is not None)
 
     def publish(self, channel: str, data: Payload, id: str | None) -> Position:
@@ -172,6 +177,7 @@ class _Outlet:
         try:
             self._start.result(self._timeout)
         except TimeoutError:
+            self._is_lost = True  # the next publish begins anew
             raise BrokerUnavailable(
                 f"The broker did not answer within {self._timeout:g} s: {self._broker.health.why}"
             ) from None

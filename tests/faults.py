@@ -20,7 +20,7 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from random import Random
 from types import TracebackType
-from typing import Protocol, Self, TypeAlias
+from typing import Any, Protocol, Self, TypeAlias
 
 from msgspec import Struct
 
@@ -105,12 +105,19 @@ class Server(Process):
 
     def readiness(self) -> str:
         """What `/readyz` says: "ready" or why not; empty if nobody answers."""
+        try:
+            return str(self._get("/readyz")["status"])
+        except (OSError, HTTPException):
+            return ""
+
+    def tasks(self) -> int:
+        """How many tasks its event loop has."""
+        return int(self._get("/tasks"))
+
+    def _get(self, path: str) -> Any:
         with closing(HTTPConnection("127.0.0.1", self.port, timeout=1)) as connection:
-            try:
-                connection.request("GET", "/readyz")
-                return str(json.load(connection.getresponse())["status"])
-            except (OSError, HTTPException):
-                return ""
+            connection.request("GET", path)
+            return json.load(connection.getresponse())
 
 
 class Store(Protocol):

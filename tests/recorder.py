@@ -13,12 +13,15 @@ A client sends, and gets:
         {"uncertain": "what it was about"}
 """
 
+import asyncio
 import os
 from typing import Any
 
 import msgspec
 from starlette.applications import Starlette
-from starlette.routing import WebSocketRoute
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from chatserver import Endpoint, FromPath, Hub, health_routes, lifespan
@@ -101,6 +104,11 @@ class Followed(Endpoint):
     recover = True
 
 
+async def tasks(request: Request) -> JSONResponse:
+    """How many tasks the event loop has, without that of this request."""
+    return JSONResponse(len(asyncio.all_tasks()) - 1)
+
+
 def broker(url: str) -> Broker:
     kind = PostgresBroker if url.startswith("postgresql:") else RedisBroker
     return kind(url, rules=RULES, lease=LEASE)
@@ -110,6 +118,7 @@ app = Starlette(
     routes=[
         WebSocketRoute("/", Recorder),
         WebSocketRoute("/follow/{channel_name}", Followed),
+        Route("/tasks", tasks),
         *health_routes(),
     ],
     lifespan=lifespan,

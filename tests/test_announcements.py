@@ -7,14 +7,17 @@ from msgspec import Raw
 
 from chatserver.brokers.postgres.announcements import (
     UNREADABLE,
+    Content,
     Entered,
     Gone,
+    Kind,
     Parts,
     Published,
     Span,
     Told,
     client_info,
     publication,
+    stored_content,
 )
 from chatserver.publication import ClientInfo, Publication
 
@@ -25,15 +28,19 @@ def b64(data: bytes) -> str:
 
 def test_every_kind_of_event_is_read() -> None:
     text = (
-        f'[["p","{b64(b"chat")}","e1",3,"t","{b64(b"hello")}",null,null],'
-        f'["p","{b64(b"chat")}","e1",0,"j","{b64(b"1")}","{b64(b"{}")}","{b64(b"c")}"],'
+        f'[["p","{b64(b"chat")}","e1",3,[["t","{b64(b"hello")}",null,null,true],'
+        f'["j","{b64(b"1")}","{b64(b"{}")}","{b64(b"c")}",false]]],'
         f'["r","{b64(b"chat")}","e1",4,9],'
         f'["j","{b64(b"chat")}","{b64(b"i")}"],["l","{b64(b"chat")}","{b64(b"i")}"],'
         f'["c","{b64(b"x")}"]]'
     )
     assert list(Parts().add(text)) == [
-        Published(b"chat", "e1", 3, "t", b"hello", None, None),
-        Published(b"chat", "e1", 0, "j", b"1", b"{}", b"c"),
+        Published(
+            b"chat",
+            "e1",
+            3,
+            [Content("t", b"hello", None, None, True), Content("j", b"1", b"{}", b"c", False)],
+        ),
         Span(b"chat", "e1", 4, 9),
         Entered(b"chat", b"i"),
         Gone(b"chat", b"i"),
@@ -71,8 +78,9 @@ def test_parts_are_put_together() -> None:
         ['[["c",1]]'],
         ['[["r","eA==","e",-1,2]]'],
         ['[["r","eA==","e",1,9223372036854775808]]'],
-        ['[["p","eA==","e",1,"z","eA==",null,null]]'],
-        ['[["p","eA==","e",-1,"t","eA==",null,null]]'],
+        ['[["p","eA==","e",1,[["z","eA==",null,null,true]]]]'],
+        ['[["p","eA==","e",-1,[["t","eA==",null,null,true]]]]'],
+        ['[["p","eA==","e",1,[["t","eA==",null,null]]]]'],
         ["[" * 100_000],
     ],
 )
@@ -95,13 +103,20 @@ def test_parts_without_an_end_are_given_up(monkeypatch: pytest.MonkeyPatch) -> N
             parts.add(f"a1:{number}:1000:{'x' * 10}")
 
 
+def test_only_what_is_kept_has_an_offset() -> None:
+    kept, brief = (Content("t", b"", None, None, keep) for keep in (True, False))
+    event = Published(b"chat", "e", 7, [brief, kept, kept, brief, kept])
+    assert [offset for offset, _ in event.numbered()] == [0, 7, 8, 0, 9]
+
+
 def test_a_publication_is_made_of_what_is_stored() -> None:
     info = b'{"client":"c","user":"ann","info":{"a":[1]}}'
-    assert publication("chat", "e", 2, "t", "é\0".encode(), info, b"d") == Publication(
-        "chat", "é\0", 2, "e", ClientInfo("c", "ann", {"a": [1]}), "d"
+    text = f'["t","{b64("é".encode())}","{b64(info)}","{b64(b"d")}",true]'
+    assert publication("chat", "e", 2, stored_content(text)) == Publication(
+        "chat", "é", 2, "e", ClientInfo("c", "ann", {"a": [1]}), "d"
     )
-    assert publication("chat", "e", 2, "b", b"\xff", None, None).data == b"\xff"
-    json = publication("chat", "e", 2, "j", b' {"a":1}', None, None).data
+    assert publication("chat", "e", 2, Content("b", b"\xff", None, None, True)).data == b"\xff"
+    json = publication("chat", "e", 2, Content("j", b' {"a":1}', None, None, True)).data
     assert isinstance(json, Raw)
     assert bytes(json) == b' {"a":1}'
 
@@ -121,10 +136,10 @@ def test_a_publication_is_made_of_what_is_stored() -> None:
     ],
 )
 def test_what_is_no_publication_is_refused(
-    kind: str, data: bytes, info: bytes | None, skip: bytes | None
+    kind: Kind, data: bytes, info: bytes | None, skip: bytes | None
 ) -> None:
     with pytest.raises(UNREADABLE):
-        publication("chat", "e", 1, kind, data, info, skip)
+        publication("chat", "e", 1, Content(kind, data, info, skip, True))
 
 
 def test_a_client_is_read() -> None:

@@ -20,7 +20,12 @@ class Far:
         self.answers: list[asyncio.Future[Answers[int]]] = []
         self.broken: list[Interrupted] = []
         self.batches = Batches[int, int](
-            self.carry, at_once=at_once, timeout=timeout, why=lambda: "gone", broken=self.broke
+            self.carry,
+            at_once=at_once,
+            most=512,
+            timeout=timeout,
+            why=lambda: "gone",
+            broken=self.broke,
         )
 
     def broke(self, error: Interrupted) -> None:

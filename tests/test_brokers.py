@@ -593,6 +593,22 @@ async def test_a_last_will_comes_once_however_many_notice(
     assert data(tuple(delivered)) == ["one is gone", "and now"]
 
 
+@pytest.mark.parametrize("prefix", ["", "~", "will:", "\xff", "\0"])
+async def test_no_publishers_id_suppresses_a_last_will(
+    broker: Broker, delivered: Delivered, channel: str, prefix: str
+) -> None:
+    """Clients know their identifiers, and choose those of their publications."""
+    client = "c" * 31  # with one byte more it is stored as its hash
+    await broker.subscribe(channel)
+    await broker.publish(channel, "mine", id=prefix + client)
+    for _ in range(2):
+        await broker.enter(channel, ClientInfo(client), last_will="gone")
+        await broker.lapse(channel, client)
+    await broker.publish(channel, "and now", id=prefix + client + ".")
+    await delivered.reach(3)
+    assert data(tuple(delivered)) == ["mine", "gone", "and now"]
+
+
 async def test_a_client_that_leaves_has_no_last_will(
     broker: Broker, delivered: Delivered, channel: str
 ) -> None:

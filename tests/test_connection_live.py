@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import multiprocessing
 import socket
 import threading
 import time
@@ -19,7 +20,7 @@ from chatserver.hub.log import joined
 from chatserver.limits import Limits
 from chatserver.publication import Frame
 from chatserver.testing import LiveServer, live_server
-from tests.asgi import Edge, raw_client, wait_until
+from tests.asgi import Edge, MemoryServer, raw_client, wait_until
 
 
 class Talk(NamedTuple):
@@ -170,3 +171,22 @@ def test_a_handler_that_only_sends_to_a_quick_client_leaves_others_the_loop(opti
             client.recv(1 << 20)
         client.close()
         assert app.wait().close_code == 1006
+
+
+def _tell_id(results: Any) -> None:
+    async def tell() -> None:
+        server = MemoryServer()
+        results.put(QueuedConnection(server.receive, server.send, Limits()).id)
+
+    asyncio.run(tell())
+
+
+def test_connections_of_processes_that_were_forked_have_different_ids() -> None:
+    """As those of gunicorn, which may import the application before it forks."""
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    for _ in range(2):
+        child = context.Process(target=_tell_id, args=(results,))
+        child.start()
+        child.join(20)
+    assert results.get(timeout=5) != results.get(timeout=5)

@@ -1,6 +1,7 @@
 """The hub: its members and what they get, over event loops, threads and failures."""
 
 import asyncio
+import gc
 import socket
 import sys
 import threading
@@ -1095,6 +1096,30 @@ async def test_to_unregister_unknown_or_twice_is_harmless() -> None:
     assert hub.statistics().connections == 0
     assert hub._fanouts == {}
     await gone(hub, connection)
+
+
+async def test_an_error_that_comes_after_the_cancellation_is_nobodys_traceback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Late(MemoryBroker):
+        leaving = asyncio.Event()
+
+        async def leave(self, channel: str, client: str) -> None:
+            await self.leaving.wait()
+            raise BrokerUnavailable("the engine is gone")
+
+    broker = Late()
+    hub = Hub(broker)
+    _, connection = await accepted()
+    hub.register(connection)
+    await hub.subscribe(connection, "a", info=ClientInfo(connection.id))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(hub.unregister(connection), 0.01)
+    broker.leaving.set()
+    await until(lambda: not hub._tasks)
+    gc.collect()
+    assert caplog.messages == []
+    await connection.finish()
 
 
 async def test_nothing_is_left_after_many_cancelled_at_any_moment() -> None:

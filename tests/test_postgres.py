@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import secrets
+from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from typing import Any, TypeAlias
@@ -14,6 +15,7 @@ from msgspec import Raw
 
 from chatserver.brokers import Disconnect
 from chatserver.brokers.base import Control
+from chatserver.brokers.engine import Draft, Interrupted
 from chatserver.brokers.postgres import (
     PostgresBroker,
     PostgresEngine,
@@ -136,17 +138,35 @@ async def test_many_processes_make_the_schema_at_once(make: Make, sql: Sql) -> N
         assert sorted(each.offset for each in positions) == list(range(1, 9))
 
 
+#: Makes of the schema what it was in version 1, with one publication.
+VERSION_1 = """
+    ALTER TABLE channel DROP COLUMN key,
+        ADD COLUMN key bytea PRIMARY KEY GENERATED ALWAYS AS (sha256(name)) STORED;
+    ALTER TABLE publication DROP COLUMN content,
+        ADD COLUMN kind "char" NOT NULL DEFAULT 't' CHECK (kind IN ('t', 'b', 'j')),
+        ADD COLUMN data bytea NOT NULL DEFAULT 'hello',
+        ADD COLUMN info bytea, ADD COLUMN skip bytea;
+    UPDATE publication SET info = '{"client":"c"}', skip = 'd';
+    DROP FUNCTION append, read, read_spans;
+    CREATE FUNCTION append(contents bytea[]) RETURNS bytea LANGUAGE sql AS 'SELECT null::bytea';
+    CREATE FUNCTION read(names bytea[]) RETURNS bytea LANGUAGE sql AS 'SELECT null::bytea';
+    CREATE FUNCTION read_spans(names bytea[]) RETURNS bytea LANGUAGE sql AS 'SELECT null::bytea';
+    CREATE OR REPLACE FUNCTION version() RETURNS integer LANGUAGE sql AS 'SELECT 1';
+"""
+
+
 async def test_an_older_schema_is_brought_up_to_date_and_keeps_its_rows(
     make: Make, sql: Sql, schema: str
 ) -> None:
     async with started(make()) as broker:
         position = await broker.publish("chat", "x")
-    await sql.execute(
-        f"CREATE OR REPLACE FUNCTION {schema}.version() RETURNS integer LANGUAGE sql AS 'SELECT 0'"
-    )
+    await sql.execute(VERSION_1.replace(" version()", f" {schema}.version()"))
     async with started(make()) as broker:
-        assert (await broker.history("chat")).position == position
-    assert await sql.fetchval("SELECT version()".replace("version", f"{schema}.version")) == 1
+        (found,) = (await broker.history("chat")).publications
+        assert found == Publication("chat", "hello", 1, position.epoch, ClientInfo("c"), "d")
+        assert await broker.publish("chat", "y") == Position(2, position.epoch)
+        assert (await broker.publish("new", "z")).offset == 1
+    assert await sql.fetchval("SELECT version()".replace("version", f"{schema}.version")) == 2
 
 
 async def test_a_newer_schema_is_refused(make: Make, sql: Sql, schema: str) -> None:
@@ -155,7 +175,7 @@ async def test_a_newer_schema_is_refused(make: Make, sql: Sql, schema: str) -> N
     await sql.execute(
         f"CREATE OR REPLACE FUNCTION {schema}.version() RETURNS integer LANGUAGE sql AS 'SELECT 9'"
     )
-    assert "has version 9, and this program knows 1: upgrade" in await refusal(make())
+    assert "has version 9, and this program knows 2: upgrade" in await refusal(make())
 
 
 @pytest.mark.parametrize("schema", ["Chat", "a-b", "a" * 41, "", 'a"b', "1a"])
@@ -207,6 +227,29 @@ async def test_a_role_is_told_how_to_use_the_schema_of_another(
         assert (await other.publish("chat", "x")).offset == 1
         await other.enter("chat", ClientInfo("c"))
         await other._engine.tidy()
+
+
+MISSING = [
+    *(f"{right} ON {{0}}.{each}" for each in TABLES for right in ("INSERT", "DELETE")),
+    *("SELECT ON {0}.presence", "UPDATE ON {0}.lease", "USAGE ON SCHEMA {0}"),
+    *("EXECUTE ON FUNCTION {0}.tidy", "EXECUTE ON ALL FUNCTIONS IN SCHEMA {0}"),
+]
+
+
+@pytest.mark.parametrize("missing", MISSING)
+async def test_each_right_is_looked_for_at_the_start(
+    postgres: Postgres, sql: Sql, role: str, schema: str, make: Make, missing: str
+) -> None:
+    async with started(make()):
+        pass
+    await sql.execute(f"REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA {schema} FROM PUBLIC")
+    other = PostgresBroker(url_of(postgres, role), schema=schema)
+    everything = (await refusal(other)).partition(" run ")[2]
+    await sql.execute(everything)
+    async with started(other):
+        pass
+    await sql.execute(f"REVOKE {missing.format(schema)} FROM {role}")
+    assert (await refusal(other)).endswith(f" run {everything}")
 
 
 async def test_a_role_is_told_to_own_an_empty_schema(
@@ -525,7 +568,8 @@ async def test_a_batch_that_is_too_large_for_one_statement_is_cut(
 async def test_one_that_cant_be_stored_fails_alone(
     broker: PostgresBroker, delivered: Delivered, sql: Sql
 ) -> None:
-    await sql.execute("ALTER TABLE publication ADD CHECK (data <> 'bad'::bytea)")
+    bad = b64encode(b"bad").decode()
+    await sql.execute(f"ALTER TABLE publication ADD CHECK (content NOT LIKE '%{bad}%')")
     answers = await asyncio.gather(
         *(broker.publish("chat", text) for text in ("a", "bad", "b", "\ud800", "c")),
         broker.publish("chat\ud800", "x"),
@@ -542,6 +586,54 @@ async def test_one_that_cant_be_stored_fails_alone(
     assert broker.health.state == "up"
 
 
+async def test_what_was_stored_before_one_that_cant_be_is_not_stored_again(
+    broker: PostgresBroker, delivered: Delivered, sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "MOST_APPENDED", 1)
+    bad = b64encode(b"bad").decode()
+    await sql.execute(f"ALTER TABLE publication ADD CHECK (content NOT LIKE '%{bad}%')")
+    answers = await asyncio.gather(
+        *(broker.publish("chat", text) for text in ("a", "bad", "b")), return_exceptions=True
+    )
+    assert isinstance(answers[1], BrokerUnavailable)
+    await broker.publish("chat", "c")
+    await delivered.reach(3)
+    assert delivered.data == ["a", "b", "c"]
+
+
+async def test_a_list_that_takes_several_statements_keeps_its_place(
+    broker: PostgresBroker, sql: Sql
+) -> None:
+    await broker.publish("chat", "0")
+    bad = b64encode(b"bad").decode()
+    await sql.execute(f"ALTER TABLE publication ADD CHECK (content NOT LIKE '%{bad}%')")
+    engine, numbers = broker._engine, itertools.count()
+    lists = [
+        [Draft("chat", text, f"{next(numbers)}", 60.0) for text in texts]
+        for texts in (("1", "bad", "2"), ("3",), ("bad", "4"), ("5",))
+    ]
+    await asyncio.gather(*map(engine.append, lists))
+    assert await data_of(broker) == ["0", "1", "2", "3", "4", "5"]
+
+
+async def test_nothing_overtakes_a_list_that_is_asked_again(
+    broker: PostgresBroker, sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await broker.publish("chat", "0")
+    monkeypatch.setattr(sessions, "ANSWER_TIMEOUT", 0.2)
+    engine = broker._engine
+    async with sql.transaction():
+        await sql.execute("SELECT FROM channel FOR UPDATE")
+        lists = [[Draft("chat", text, text, 60.0)] for text in ("1", "2")]
+        first, second = (asyncio.ensure_future(engine.append(each)) for each in lists)
+        with pytest.raises(Interrupted):
+            await first
+    with pytest.raises(Interrupted):
+        await second
+    await until(lambda: broker.health.state == "up")
+    assert "2" not in await data_of(broker)
+
+
 async def test_questions_that_cant_be_asked_fail_alone(broker: PostgresBroker) -> None:
     bad = "\ud800"
     answers = await asyncio.gather(
@@ -556,10 +648,19 @@ async def test_questions_that_cant_be_asked_fail_alone(broker: PostgresBroker) -
         assert not isinstance(good, BaseException)
         assert isinstance(refused, BrokerUnavailable)
     assert await broker.present("chat") == {}
-    with pytest.raises(BrokerUnavailable):
-        await broker.tops({bad: Position(0, "")})
     await broker.unsubscribe(bad)
     assert broker.health.state == "up"
+
+
+async def test_a_channel_whose_position_cant_be_read_is_left_out(
+    broker: PostgresBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    top = await broker.subscribe("chat")
+    known = dict.fromkeys(("\ud800", "chat", "a\ud800"), top)
+    assert await broker.tops(known) == {"chat": top}
+    assert broker.health.state == "up"
+    (line,) = caplog.messages
+    assert line.startswith("The positions of 2 channels can't be read, such as '\\ud800': ")
 
 
 async def test_names_and_texts_may_hold_nul(broker: PostgresBroker) -> None:
@@ -607,6 +708,14 @@ async def test_what_a_transaction_publishes_is_delivered_when_it_commits(
     assert [each.offset for each in delivered if isinstance(each, Publication)] == [1, 2, 3]
     assert await data_of(broker, "other") == ["elsewhere"]
     assert await sql.fetchval("SELECT count(*) FROM outbox") == 0
+
+
+@pytest.mark.parametrize("values", ["'', 'secret'", "NULL, 'secret'", "'chat', NULL::text"])
+async def test_what_cant_be_published_in_a_transaction_is_refused_in_a_sentence(
+    broker: PostgresBroker, sql: Sql, values: str
+) -> None:
+    with pytest.raises(asyncpg.DataError, match="needs a channel and data"):
+        await sql.execute(f"SELECT publish({values})")
 
 
 async def test_what_is_rolled_back_is_never_delivered(
@@ -952,19 +1061,26 @@ async def test_what_others_write_into_our_tables_does_no_harm(
 ) -> None:
     await broker.publish("chat", "1")
     channel = await sql.fetchval("SELECT id FROM channel")
-    insert = "INSERT INTO publication VALUES ($1, $2, now(), $3, $4, $5, $6)"
-    await sql.execute(insert, channel, 2, b"t", b"where the next one belongs", None, None)
-    await sql.execute(insert, channel, 9, b"t", b"beyond the top", None, None)
-    await sql.execute(insert, 10**15, 1, b"t", b"of no channel", None, None)
+    insert = "INSERT INTO publication VALUES ($1, $2, now(), $3)"
+    text = '["t","eA==",null,null,true]'
+    await sql.execute(insert, channel, 2, text)  # where the next one belongs
+    await sql.execute(insert, channel, 9, text)  # beyond the top
+    await sql.execute(insert, 10**15, 1, text)  # of no channel
     assert (await broker.publish("chat", "2")).offset == 2
     assert await data_of(broker) == ["1", "2"]
-    for data, info, skip in ((b"\xff", None, None), (b"", b"{", None), (b"", None, b"\xff")):
+    for foreign in (
+        "",
+        "[]",
+        '["t","/w==",null,null,true]',
+        '["t","","ew==",null,true]',
+        '["t","",null,"/w==",true]',
+        '["z","",null,null,true]',
+        '["t","é",null,null,true]',
+    ):
         await sql.execute("DELETE FROM publication WHERE position = 2")
-        await sql.execute(insert, channel, 2, b"t", data, info, skip)
+        await sql.execute(insert, channel, 2, foreign)
         assert await data_of(broker) == ["1"]
     assert "PostgreSQL has what can't be read" in caplog.text
-    with pytest.raises(asyncpg.CheckViolationError):
-        await sql.execute(insert, channel, 3, b"z", b"", None, None)
     await broker.publish("chat", "3")
     await delivered.reach(3)
     assert delivered.data == ["1", "2", "3"]
@@ -972,8 +1088,8 @@ async def test_what_others_write_into_our_tables_does_no_harm(
 
 async def test_a_channel_written_by_hand_is_a_channel(broker: PostgresBroker, sql: Sql) -> None:
     await sql.execute(
-        "INSERT INTO channel (name, epoch, timeline, top, used, due)"
-        " VALUES ('hand', 'Not hex!', '', 7, '-infinity', 'infinity')"
+        "INSERT INTO channel (key, name, epoch, timeline, top, used, due)"
+        " VALUES (sha256('hand'), 'hand', 'Not hex!', '', 7, '-infinity', 'infinity')"
     )
     top = await broker.subscribe("hand")
     assert top.offset == 7
@@ -1004,7 +1120,8 @@ async def test_entries_that_cant_be_read_are_left_out_and_removed(
         "a:1:2:x",
         '[["c","eA=="]]',
         '[["r","Y2hhdA==","nope",1,5]]',
-        '[["p","Y2hhdA==","e",1,"t","/w==",null,null]]',
+        '[["p","Y2hhdA==","e",1,[["t","/w==",null,null,true]]]]',
+        '[["p","Y2hhdA==","e",1,[]]]',
         '[["j","Y2hhdA==","e30="]]',
         '[["l","/w==","e30="]]',
         '[["r","Y2hhdA==","e",9,1]]',
@@ -1238,11 +1355,11 @@ async def test_plans_made_for_small_tables_hold_for_large_ones(make: Make, sql: 
         await sql.execute("ANALYZE channel, publication, publication_id, presence")
         await use(broker)
         await sql.execute(
-            "INSERT INTO channel (name, epoch, timeline, used, due)"
-            " SELECT n::text::bytea, 'e', '', now(), 'infinity'"
+            "INSERT INTO channel (key, name, epoch, timeline, used, due)"
+            " SELECT sha256(n::text::bytea), n::text::bytea, 'e', '', now(), 'infinity'"
             f" FROM generate_series(1, {count}) AS n;"
             "INSERT INTO publication"
-            f" SELECT n, 1, now(), 't', 'x' FROM generate_series(100, {count}) AS n;"
+            f" SELECT n, 1, now(), 'x' FROM generate_series(100, {count}) AS n;"
             "INSERT INTO publication_id"
             f" SELECT n, 'x', 1, 'infinity' FROM generate_series(100, {count}) AS n;"
             "INSERT INTO presence"

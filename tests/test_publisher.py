@@ -3,6 +3,7 @@
 import asyncio
 import multiprocessing
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -142,6 +143,13 @@ def test_all_threads_wait_for_one_connection_and_no_longer_than_they_may() -> No
         made.close()
     assert len(seconds) == 4
     assert max(seconds) < 3
+
+
+def test_a_connection_that_takes_too_long_leaves_no_thread_behind() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        made = Publisher(f"redis://127.0.0.1:{silent.getsockname()[1]}/0", timeout=0.5)
+        failing(made, [])
+        assert not [each for each in threading.enumerate() if each.name == "chatserver-publisher"]
 
 
 def test_closing_it_does_not_disturb_who_publishes(valkey: Valkey) -> None:
@@ -297,3 +305,51 @@ def test_a_closed_standard_input_is_one_sentence(valkey: Valkey) -> None:
         check=False,
     )
     assert (done.returncode, done.stderr.count(b"\n")) == (2, 1)
+
+
+LAST = """
+import atexit
+import sys
+from chatserver import Publisher
+from chatserver.errors import BrokerUnavailable
+
+def last():
+    try:
+        print(publisher.publish(sys.argv[2], "bye").offset)
+    except BrokerUnavailable as error:
+        print(error)
+    publisher.close()
+
+publisher = Publisher(sys.argv[1])
+if sys.argv[3] == "connected":
+    publisher.publish(sys.argv[2], "hello")
+atexit.register(last)
+"""
+
+
+@pytest.mark.parametrize("state", ["connected", "new"])
+def test_when_python_ends_it_publishes_or_says_why_not(valkey: Valkey, state: str) -> None:
+    """Looking up a name takes a thread, which is not to be had any more."""
+    url = f"redis://localhost:{valkey.port}"
+    command = [sys.executable, "-W", "error", "-c", LAST, url, f"atexit:{state}", state]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    assert done.stderr == ""
+    if state == "connected":
+        assert done.stdout == "2\n"
+    else:
+        assert re.fullmatch(r"The broker .*can't be reached: .* shutdown\.\n", done.stdout)
+
+
+def test_without_a_thread_it_is_one_sentence(
+    valkey: Valkey, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Python 3.12 says it when it ends."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("threading.Thread.start", refuse)
+        with pytest.raises(BrokerUnavailable, match="can't be reached: can't create new thread"):
+            publisher.publish("a", "x")
+    assert publisher.publish("a", "x").offset >= 1

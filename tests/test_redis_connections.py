@@ -6,8 +6,7 @@ import gc
 import pytest
 
 from chatserver.brokers.engine import Interrupted
-from chatserver.brokers.redis import connections
-from chatserver.brokers.redis.connections import Ear, Pipe
+from chatserver.brokers.redis.connections import MOST_HEARD, Ear, Pipe
 
 pytestmark = pytest.mark.anyio
 
@@ -146,24 +145,27 @@ async def test_what_is_no_answer_ends_the_connection(data: bytes) -> None:
     await pipe.close()
 
 
-async def test_reading_pauses_while_too_much_was_heard_that_nobody_takes(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(connections, "MOST_HEARD", 3)
-    taken: list[tuple[bytes, bytes]] = []
-
-    async def receive(news: list[tuple[bytes, bytes]]) -> None:
-        taken.extend(news)
-
+@pytest.mark.parametrize("size", [10, 1024 * 1024])
+async def test_what_nobody_takes_is_not_read(size: int) -> None:
+    """However large it is, it takes no more memory; and what was taken makes room."""
     transport = Silent(None)
     ear = Ear(Connection(transport), sharded=False)
-    for _ in range(4):
-        ear.data_received(b"*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\nb\r\n")
-    assert transport.paused
+    taken: list[int] = []
+
+    async def receive(news: list[tuple[bytes, bytes]]) -> None:
+        taken.append(sum(len(data) for _, data in news))
+
     handing_on = asyncio.create_task(ear.hand_on(receive))
-    await asyncio.sleep(0)
-    assert not transport.paused
-    assert taken == [(b"a", b"b")] * 4
+    announcement = b"*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$%d\r\n%s\r\n" % (size, bytes(size))
+    for number in range(1, 4):
+        while not transport.paused:
+            ear.data_received(announcement)
+        assert len(taken) < number
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert not transport.paused
+        assert len(taken) == number
+    assert all(0 < each <= MOST_HEARD + size for each in taken)
     await ear.close()
     with pytest.raises(Interrupted):
         await handing_on

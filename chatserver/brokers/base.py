@@ -81,7 +81,7 @@ class Broker(ABC):
 
     Presence: an entry counts as long as the process that made it holds its lease. A process that
     notices an expired lease takes it, removes the entries of its process, and publishes the last
-    will of each, with the client's identifier as the publication's id, so that it comes once.
+    will of each, once for each client. No publisher's id is taken for that of a last will.
 
     The methods may be awaited on any event loop of the process.
 

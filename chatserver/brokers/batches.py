@@ -17,9 +17,6 @@ __all__ = ["Batches"]
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
 
-#: Questions in one list at most.
-MOST = 512
-
 
 class _Asked(Generic[Question, Answer]):
     __slots__ = ("deadline", "future", "number", "question")
@@ -43,6 +40,7 @@ class Batches(Generic[Question, Answer]):
     Args:
         carry: Asks the engine.
         at_once: Lists on the way at once.
+        most: Questions in one list at most.
         timeout: Seconds until an asker gets an error.
         why: The error's sentence.
         broken: Called when the engine was `Interrupted`; nothing is sent until `open`.
@@ -53,12 +51,14 @@ class Batches(Generic[Question, Answer]):
         carry: Callable[[Sequence[Question]], Awaitable[Answers[Answer]]],
         *,
         at_once: int,
+        most: int,
         timeout: float,
         why: Callable[[], str],
         broken: Callable[[Interrupted], None],
     ) -> None:
         self._carry = carry
         self._at_once = at_once
+        self._most = most
         self._timeout = timeout
         self._why = why
         self._broken = broken
@@ -114,7 +114,7 @@ class Batches(Generic[Question, Answer]):
             self._sending = asyncio.create_task(self._send())
 
     def _next(self) -> list[_Asked[Question, Answer]]:
-        some = [self._waiting.popleft() for _ in range(min(MOST, len(self._waiting)))]
+        some = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
         return [asked for asked in some if not asked.future.done()]
 
     async def _send(self) -> None:

@@ -110,7 +110,7 @@ class Leave(Struct, frozen=True, gc=False):
         channel: The channel's name.
         client: The client's identifier.
         rules: The channel's rules: whether a `Left` is announced, and what is kept of its will.
-        dead: Whether its last will is published, with the client's identifier as its id.
+        dead: Whether its last will is published, once for each client.
         process: If not empty, only an entry that this process holds is removed.
     """
 
@@ -131,10 +131,12 @@ class Engine(ABC):
         address: Where the engine is, for a person: without a password.
         at_once: How many lists of one kind may be on the way at once; they must be carried out
             in the order in which they were given.
+        most: Questions in one list at most.
     """
 
     address: str
     at_once: int = 1
+    most: int = 512
 
     @abstractmethod
     async def connect(self) -> None:
@@ -180,7 +182,7 @@ class Engine(ABC):
         """Hear no more of channels."""
 
     @abstractmethod
-    async def tops(self, known: Mapping[str, Position]) -> Mapping[str, Position]:
+    async def tops(self, known: Mapping[str, Position]) -> Answers[Position]:
         """See `Broker.tops`."""
 
     @abstractmethod

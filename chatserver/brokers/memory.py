@@ -27,6 +27,9 @@ __all__ = ["MemoryBroker"]
 ID_TTL = 300.0
 #: Bytes that a retained publication or a remembered id counts for besides its content.
 OVERHEAD = 256
+#: Before a client's identifier, as the id of its last will: a lone surrogate, so no publisher's id
+#: is the same.
+WILL = "\ud800"
 
 
 class MemoryBroker(Broker):
@@ -164,7 +167,7 @@ class MemoryBroker(Broker):
         with self._lock:
             last_will = self._remove(channel, client)
             if last_will is not None:
-                self._publish(channel, last_will, client, None)
+                self._publish(channel, last_will, WILL + client, None)
 
     async def present(self, channel: str) -> dict[str, ClientInfo]:
         with self._lock:

@@ -1,10 +1,10 @@
 """A broker whose engine is another process: what is the same for Redis and PostgreSQL.
 
-    connect → listen → follow every channel → open for questions → lease → check → open for
-    publications → … → the connection is lost → close → wait → connect
+    connect → listen → follow every channel → lease → check → open for questions → …
+            → the connection is lost → close → wait → connect
 
-Publications wait until `check` is done, so that a stream that has gone back begins its new epoch
-before anything is appended to it.
+Questions wait until the lease is held, so that no client enters without one, and until `check` is
+done, so that a stream that has gone back begins its new epoch before anything is appended to it.
 """
 
 import asyncio
@@ -13,9 +13,8 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Any, TypeVar
 
 from msgspec import structs
@@ -120,11 +119,13 @@ class RemoteBroker(Broker):
         # One at once, so that what is asked meanwhile can be read together.
         self._reads = self._batches(self._read, 1)
         self._questions: tuple[Batches[Any, Any], ...] = (
-            *(self._follows, self._reads, self._presence, self._present, self._tells),
+            *(self._appends, self._follows, self._presence, self._present, self._tells),
+            self._reads,
         )
         self._new_process()
 
     def _new_process(self) -> None:
+        """Take a name for the lease: at the start, as this process may have been forked since."""
         self._process = secrets.token_hex(8)
         self._is_new = True
 
@@ -134,31 +135,38 @@ class RemoteBroker(Broker):
         if self._running is not None:
             raise RuntimeError("the broker has been started already")
         self._home = asyncio.get_running_loop()
+        self._new_process()
         self._go_down(f"Connecting to {self._engine.address}.")
         try:
             await self._connect()
         except BaseException as error:
+            self._home = None
             await self._engine.close()
             if isinstance(error, Interrupted):
-                raise BrokerUnavailable(self._down_because(str(error))) from None
-            raise
+                error = BrokerUnavailable(self._down_because(str(error)))
+            self._go_down(str(error))
+            raise error from None
         self._is_up = asyncio.Event()
         self._running = self._home.create_task(self._run())
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 await self._is_up.wait()
-        except TimeoutError:
+        except BaseException as error:
             why = self._health.why
             await self.stop()
-            raise BrokerUnavailable(why) from None
+            if isinstance(error, TimeoutError):
+                raise BrokerUnavailable(why) from None
+            raise
 
     async def stop(self) -> None:
         running, self._running = self._running, None
         if running is None:
             return
         running.cancel()
-        await asyncio.wait([running])
-        self._home = None
+        try:
+            await asyncio.wait([running])
+        finally:
+            self._home = None
 
     @property
     def health(self) -> Health:
@@ -187,7 +195,12 @@ class RemoteBroker(Broker):
         return await self._ask(self._appends, draft)
 
     async def subscribe(self, channel: str) -> Position:
-        return await self._ask(self._follows, channel, lambda: self._followed.add(channel))
+        async def follow() -> Position:
+            self._refuse_if_gone()
+            self._followed.add(channel)
+            return await self._follows.ask(channel)
+
+        return await self._at_home(follow)
 
     async def unsubscribe(self, channel: str) -> None:
         async def unfollow() -> None:
@@ -199,9 +212,18 @@ class RemoteBroker(Broker):
 
     async def tops(self, known: Mapping[str, Position]) -> Mapping[str, Position]:
         try:
-            return await self._at_home(lambda: self._engine.tops(known))
+            answers = await self._at_home(lambda: self._engine.tops(known))
+            for answer in answers:
+                if isinstance(answer, Interrupted):
+                    raise answer
         except Interrupted as error:
             raise BrokerUnavailable(self._why(str(error))) from None
+        found = dict(zip(known, answers, strict=True))
+        tops = {channel: top for channel, top in found.items() if isinstance(top, Position)}
+        if unread := [channel for channel in found if channel not in tops]:
+            text = "The positions of %d channels can't be read, such as %.100r: %s"
+            logger.warning(text, len(unread), unread[0], found[unread[0]])
+        return tops
 
     async def history(
         self,
@@ -220,11 +242,13 @@ class RemoteBroker(Broker):
         announce = self.rules(channel).join_leave
         enter = Enter(channel, info, self._process, announce, last_will)
 
-        def note() -> None:
+        async def ask() -> None:
+            self._refuse_if_gone()
             self._entered[channel, info.client] = enter
             self._left.pop((channel, info.client), None)
+            await self._presence.ask(enter)
 
-        await self._change(enter, note)
+        await self._at_home(ask)
 
     async def leave(self, channel: str, client: str) -> None:
         await self._leave(Leave(channel, client, self.rules(channel)))
@@ -233,32 +257,27 @@ class RemoteBroker(Broker):
         await self._leave(Leave(channel, client, self.rules(channel), dead=True))
 
     async def _leave(self, leave: Leave) -> None:
-        key = leave.channel, leave.client
+        async def ask() -> None:
+            key = leave.channel, leave.client
+            if self._entered.pop(key, None) is not None:
+                self._left[key] = leave
+            self._refuse_if_gone()
+            await self._ask_to_leave(leave)
 
-        def note() -> None:
-            self._entered.pop(key, None)
-            self._left[key] = leave
+        await self._at_home(ask)
 
-        await self._change(leave, note)
-        self._has_left(leave)
+    def _ask_to_leave(self, leave: Leave) -> "asyncio.Future[None]":
+        """Tell the engine that a client has left, until it confirms that."""
 
-    def _has_left(self, leave: Leave) -> None:
-        key = leave.channel, leave.client
-        if self._left.get(key) is leave:  # else it has come back since
-            self._left.pop(key, None)
+        def note(answer: "asyncio.Future[None]") -> None:
+            key = leave.channel, leave.client
+            is_done = not answer.cancelled() and answer.exception() is None
+            if is_done and self._left.get(key) is leave:  # else it has come back since
+                del self._left[key]
 
-    def _leave_again(self) -> None:
-        """Tell the engine of the clients that left while it was away."""
-
-        def answered(leave: Leave, answer: "asyncio.Future[None]") -> None:
-            if not answer.cancelled() and answer.exception() is None:
-                self._has_left(leave)
-
-        for leave in tuple(self._left.values()):
-            self._presence.ask(leave).add_done_callback(partial(answered, leave))
-
-    async def _change(self, change: Enter | Leave, note: Callable[[], object]) -> None:
-        await self._ask(self._presence, change, note)
+        answer = self._presence.ask(leave)
+        answer.add_done_callback(note)
+        return answer
 
     async def present(self, channel: str) -> dict[str, ClientInfo]:
         return await self._ask(self._present, channel)
@@ -268,30 +287,25 @@ class RemoteBroker(Broker):
 
     # The way to the engine's event loop
 
-    async def _ask(
-        self,
-        batches: Batches[Question, Answer],
-        question: Question,
-        note: Callable[[], object] | None = None,
-    ) -> Answer:
-        """Ask the engine; `note` is called before, on the broker's event loop."""
-
-        async def ask() -> Answer:
-            if note is not None:
-                note()
+    def _ask(self, batches: Batches[Question, Answer], question: Question) -> Awaitable[Answer]:
+        def ask() -> Awaitable[Answer]:
             self._refuse_if_gone()
-            return await batches.ask(question)
+            return batches.ask(question)
 
-        return await self._at_home(ask)
+        return self._at_home(ask)
 
-    async def _at_home(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run a coroutine on the event loop that started the broker."""
+    def _at_home(self, call: Callable[[], Awaitable[T]]) -> Awaitable[T]:
+        """Await something on the event loop that started the broker."""
         home = self._home
         if home is None or home.is_closed():
-            raise BrokerUnavailable(NOT_STARTED)
+            raise BrokerUnavailable(self._health.why or NOT_STARTED)
         if home is asyncio.get_running_loop():
+            return call()
+
+        async def at_home() -> T:
             return await call()
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call(), home))
+
+        return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(at_home(), home))
 
     def _refuse_if_gone(self) -> None:
         """Don't let anybody wait for an engine that has been away for so long already."""
@@ -307,7 +321,12 @@ class RemoteBroker(Broker):
         at_once: int,
     ) -> Batches[Question, Answer]:
         return Batches(
-            carry, at_once=at_once, timeout=self._timeout, why=self._why, broken=self._break
+            carry,
+            at_once=at_once,
+            most=self._engine.most,
+            timeout=self._timeout,
+            why=self._why,
+            broken=self._break,
         )
 
     def _why(self, reason: str = "it does not answer") -> str:
@@ -325,6 +344,8 @@ class RemoteBroker(Broker):
         try:
             while True:
                 why = await self._serve()
+                if self._running is None:
+                    return  # before Python 3.13, a task group that fails swallows a cancellation
                 try:
                     await self._tear_down()
                 except Exception:
@@ -364,18 +385,18 @@ class RemoteBroker(Broker):
             for answer in await self._follow(wanted):
                 if isinstance(answer, Interrupted):
                     raise answer
-        for batches in self._questions:
-            batches.open()
         if not self._publish_only:
             await self._keep_lease()
-            self._leave_again()
+            for leave in tuple(self._left.values()):
+                self._ask_to_leave(leave)
             await self.check()
-        self._appends.open()
+        for batches in self._questions:
+            batches.open()
         self._came_up()
 
     async def _tear_down(self) -> None:
         await self._engine.close()
-        for batches in (self._appends, *self._questions):
+        for batches in self._questions:
             await batches.shut()
 
     async def _connect(self) -> None:
@@ -412,7 +433,7 @@ class RemoteBroker(Broker):
                     await self._engine.end(self._process)
         self._go_down("The broker was stopped.")
         await self._tear_down()
-        for batches in (self._appends, *self._questions):
+        for batches in self._questions:
             batches.fail()
         self._new_process()
         self._entered.clear()
@@ -423,6 +444,8 @@ class RemoteBroker(Broker):
         if self._is_up.is_set():
             away = time.monotonic() - self._down_since
             logger.warning("The broker at %s is back after %.1f s", self._engine.address, away)
+        else:
+            logger.info("The broker at %s is connected", self._engine.address)
         self._is_up.set()
 
     def _go_down(self, why: str) -> None:
@@ -479,21 +502,21 @@ class RemoteBroker(Broker):
                 logger.warning("The entries of a dead process can't be removed: %s", error)
 
     async def _keep_lease(self) -> None:
-        if await self._engine.renew(self._process, self._lease, new=self._is_new):
-            self._is_new = False
-            return
-        # It was taken while this process could not renew it, or the engine has forgotten all.
-        self._new_process()
+        if not self._is_new:
+            if await self._engine.renew(self._process, self._lease, new=False):
+                return
+            # It was taken while this process could not renew it, or the engine has forgotten all.
+            self._new_process()
         await self._engine.renew(self._process, self._lease, new=True)
         self._is_new = False
         for key, enter in tuple(self._entered.items()):
-            if key in self._entered:
-                again = structs.replace(enter, process=self._process)
-                self._entered[key] = again
+            if enter.process != self._process:
+                self._entered[key] = again = structs.replace(enter, process=self._process)
                 self._presence.ask(again).add_done_callback(_retrieve)
 
     async def _bury(self, process: str) -> None:
         """Remove the entries of a process that has ended, and publish its clients' last wills."""
+        removed = 0
         while entries := await self._engine.entries(process, ENTRIES_AT_ONCE):
             left = [
                 Leave(channel, client, self.rules(channel), dead=True, process=process)
@@ -505,7 +528,13 @@ class RemoteBroker(Broker):
                 if error is not None:
                     logger.warning("The entries of a dead process can't be removed: %s", error)
                     return
+            removed += len(entries)
         await self._engine.end(process)
+        logger.warning(
+            "A process let its lease expire: %d entries of presence are removed, and the last "
+            "wills with them published",
+            removed,
+        )
 
 
 async def _wait_for(future: "asyncio.Future[None]") -> None:

@@ -6,7 +6,6 @@ full. The end is decided once: the first to set `close_code` decides, and it nev
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from itertools import count
 from secrets import token_hex
 from typing import Any, ClassVar, Final, Protocol, TypeAlias
 from weakref import WeakValueDictionary
@@ -35,8 +34,6 @@ NO_MEMBERS: Final[dict[str, Any]] = {}
 Wire: TypeAlias = bytes | tuple[Frame, ...]
 Write: TypeAlias = Callable[[Any], None]
 
-_process = token_hex(8)
-_number = count(1)
 # The connections of this process that were asked for their identifier.
 _by_id: "WeakValueDictionary[str, Connection]" = WeakValueDictionary()
 
@@ -110,9 +107,10 @@ class Connection(ABC):
     @property
     def id(self) -> str:
         """Identifies the connection among all processes."""
-        # Made on first use, because most connections never need it.
+        # Made on first use, because most connections never need it; at random, because processes
+        # that were forked would count alike.
         if not self._id:
-            self._id = f"{_process}{next(_number):x}"
+            self._id = token_hex(10)
             _by_id[self._id] = self
         return self._id
 

@@ -245,9 +245,11 @@ async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
     try:
         yield {ADMISSION: hub.admission}
     finally:
-        await _last_words(hub)
-        await end_all(hub)
-        await hub.stop()
+        try:
+            await _last_words(hub)
+            await end_all(hub)
+        finally:
+            await hub.stop()
 
 
 async def _last_words(hub: Hub) -> None:

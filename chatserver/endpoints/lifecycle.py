@@ -433,8 +433,20 @@ class Lifecycle:
                 await self._attempt(each.ended())
 
     async def _unregister(self) -> None:
-        async with asyncio.timeout(self._endpoint.disconnect_timeout):
-            await self._endpoint.hub.unregister(self._connection)
+        """Leave the channels; a broker that does not answer in time is away.
+
+        Raises:
+            BrokerUnavailable: It was not told; what it can do, it does when it is back.
+        """
+        seconds, channels = self._endpoint.disconnect_timeout, one_line([*self._connection.members])
+        try:
+            async with asyncio.timeout(seconds):
+                await self._endpoint.hub.unregister(self._connection)
+        except (TimeoutError, BrokerUnavailable) as error:
+            why = str(error) or f"it did not answer within {seconds:g} s"
+            raise BrokerUnavailable(
+                f"The broker could not be told that a client has left {channels}: {why}"
+            ) from None
 
     async def _say_goodbye(self, websocket: WebSocket) -> None:
         endpoint = self._endpoint
@@ -469,7 +481,11 @@ class Lifecycle:
         except TimeoutError:
             if not limit.expired():
                 raise
-            logger.error("%s took more than %g s and was cancelled", what, seconds)
+            late = f"{what} took more than {seconds:g} s and was cancelled"
+            health = self._endpoint.hub.broker.health
+            if health.state == "down":  # so it waited for the broker, as those of other clients do
+                raise BrokerUnavailable(f"{late}: {health.why}") from None
+            logger.error(late)
 
     async def _refuse(self, websocket: WebSocket) -> None:
         """Answer a handshake that is not accepted, as `reject_as` says."""

@@ -562,7 +562,11 @@ class Hub:
 
     async def _release(self, connection: Connection, members: Sequence[Member]) -> None:
         """Tell the broker who left; runs to its end even if this is cancelled."""
-        await asyncio.shield(self._begin(self._tell(connection, members)))
+        telling = self._begin(self._tell(connection, members))
+        # If this is cancelled, nobody waits for its error any more.
+        telling.add_done_callback(lambda task: task.cancelled() or task.exception())
+        await asyncio.wait([telling])
+        await telling
 
     async def _tell(self, connection: Connection, members: Sequence[Member]) -> None:
         """Tell the broker of every channel, then raise the first error."""

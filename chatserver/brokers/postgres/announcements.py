@@ -7,18 +7,18 @@ behind the other, because PostgreSQL sends the notifications of a transaction to
 Anybody who may connect to the database may send notifications, so everything is checked.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, Literal, TypeAlias, final
 
 import msgspec
 from msgspec import Meta, Raw, Struct
 
-from chatserver.brokers.base import Control
 from chatserver.brokers.engine import Heard, read_control
 from chatserver.publication import ClientInfo, Joined, Left, Payload, Publication
 
 __all__ = [
     "UNREADABLE",
+    "Content",
     "Entered",
     "Event",
     "Gone",
@@ -30,6 +30,7 @@ __all__ = [
     "client_info",
     "heard_of",
     "publication",
+    "stored_content",
 ]
 
 #: Of a publication's data: text, bytes or JSON.
@@ -41,16 +42,30 @@ UNREADABLE = (ValueError, RecursionError)
 MOST = 2**30
 
 
-class Published(Struct, array_like=True, frozen=True, gc=False, tag="p"):
-    """A publication. Its offset is 0 if it is not kept."""
+class Content(Struct, array_like=True, frozen=True, gc=False):
+    """What a publication holds; the publisher is JSON."""
 
-    name: bytes
-    epoch: str
-    offset: Number
     kind: Kind
     data: bytes
     info: bytes | None
     skip: bytes | None
+    keep: bool
+
+
+class Published(Struct, array_like=True, frozen=True, gc=False, tag="p"):
+    """Publications. The first that is kept has the offset `first`, and so on; the others have 0."""
+
+    name: bytes
+    epoch: str
+    first: Number
+    contents: list[Content]
+
+    def numbered(self) -> Iterator[tuple[int, Content]]:
+        """Each with its offset."""
+        offset = self.first
+        for content in self.contents:
+            yield offset if content.keep else 0, content
+            offset += content.keep
 
 
 class Span(Struct, array_like=True, frozen=True, gc=False, tag="r"):
@@ -86,6 +101,7 @@ class Told(Struct, array_like=True, frozen=True, gc=False, tag="c"):
 Event: TypeAlias = Published | Span | Entered | Gone | Told
 
 _events: msgspec.json.Decoder[list[Event]] = msgspec.json.Decoder(list[Event])
+_content: msgspec.json.Decoder[Content] = msgspec.json.Decoder(Content)
 _info: msgspec.json.Decoder[ClientInfo] = msgspec.json.Decoder(ClientInfo)
 _json: msgspec.json.Decoder[Raw] = msgspec.json.Decoder(Raw)
 
@@ -134,19 +150,23 @@ def _split(text: str) -> tuple[str, int, int, str]:
     return serial, int(part), int(of), rest
 
 
-def content(kind: str, data: bytes) -> Payload:
-    """Data as it was published.
+def stored_content(text: str) -> Content:
+    """What is stored of a publication.
 
     Raises:
-        ValueError: It is not what its kind says.
+        ValueError: It is something else.
     """
-    if kind == "b":
-        return data
-    text = data.decode()
-    if kind == "t":
+    return _content.decode(text)
+
+
+def _payload(content: Content) -> Payload:
+    if content.kind == "b":
+        return content.data
+    text = content.data.decode()
+    if content.kind == "t":
         return text
-    _json.decode(data)
-    return Raw(data)
+    _json.decode(content.data)
+    return Raw(content.data)
 
 
 def client_info(data: bytes) -> ClientInfo:
@@ -158,15 +178,7 @@ def client_info(data: bytes) -> ClientInfo:
     return _info.decode(data)
 
 
-def publication(
-    channel: str,
-    epoch: str,
-    offset: int,
-    kind: str,
-    data: bytes,
-    info: bytes | None,
-    skip: bytes | None,
-) -> Publication:
+def publication(channel: str, epoch: str, offset: int, content: Content) -> Publication:
     """A publication from what is stored of it, or announced.
 
     Raises:
@@ -174,42 +186,24 @@ def publication(
     """
     return Publication(
         channel,
-        content(kind, data),
+        _payload(content),
         offset,
         epoch,
-        None if info is None else client_info(info),
-        "" if skip is None else skip.decode(),
+        None if content.info is None else client_info(content.info),
+        "" if content.skip is None else content.skip.decode(),
     )
-
-
-def _published(event: Published) -> Publication:
-    row = (event.kind, event.data, event.info, event.skip)
-    return publication(event.name.decode(), event.epoch, event.offset, *row)
-
-
-def _entered(event: Entered) -> Joined:
-    return Joined(event.name.decode(), client_info(event.info))
-
-
-def _gone(event: Gone) -> Left:
-    return Left(event.name.decode(), client_info(event.info))
-
-
-def _told(event: Told) -> Control:
-    return read_control(event.control)
 
 
 #: By type, because `isinstance` of a struct takes long.
 _READERS: dict[type[Event], Callable[[Any], Heard]] = {
-    Published: _published,
-    Entered: _entered,
-    Gone: _gone,
-    Told: _told,
+    Entered: lambda event: Joined(event.name.decode(), client_info(event.info)),
+    Gone: lambda event: Left(event.name.decode(), client_info(event.info)),
+    Told: lambda event: read_control(event.control),
 }
 
 
 def heard_of(event: Event) -> Heard:
-    """What an event says; not that of a `Span`, which has to be read.
+    """What an event says; not that of publications.
 
     Raises:
         ValueError: It can't be read.

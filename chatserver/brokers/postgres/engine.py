@@ -10,6 +10,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, TypeVar
 
 import msgspec
@@ -31,11 +32,13 @@ from chatserver.brokers.postgres.announcements import (
     UNREADABLE,
     Event,
     Parts,
+    Published,
     Span,
     Told,
     client_info,
     heard_of,
     publication,
+    stored_content,
 )
 from chatserver.brokers.postgres.notifications import Notifications
 from chatserver.brokers.postgres.questions import (
@@ -47,6 +50,7 @@ from chatserver.brokers.postgres.questions import (
     change_row,
     columns,
     draft_row,
+    kept,
     read_row,
     stream_row,
 )
@@ -127,6 +131,10 @@ class PostgresEngine(Engine):
         schema: The schema's name.
     """
 
+    # While PostgreSQL carries out one list, the next is made; short ones, so that there are two.
+    at_once: int = 2
+    most: int = 128
+
     def __init__(self, url: str, *, schema: str = "chatserver") -> None:
         self._server = Server(url, schema)
         self.address: str = self._server.address
@@ -177,9 +185,7 @@ class PostgresEngine(Engine):
 
     async def _call(self, session: Session, function: str, *values: object) -> Sequence[Row]:
         """Call a function of schema.sql."""
-        places = ", ".join(f"${number + 1}" for number in range(len(values)))
-        query = f"SELECT * FROM {self._server.schema}.{function}({places})"
-        return await session.fetch(query, *values)
+        return await session.fetch(_query(self._server.schema, function, len(values)), *values)
 
     # Hearing
 
@@ -196,7 +202,12 @@ class PostgresEngine(Engine):
         read = await self._read_spans([event for event in events if type(event) is Span])
         heard: list[Heard] = []
         for event in events:
-            heard += next(read) if type(event) is Span else _readable(heard_of, event)
+            if type(event) is Published:
+                channel, epoch = event.name.decode(), event.epoch
+                for offset, content in event.numbered():
+                    heard += _readable(publication, channel, epoch, offset, content)
+            else:
+                heard += next(read) if type(event) is Span else _readable(heard_of, event)
         return heard
 
     def _is_ours(self, event: Event) -> bool:
@@ -207,11 +218,9 @@ class PostgresEngine(Engine):
         found: list[list[Publication]] = [[] for _ in spans]
         if spans:
             rows = [(each.name, each.epoch, each.first, each.last) for each in spans]
-            for row in await self._call(self._hearing, "read_spans", *columns(rows)):
-                span = spans[row["number"] - 1]
-                found[row["number"] - 1] += _readable(
-                    publication, span.name.decode(), span.epoch, *row[1:]
-                )
+            for number, *row in await self._call(self._hearing, "read_spans", *columns(rows)):
+                span = spans[number - 1]
+                found[number - 1] += _readable(_stored, span.name.decode(), span.epoch, *row)
         return iter(found)
 
     # Streams
@@ -223,21 +232,15 @@ class PostgresEngine(Engine):
             return await self._stand(streams)
 
         wanted = [(channel, UNKNOWN, rules) for channel, rules in channels.items()]
-        return await _each(wanted, stream_row, follow)
+        return await _each(self._asking, wanted, stream_row, follow)
 
     async def unfollow(self, channels: Collection[str]) -> None:
         for channel in channels:
             self._followed.discard(channel.encode("utf-8", "replace"))
 
-    async def tops(self, known: Mapping[str, Position]) -> Mapping[str, Position]:
-        found: dict[str, Position] = {}
+    async def tops(self, known: Mapping[str, Position]) -> Answers[Position]:
         wanted = [(channel, position, None) for channel, position in known.items()]
-        answers = await _each(wanted, stream_row, self._stand)
-        for channel, answer in zip(known, answers, strict=True):
-            if isinstance(answer, Interrupted | BrokerUnavailable):
-                raise answer
-            found[channel] = answer
-        return found
+        return await _each(self._asking, wanted, stream_row, self._stand)
 
     async def _stand(self, streams: Sequence[StreamRow]) -> list[Position]:
         """The tops of streams, given what is known of each."""
@@ -252,11 +255,12 @@ class PostgresEngine(Engine):
         async def append(rows: Sequence[DraftRow]) -> Answers[Position]:
             try:
                 return [top for some in _of_size(rows) for top in await self._append(some)]
-            except Interrupted:
+            except (Interrupted, Unfit):
+                # Some of them may have been appended, and all are asked again.
                 self._uncertain += [(row.id, time.monotonic()) for row in rows]
                 raise
 
-        return await _each(drafts, draft_row, append)
+        return await _each(self._appending, drafts, draft_row, append)
 
     def _may_be_there(self, drafts: Sequence[DraftRow]) -> bool:
         """Whether one of them may have been appended before the connection was lost."""
@@ -268,24 +272,30 @@ class PostgresEngine(Engine):
         return not {draft.id for draft in drafts}.isdisjoint(id for id, _ in self._uncertain)
 
     async def _append(self, drafts: Sequence[DraftRow]) -> list[Position]:
-        distinct: dict[tuple[bytes, bytes], DraftRow] = {}
+        rules = {draft.name: draft.rules for draft in drafts}
+        keys = {hashlib.sha256(name).digest(): name for name in rules}
+        names = [keys[key] for key in sorted(keys)]
+        streams = [(name, *kept(rules[name])) for name in names]
+        distinct: dict[
+            tuple[bytes, bytes], DraftRow
+        ] = {}  # an id that comes twice is appended once
         for draft in drafts:
             distinct.setdefault((draft.name, draft.id), draft)
-        streams = {draft.name: (draft.name, draft.size, draft.ttl) for draft in drafts}
-        ordered = sorted(streams, key=lambda name: hashlib.sha256(name).digest())
-        index = {name: number + 1 for number, name in enumerate(ordered)}
-        publications = [(index[draft.name], *draft[3:]) for draft in distinct.values()]
-        values = (*columns([streams[name] for name in ordered]), *columns(publications))
+        publications = [*distinct.values()]
+        values = (sorted(keys), *columns(streams), *_publications(publications, names))
         (row,) = await self._call(self._appending, "append", *values, self._may_be_there(drafts))
-        epochs = dict(zip(ordered, row["epochs"], strict=True))
-        answers = {
-            (name, id): Position(offset, epochs[name])
-            for (name, id), offset in zip(distinct, row["positions"], strict=True)
-        }
-        return [answers[draft.name, draft.id] for draft in drafts]
+        epochs = dict(zip(names, row["epochs"], strict=True))
+        answers = [
+            Position(offset, epochs[draft.name])
+            for draft, offset in zip(publications, row["positions"], strict=True)
+        ]
+        if len(answers) == len(drafts):
+            return answers
+        by_id = dict(zip(distinct, answers, strict=True))
+        return [by_id[draft.name, draft.id] for draft in drafts]
 
     async def read(self, reads: Sequence[Read]) -> Answers[History]:
-        return await _each(reads, read_row, self._read)
+        return await _each(self._asking, reads, read_row, self._read)
 
     async def _read(self, reads: Sequence[ReadRow]) -> list[History]:
         rows = await self._call(self._asking, "read", *columns([read[1:] for read in reads]))
@@ -296,7 +306,7 @@ class PostgresEngine(Engine):
             tops[number - 1] = Position(top, epoch)
             if row[0] is not None:
                 channel = reads[number - 1].channel
-                found[number - 1] += _readable(publication, channel, epoch, *row)
+                found[number - 1] += _readable(_stored, channel, epoch, *row)
         return [History(tuple(some), top) for some, top in zip(found, tops, strict=True)]
 
     async def tell(self, controls: Sequence[Control]) -> Answers[None]:
@@ -311,7 +321,7 @@ class PostgresEngine(Engine):
             await self._call(self._asking, "enter_and_leave", *columns(packed))
             return [None] * len(packed)
 
-        return await _each(changes, change_row, change)
+        return await _each(self._asking, changes, change_row, change)
 
     async def present(self, channels: Sequence[str]) -> Answers[dict[str, ClientInfo]]:
         async def present(names: Sequence[bytes]) -> Answers[dict[str, ClientInfo]]:
@@ -321,7 +331,7 @@ class PostgresEngine(Engine):
                     found[row["number"] - 1][info.client] = info
             return found
 
-        return await _each(channels, str.encode, present)
+        return await _each(self._asking, channels, str.encode, present)
 
     async def renew(self, process: str, ttl: float, *, new: bool) -> bool:
         (row,) = await self._call(self._asking, "renew", process, ttl, new)
@@ -355,6 +365,12 @@ class PostgresEngine(Engine):
                 return
 
 
+@cache
+def _query(schema: str, function: str, count: int) -> str:
+    places = ", ".join(f"${number}" for number in range(1, count + 1))
+    return f"SELECT * FROM {schema}.{function}({places})"
+
+
 def _events(parts: Parts, text: str) -> Sequence[Event]:
     try:
         return parts.add(text)
@@ -372,6 +388,33 @@ def _readable(read: Callable[..., Answer], *values: Any) -> list[Answer]:
         return []
 
 
+def _publications(drafts: Sequence[DraftRow], names: Sequence[bytes]) -> list[list[Any]]:
+    """The arguments of `append` that have one element for each publication.
+
+    An array of which all elements are as usual is empty: asyncpg takes long over each element.
+    """
+    index = {name: number for number, name in enumerate(names, 1)}
+    count = dict.fromkeys(names, 0)
+    counts: list[int] = []
+    for draft in drafts:
+        count[draft.name] += draft.keep
+        counts.append(count[draft.name])
+    id_ttls = [draft.id_ttl for draft in drafts]
+    keeps = [draft.keep for draft in drafts]
+    return [
+        [index[draft.name] for draft in drafts],
+        counts,
+        [draft.id for draft in drafts],
+        [] if id_ttls.count(None) == len(drafts) else id_ttls,
+        [draft.content for draft in drafts],
+        [] if all(keeps) else keeps,
+    ]
+
+
+def _stored(channel: str, epoch: str, offset: int, content: str) -> Publication:
+    return publication(channel, epoch, offset, stored_content(content))
+
+
 def _entry(name: bytes, info: bytes) -> tuple[str, str]:
     return name.decode(), client_info(info).client
 
@@ -380,14 +423,15 @@ def _of_size(drafts: Sequence[DraftRow]) -> Iterator[Sequence[DraftRow]]:
     """Drafts in their order, cut where a statement would be too large."""
     start = size = 0
     for number, draft in enumerate(drafts):
-        if size > 0 and size + len(draft.data) > MOST_APPENDED:
+        if size > 0 and size + len(draft.content) > MOST_APPENDED:
             yield drafts[start:number]
             start, size = number, 0
-        size += len(draft.data)
+        size += len(draft.content)
     yield drafts[start:]
 
 
 async def _each(
+    session: Session,
     questions: Sequence[Question],
     pack: Callable[[Question], Packed],
     ask: Callable[[Sequence[Packed]], Awaitable[Answers[Answer]]],
@@ -401,7 +445,8 @@ async def _each(
         except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as error:
             answers[number] = Unfit(error)
     if packed:
-        found = await _ask([*packed.values()], ask)
+        async with session.order:
+            found = await _ask([*packed.values()], ask)
         answers.update(zip(packed, found, strict=True))
     return [answers[number] for number in range(len(questions))]
 

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from chatserver.brokers.engine import Draft, Enter, Leave, Read
+from chatserver.brokers.postgres.announcements import Content, Kind
 from chatserver.publication import Payload, Position
 from chatserver.rules import Rules
 
@@ -20,6 +21,7 @@ __all__ = [
     "change_row",
     "columns",
     "draft_row",
+    "kept",
     "read_row",
     "stream_row",
 ]
@@ -40,18 +42,14 @@ class StreamRow(NamedTuple):
     ttl: float | None
 
 
-class DraftRow(NamedTuple):
-    """For `append`: what of it belongs to the stream comes first."""
+class DraftRow(Struct, frozen=True, gc=False):
+    """For `append`."""
 
     name: bytes
-    size: int | None
-    ttl: float | None
+    rules: Rules | None
     id: bytes
     id_ttl: float | None
-    kind: str
-    data: bytes
-    info: bytes | None
-    skip: bytes | None
+    content: str
     keep: bool
 
 
@@ -87,7 +85,7 @@ def stream_row(known: tuple[str, Position, Rules | None]) -> StreamRow:
     """A stream, a position of it that is known, and what is kept of it if that is to change."""
     channel, position, rules = known
     return StreamRow(
-        channel.encode(), _epoch(position.epoch), _bigint(position.offset), *_kept(rules)
+        channel.encode(), _epoch(position.epoch), _bigint(position.offset), *kept(rules)
     )
 
 
@@ -95,12 +93,10 @@ def draft_row(draft: Draft) -> DraftRow:
     """A publication that is to be appended."""
     return DraftRow(
         draft.channel.encode(),
-        *_kept(draft.rules),
+        draft.rules,
         _short(draft.id),
         None if draft.keep and draft.id_ttl <= KEPT_ANYWAY else draft.id_ttl,
-        *_content(draft.data),
-        None if draft.info is None else msgspec.json.encode(draft.info),
-        draft.skip.encode() or None,
+        _text(draft),
         draft.keep,
     )
 
@@ -127,19 +123,26 @@ def change_row(change: Enter | Leave) -> ChangeRow:
         will = (None, None) if change.last_will is None else _content(change.last_will)
         info = msgspec.json.encode(change.info)
         return ChangeRow(True, name, client, change.process, change.announce, info, *will)
-    client, (size, ttl) = _short(change.client), _kept(change.rules)
+    client, (size, ttl) = _short(change.client), kept(change.rules)
     announce, process = change.rules.join_leave, change.process
     return ChangeRow(False, name, client, process, announce, dead=change.dead, size=size, ttl=ttl)
 
 
-def _kept(rules: Rules | None) -> tuple[int | None, float | None]:
+def kept(rules: Rules | None) -> tuple[int | None, float | None]:
     """Size and time to live of a history; None if they are to stay as they are."""
     if rules is None:
         return None, None
     return _bigint(rules.history_size), min(rules.history_ttl, LONGEST)
 
 
-def _content(data: Payload) -> tuple[str, bytes]:
+def _text(draft: Draft) -> str:
+    """What of a publication is stored and announced."""
+    info = None if draft.info is None else msgspec.json.encode(draft.info)
+    content = Content(*_content(draft.data), info, draft.skip.encode() or None, draft.keep)
+    return msgspec.json.encode(content).decode()
+
+
+def _content(data: Payload) -> tuple[Kind, bytes]:
     """Kind and bytes."""
     if isinstance(data, str):
         return "t", data.encode()

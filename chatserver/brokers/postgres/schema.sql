@@ -7,9 +7,32 @@
 -- The broker writes another name for "chatserver" if it is told to. Everything here can be run
 -- again: it changes nothing that is there already, except that functions are replaced.
 
+-- From version 1: a publication is stored as it is announced, and keys are given, because PostgreSQL
+-- prepares a generated column anew in each statement.
+DO $$
+BEGIN
+    IF to_regprocedure('chatserver.version()') IS NULL THEN
+        RETURN;
+    END IF;
+    IF chatserver.version() <> 1 THEN
+        RETURN;
+    END IF;
+    DROP FUNCTION chatserver.append;
+    DROP FUNCTION chatserver.read;
+    DROP FUNCTION chatserver.read_spans;
+    ALTER TABLE chatserver.channel ALTER COLUMN key DROP EXPRESSION;
+    ALTER TABLE chatserver.publication ADD COLUMN content text;
+    UPDATE chatserver.publication SET content = '["' || kind::text || '",'
+        || chatserver.quoted(data) || ',' || chatserver.quoted(info) || ','
+        || chatserver.quoted(skip) || ',true]';
+    ALTER TABLE chatserver.publication ALTER COLUMN content SET NOT NULL,
+        DROP COLUMN kind, DROP COLUMN data, DROP COLUMN info, DROP COLUMN skip;
+END
+$$;
+
 -- A stream. Whoever appends to it locks its row until the commit, so offsets have no gaps.
 CREATE TABLE IF NOT EXISTS chatserver.channel (
-    key bytea PRIMARY KEY GENERATED ALWAYS AS (sha256(name)) STORED,
+    key bytea PRIMARY KEY,                      -- SHA-256 of the name
     id bigint NOT NULL UNIQUE GENERATED ALWAYS AS IDENTITY,
     name bytea NOT NULL,                        -- may be too long for an index
     epoch text NOT NULL,
@@ -27,11 +50,8 @@ CREATE TABLE IF NOT EXISTS chatserver.publication (
     channel bigint NOT NULL,
     position bigint NOT NULL,
     time timestamptz NOT NULL,
-    kind "char" NOT NULL CHECK (kind IN ('t', 'b', 'j')),  -- text, bytes or JSON
-    data bytea NOT NULL,
-    info bytea,                                            -- the publisher, as JSON
-    skip bytea,                                            -- the client that doesn't get it
-    id bytea,                                              -- looked for if it may come again
+    content text NOT NULL,                      -- as it is announced; see `content`
+    id bytea,                                   -- looked for if it may come again
     PRIMARY KEY (channel, position)
 ) WITH (autovacuum_vacuum_scale_factor = 0.05);
 
@@ -93,6 +113,13 @@ CREATE OR REPLACE FUNCTION chatserver.quoted(value bytea) RETURNS text LANGUAGE 
     SELECT coalesce('"' || translate(encode(value, 'base64'), E'\n', '') || '"', 'null')
 $$;
 
+-- What a publication holds, as a JSON array in ASCII: its kind (text, bytes or JSON), the data, the
+-- publisher as JSON, the client that doesn't get it, and whether it is kept.
+CREATE OR REPLACE FUNCTION chatserver.content(kind text, data bytea) RETURNS text
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT '["' || kind || '",' || chatserver.quoted(data) || ',null,null,true]'
+$$;
+
 -- Announce events, a JSON array in ASCII, to all processes when the transaction commits. What
 -- doesn't fit into one notification comes in parts "serial:part:of:...". The serial makes them
 -- different from each other: of equal notifications in a transaction only one is sent.
@@ -100,17 +127,19 @@ CREATE OR REPLACE FUNCTION chatserver.announce(events text) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
     most CONSTANT integer := 7900;
-    parts integer := (length(events) + most - 1) / most;
+    parts integer := (octet_length(events) + most - 1) / most;
+    bytes bytea;
     serial text;
 BEGIN
     IF parts <= 1 THEN
         PERFORM pg_notify('chatserver', events);
         RETURN;
     END IF;
+    bytes := convert_to(events, 'SQL_ASCII');  -- a part of a text is looked for from its beginning
     serial := left(gen_random_uuid()::text, 8);
     FOR part IN 1..parts LOOP
         PERFORM pg_notify('chatserver', serial || ':' || part || ':' || parts || ':'
-            || substr(events, (part - 1) * most + 1, most));
+            || convert_from(substr(bytes, (part - 1) * most + 1, most), 'SQL_ASCII'));
     END LOOP;
 END
 $$;
@@ -160,8 +189,8 @@ BEGIN
         epoch = CASE WHEN gone_back[array_position(keys, key)] THEN chatserver.new_epoch()
             ELSE epoch END
     WHERE key = ANY (keys);
-    INSERT INTO chatserver.channel (name, epoch, timeline, size, ttl, used, due)
-    SELECT DISTINCT ON (sha256(given.name)) given.name, chatserver.new_epoch(),
+    INSERT INTO chatserver.channel (key, name, epoch, timeline, size, ttl, used, due)
+    SELECT DISTINCT ON (sha256(given.name)) sha256(given.name), given.name, chatserver.new_epoch(),
         chatserver.timeline(), coalesce(given.size, 100), coalesce(given.ttl, 300),
         clock_timestamp(), clock_timestamp() + interval '1 hour'
     FROM unnest(names, sizes, ttls) AS given (name, size, ttl)
@@ -180,116 +209,132 @@ $$;
 
 -- Append publications to streams, and announce them: all of them, or none.
 --
--- names are the streams, each once, in the order of their SHA-256, with what is kept of them; NULL
--- leaves that as it is. The other arrays have one element for each publication: channels are
--- indexes of names. What is not to be kept gets no offset, and is only announced. An id is in a
--- channel once. It is remembered for the seconds of id_ttl; if that is NULL, it is looked for among
--- the publications of the last minute, and only if may_be_there: if some may come again.
+-- keys and names are the streams, each once, in the order of the keys, with what is kept of them;
+-- NULL leaves that as it is. The other arrays have one element for each publication: streams are
+-- indexes of names, and counts say how many of the stream are kept up to this one. What is not to be
+-- kept gets no offset, and is only announced. An id is in a stream once. It is remembered for the
+-- seconds of id_ttl; if that is NULL, it is looked for among the publications of the last minute, and
+-- only if may_be_there: if some may come again. No id_ttls at all means NULL for each, and no keeps
+-- that all are kept.
 --
 -- Returns the epoch of each stream and the position of each publication.
 CREATE OR REPLACE FUNCTION chatserver.append(
-    names bytea[], sizes bigint[], ttls double precision[],
-    channels integer[], ids bytea[], id_ttls double precision[],
-    kinds text[], contents bytea[], infos bytea[], skips bytea[], keeps boolean[],
-    may_be_there boolean, OUT epochs text[], OUT positions bigint[]
+    keys bytea[], names bytea[], sizes bigint[], ttls double precision[],
+    streams integer[], counts integer[], ids bytea[], id_ttls double precision[],
+    contents text[], keeps boolean[], may_be_there boolean,
+    OUT epochs text[], OUT positions bigint[]
 ) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
-    keys CONSTANT bytea[] := ARRAY(SELECT sha256(name) FROM unnest(names) AS name);
     places tid[];
-    streams bigint[];
+    channels bigint[];
     tops bigint[];
+    has_foreign boolean;
     now timestamptz;
-    known_streams bigint[];
-    known_ids bytea[];
-    known_positions bigint[];
-    is_light boolean;
+    known bigint[];
+    all_kept CONSTANT boolean := cardinality(keeps) = 0;
+    -- What fits into a few notifications is announced whole; of the rest, the positions are.
+    is_light CONSTANT boolean := pg_column_size(contents) + pg_column_size(names) <= 100000;
     events text;
 BEGIN
     LOOP
-        IF (SELECT count(*) FROM chatserver.channel WHERE key = ANY (keys)) < cardinality(keys) THEN
-            INSERT INTO chatserver.channel (name, epoch, timeline, used, due)
-            SELECT name, chatserver.new_epoch(), chatserver.timeline(),
-                clock_timestamp(), clock_timestamp() + interval '1 minute'
-            FROM unnest(names) AS name ORDER BY sha256(name)
-            ON CONFLICT DO NOTHING;
-        END IF;
         -- All lock streams in the same order, so no two wait for each other.
-        SELECT array_agg(place), array_agg(id), array_agg(top), array_agg(epoch)
-        INTO places, streams, tops, epochs FROM (
+        SELECT array_agg(place), array_agg(id), array_agg(top), array_agg(epoch), bool_or(is_foreign)
+        INTO places, channels, tops, epochs, has_foreign FROM (
             SELECT ctid AS place, id, top, CASE WHEN timeline = chatserver.timeline() THEN epoch
-                ELSE chatserver.new_epoch() END AS epoch
-            FROM chatserver.channel WHERE key = ANY (keys) ORDER BY key FOR UPDATE
+                ELSE chatserver.new_epoch() END AS epoch,
+                EXISTS (
+                    SELECT FROM chatserver.publication
+                    WHERE publication.channel = channel.id AND publication.position > top
+                ) AS is_foreign
+            FROM chatserver.channel WHERE key = ANY (keys)
+                AND (SELECT count(*) FROM chatserver.channel WHERE key = ANY (keys))
+                    = cardinality(keys)
+            ORDER BY key FOR UPDATE
         ) AS stream;
-        EXIT WHEN cardinality(streams) = cardinality(keys);  -- else an idle one was just removed
+        EXIT WHEN cardinality(channels) = cardinality(keys);
+        -- Some are new, or an idle one was just removed.
+        INSERT INTO chatserver.channel (key, name, epoch, timeline, used, due)
+        SELECT key, name, chatserver.new_epoch(), chatserver.timeline(),
+            clock_timestamp(), clock_timestamp() + interval '1 minute'
+        FROM unnest(keys, names) AS given (key, name) ORDER BY key
+        ON CONFLICT DO NOTHING;
     END LOOP;
-    now := clock_timestamp();
-    IF may_be_there THEN
-        SELECT array_agg(channel), array_agg(id), array_agg(position)
-        INTO known_streams, known_ids, known_positions FROM chatserver.publication
-        WHERE channel = ANY (streams) AND id = ANY (ids) AND time > now - interval '1 minute';
+    IF has_foreign THEN  -- somebody else has written rows where the next ones belong
+        DELETE FROM chatserver.publication USING unnest(channels, tops) AS stream (id, top)
+        WHERE channel = stream.id AND position > stream.top;
     END IF;
-    -- What fits into a few notifications is announced whole; of the rest, the positions are.
-    is_light := pg_column_size(contents) + coalesce(pg_column_size(infos), 0)
-        + cardinality(channels) * (30 + pg_column_size(names) / cardinality(names)) <= 100000;
-    WITH draft AS (
-        SELECT given.*, coalesce(remembered.position, recent.position) AS known,
-            coalesce(remembered.position, recent.position) IS NULL AS fresh
-        FROM unnest(channels, ids, id_ttls, kinds, contents, infos, skips, keeps)
-            WITH ORDINALITY AS given (channel, id, id_ttl, kind, data, info, skip, keep, number)
-        LEFT JOIN LATERAL (
-            SELECT position, expires FROM chatserver.publication_id
-            WHERE given.id_ttl IS NOT NULL AND channel = streams[given.channel] AND id = given.id
-            OFFSET 0
-        ) AS remembered ON remembered.expires > now
-        LEFT JOIN unnest(known_streams, known_ids, known_positions)
-            AS recent (channel, id, position)
-            ON recent.channel = streams[given.channel] AND recent.id = given.id
-    ), numbered AS MATERIALIZED (
-        SELECT channel, id, id_ttl, kind, data, info, skip, keep, number, fresh,
-            coalesce(known, tops[channel] + count(*) FILTER (WHERE fresh AND keep)
-                OVER (PARTITION BY channel ORDER BY number)) AS position
-        FROM draft
-    ), appended AS (
-        -- A row that is there already was written by somebody else.
-        INSERT INTO chatserver.publication (channel, position, time, kind, data, info, skip, id)
-        SELECT streams[channel], position, now, kind::"char", data, info, skip,
+    now := clock_timestamp();
+    IF may_be_there OR cardinality(id_ttls) > 0 THEN
+        SELECT array_agg(known ORDER BY number), array_agg(count ORDER BY number)
+        INTO known, counts FROM (
+            SELECT number, known, count(*) FILTER (WHERE known IS NULL AND (all_kept OR keep))
+                OVER (PARTITION BY stream ORDER BY number) AS count
+            FROM (
+                SELECT given.number, given.stream, given.keep,
+                    coalesce(remembered.position, recent.position) AS known
+                FROM unnest(streams, ids, id_ttls, keeps)
+                    WITH ORDINALITY AS given (stream, id, id_ttl, keep, number)
+                LEFT JOIN LATERAL (
+                    SELECT position, expires FROM chatserver.publication_id
+                    WHERE given.id_ttl IS NOT NULL AND channel = channels[given.stream]
+                        AND id = given.id
+                    OFFSET 0
+                ) AS remembered ON remembered.expires > now
+                LEFT JOIN (
+                    SELECT channel, id, position FROM chatserver.publication
+                    WHERE may_be_there AND channel = ANY (channels) AND id = ANY (ids)
+                        AND time > now - interval '1 minute'
+                    OFFSET 0
+                ) AS recent ON recent.channel = channels[given.stream] AND recent.id = given.id
+            ) AS looked_for
+        ) AS counted;
+    END IF;
+    WITH appended AS (
+        INSERT INTO chatserver.publication (channel, position, time, content, id)
+        SELECT channels[stream], tops[stream] + count, now, content,
             CASE WHEN id_ttl IS NULL THEN id END
-        FROM numbered WHERE fresh AND keep
-        ON CONFLICT (channel, position) DO UPDATE SET time = excluded.time, kind = excluded.kind,
-            data = excluded.data, info = excluded.info, skip = excluded.skip, id = excluded.id
-    ), remembered AS (
-        INSERT INTO chatserver.publication_id (channel, id, position, expires)
-        SELECT streams[channel], id, position, now + make_interval(secs => id_ttl)
-        FROM numbered WHERE fresh AND id IS NOT NULL AND id_ttl IS NOT NULL
-        ON CONFLICT (channel, id)
-            DO UPDATE SET position = excluded.position, expires = excluded.expires
+        FROM unnest(streams, counts, ids, id_ttls, contents, keeps, known)
+            AS given (stream, count, id, id_ttl, content, keep, known)
+        WHERE (all_kept OR keep) AND known IS NULL
+    ), added AS MATERIALIZED (
+        SELECT stream, count(*) FILTER (WHERE all_kept OR keep),
+            string_agg(content, ',' ORDER BY number)
+                FILTER (WHERE is_light OR NOT (all_kept OR keep)) AS contents
+        FROM unnest(streams, contents, keeps, known)
+            WITH ORDINALITY AS given (stream, content, keep, known, number)
+        WHERE known IS NULL GROUP BY stream
     ), moved AS (
         UPDATE chatserver.channel AS stream
         SET top = stream.top + added.count, used = now,
-            epoch = epochs[added.channel], timeline = chatserver.timeline(),
-            size = coalesce(sizes[added.channel], stream.size),
-            ttl = coalesce(ttls[added.channel], stream.ttl),
+            epoch = epochs[added.stream], timeline = chatserver.timeline(),
+            size = coalesce(sizes[added.stream], stream.size),
+            ttl = coalesce(ttls[added.stream], stream.ttl),
             due = least(stream.due, now + interval '1 minute')
-        FROM (
-            SELECT channel, count(*) FILTER (WHERE fresh AND keep) FROM numbered GROUP BY channel
-        ) AS added
-        WHERE stream.ctid = places[added.channel]
-    ), event AS (
-        SELECT number, '["p",' || chatserver.quoted(names[channel])
-            || ',"' || epochs[channel] || '",'
-            || CASE WHEN keep THEN position ELSE 0 END || ',"' || kind || '",'
-            || chatserver.quoted(data) || ',' || chatserver.quoted(info) || ','
-            || chatserver.quoted(skip) || ']' AS event
-        FROM numbered WHERE fresh AND (is_light OR NOT keep)
-        UNION ALL
-        SELECT min(number), '["r",' || chatserver.quoted(names[channel])
-            || ',"' || epochs[channel] || '",' || min(position) || ',' || max(position) || ']'
-        FROM numbered WHERE fresh AND keep AND NOT is_light GROUP BY channel
+        FROM added WHERE stream.ctid = places[added.stream]
     )
-    SELECT (SELECT array_agg(position ORDER BY number) FROM numbered),
-        (SELECT string_agg(event, ',' ORDER BY number) FROM event)
-    INTO positions, events;
+    SELECT ARRAY(
+        SELECT coalesce(known, tops[stream] + count)
+        FROM unnest(streams, counts, known) AS given (stream, count, known)
+    ), string_agg(event, ',')
+    INTO positions, events
+    FROM (
+        SELECT chatserver.quoted(names[stream]) || ',"' || epochs[stream] || '",'
+            || tops[stream] + 1 AS head, tops[stream] + count AS last, count, contents FROM added
+    ) AS stream CROSS JOIN LATERAL (
+        SELECT '["p",' || head || ',[' || contents || ']]' AS event WHERE contents IS NOT NULL
+        UNION ALL
+        SELECT '["r",' || head || ',' || last || ']' WHERE count > 0 AND NOT is_light
+    ) AS event;
+    IF cardinality(id_ttls) > 0 THEN
+        INSERT INTO chatserver.publication_id (channel, id, position, expires)
+        SELECT channels[stream], id, position, now + make_interval(secs => id_ttl)
+        FROM unnest(streams, ids, id_ttls, positions, known)
+            AS given (stream, id, id_ttl, position, known)
+        WHERE known IS NULL AND id IS NOT NULL AND id_ttl IS NOT NULL
+        ON CONFLICT (channel, id)
+            DO UPDATE SET position = excluded.position, expires = excluded.expires;
+    END IF;
     IF events IS NOT NULL THEN
         PERFORM chatserver.announce('[' || events || ']');
     END IF;
@@ -302,7 +347,8 @@ CREATE OR REPLACE FUNCTION chatserver.append_each(
     contents bytea[]
 ) RETURNS void LANGUAGE sql AS $$
     WITH draft AS (
-        SELECT * FROM unnest(names, sizes, ttls, ids, kinds, contents)
+        SELECT given.*, row_number() OVER (PARTITION BY name ORDER BY number) AS count
+        FROM unnest(names, sizes, ttls, ids, kinds, contents)
             WITH ORDINALITY AS given (name, size, ttl, id, kind, data, number)
     ), stream AS (
         SELECT name, max(size) AS size, max(ttl) AS ttl,
@@ -310,12 +356,13 @@ CREATE OR REPLACE FUNCTION chatserver.append_each(
         FROM draft GROUP BY name
     )
     SELECT chatserver.append(
+        (SELECT array_agg(sha256(name) ORDER BY index) FROM stream),
         (SELECT array_agg(name ORDER BY index) FROM stream),
         (SELECT array_agg(size ORDER BY index) FROM stream),
         (SELECT array_agg(ttl ORDER BY index) FROM stream),
-        array_agg(index::integer ORDER BY number), array_agg(id ORDER BY number),
-        array_agg(300::double precision), array_agg(kind ORDER BY number),
-        array_agg(data ORDER BY number), '{}', '{}', array_agg(true), false
+        array_agg(index::integer ORDER BY number), array_agg(count::integer ORDER BY number),
+        array_agg(id ORDER BY number), array_agg(300::double precision),
+        array_agg(chatserver.content(kind, data) ORDER BY number), '{}', false
     )
     FROM draft JOIN stream USING (name)
 $$;
@@ -351,6 +398,19 @@ DROP TRIGGER IF EXISTS send ON chatserver.outbox;
 CREATE CONSTRAINT TRIGGER send AFTER INSERT ON chatserver.outbox
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION chatserver.send_outbox();
 
+CREATE OR REPLACE FUNCTION chatserver.send(channel text, kind "char", data text, id text)
+RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF channel IS NULL OR channel = '' OR data IS NULL THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'publish needs a channel and data';
+    END IF;
+    INSERT INTO chatserver.outbox (name, kind, data, id) VALUES (
+        convert_to($1, 'UTF8'), $2, convert_to($3, 'UTF8'),
+        chatserver.short(convert_to($4, 'UTF8'))
+    );
+END
+$$;
+
 -- Publish in a transaction: it is delivered when that is committed, and never if it is rolled
 -- back. A second one with the same id within five minutes delivers nothing. Text is sent as it
 -- is; jsonb is sent as JSON.
@@ -358,17 +418,11 @@ CREATE CONSTRAINT TRIGGER send AFTER INSERT ON chatserver.outbox
 -- A role that is not the broker's needs: GRANT USAGE ON SCHEMA chatserver TO it.
 CREATE OR REPLACE FUNCTION chatserver.publish(channel text, data text, id text DEFAULT NULL)
 RETURNS void LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    INSERT INTO chatserver.outbox (name, kind, data, id) VALUES (
-        convert_to($1, 'UTF8'), 't', convert_to($2, 'UTF8'),
-        chatserver.short(convert_to($3, 'UTF8'))
-    )
+    SELECT chatserver.send($1, 't', $2, $3)
 $$;
 CREATE OR REPLACE FUNCTION chatserver.publish(channel text, data jsonb, id text DEFAULT NULL)
 RETURNS void LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    INSERT INTO chatserver.outbox (name, kind, data, id) VALUES (
-        convert_to($1, 'UTF8'), 'j', convert_to($2::text, 'UTF8'),
-        chatserver.short(convert_to($3, 'UTF8'))
-    )
+    SELECT chatserver.send($1, 'j', $2::text, $3)
 $$;
 
 -- Read histories: for each name the publications after (before, if reverse) a position, and in
@@ -377,11 +431,9 @@ CREATE OR REPLACE FUNCTION chatserver.read(
     names bytea[], ttls double precision[], epochs text[], positions bigint[],
     limits bigint[], reverses boolean[]
 ) RETURNS TABLE (
-    number bigint, epoch text, top bigint,
-    "position" bigint, kind text, data bytea, info bytea, skip bytea
+    number bigint, epoch text, top bigint, "position" bigint, content text
 ) LANGUAGE sql AS $$
-    SELECT given.number, channel.epoch, channel.top,
-        found.position, found.kind::text, found.data, found.info, found.skip
+    SELECT given.number, channel.epoch, channel.top, found.position, found.content
     FROM unnest(names, ttls, epochs, positions, limits, reverses)
         WITH ORDINALITY AS given (name, ttl, epoch, position, most, reverse, number)
     CROSS JOIN LATERAL (
@@ -413,10 +465,9 @@ $$;
 CREATE OR REPLACE FUNCTION chatserver.read_spans(
     names bytea[], epochs text[], firsts bigint[], lasts bigint[]
 ) RETURNS TABLE (
-    number bigint, "position" bigint, kind text, data bytea, info bytea, skip bytea
+    number bigint, "position" bigint, content text
 ) LANGUAGE sql AS $$
-    SELECT given.number, publication.position, publication.kind::text,
-        publication.data, publication.info, publication.skip
+    SELECT given.number, publication.position, publication.content
     FROM unnest(names, epochs, firsts, lasts)
         WITH ORDINALITY AS given (name, epoch, first, last, number)
     CROSS JOIN LATERAL (
@@ -497,11 +548,11 @@ BEGIN
     IF events <> '{}' THEN
         PERFORM chatserver.announce('[' || array_to_string(events, ',') || ']');
     END IF;
-    -- With the client as id, so that it comes once.
+    -- With the client as id, so that it comes once. No publisher's id begins so: it is UTF-8.
     PERFORM chatserver.append_each(
         array_agg(names[change] ORDER BY number), array_agg(sizes[change] ORDER BY number),
-        array_agg(ttls[change] ORDER BY number), array_agg(clients[change] ORDER BY number),
-        last_kinds, last_wills
+        array_agg(ttls[change] ORDER BY number),
+        array_agg(decode('ff', 'hex') || clients[change] ORDER BY number), last_kinds, last_wills
     ) FROM unnest(last) WITH ORDINALITY AS given (change, number) HAVING count(*) > 0;
 END
 $$;
@@ -649,5 +700,5 @@ $$;
 
 -- The version of this schema; an older one is brought up to date.
 CREATE OR REPLACE FUNCTION chatserver.version() RETURNS integer LANGUAGE sql IMMUTABLE AS $$
-    SELECT 1
+    SELECT 2
 $$;

@@ -12,7 +12,7 @@ from chatserver.errors import BrokerUnavailable
 __all__ = ["Server"]
 
 #: The version of the schema; `chatserver.version()` in schema.sql says the same.
-VERSION = 1
+VERSION = 2
 LOWEST = 14
 #: How often each connection is looked at for a pooler that exchanges them.
 LOOKS = 3
@@ -36,7 +36,10 @@ RIGHTS = """
         EXISTS (SELECT FROM pg_namespace WHERE nspname = $1) AS is_there,
         has_database_privilege(current_database(), 'CREATE') AS may_create,
         coalesce(has_schema_privilege(to_regnamespace($1), 'CREATE'), false) AS may_change,
-        coalesce(has_schema_privilege(to_regnamespace($1), 'USAGE'), false) AS may_use
+        coalesce(has_schema_privilege(to_regnamespace($1), 'USAGE'), false) AND NOT EXISTS (
+            SELECT FROM pg_proc
+            WHERE pronamespace = to_regnamespace($1) AND NOT has_function_privilege(oid, 'EXECUTE')
+        ) AS may_use
 """
 TABLE_RIGHTS = """
     SELECT bool_and(has_table_privilege(oid, right_)) AS are_given
@@ -170,7 +173,8 @@ class Server:
         return self._lacking(
             role,
             f"GRANT USAGE ON SCHEMA {self.schema} TO {role}; GRANT SELECT, INSERT, UPDATE, DELETE "
-            f"ON ALL TABLES IN SCHEMA {self.schema} TO {role}",
+            f"ON ALL TABLES IN SCHEMA {self.schema} TO {role}; GRANT EXECUTE ON ALL FUNCTIONS IN "
+            f"SCHEMA {self.schema} TO {role}",
         )
 
     def _lacking(self, role: str, statement: str) -> BrokerUnavailable:

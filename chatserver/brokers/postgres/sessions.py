@@ -1,7 +1,7 @@
 """Connections to PostgreSQL, and what its errors mean: they pass, or somebody has to act.
 
 Each statement is a transaction of its own. asyncpg carries out one at a time on a connection, so
-they take turns.
+they take turns, in the order in which they were given.
 """
 
 import asyncio
@@ -71,11 +71,16 @@ class Session:
 
     Args:
         connection: The connection.
+
+    Attributes:
+        order: Held by who asks a list of questions, which may take several statements.
     """
 
     def __init__(self, connection: "asyncpg.Connection[Any]") -> None:
+        self.order = asyncio.Lock()
         self._connection = connection
         self._turn = asyncio.Lock()
+        self._is_lost = False
         self._process = 0
 
     @property
@@ -110,13 +115,23 @@ class Session:
             Unfit: It can't be done with these values.
             BrokerUnavailable: It can't be done.
         """
+        async with self._turn:
+            if self._is_lost:
+                raise Interrupted("the connection was lost")
+            try:
+                return await self._fetch(query, *values)
+            except Interrupted:
+                # This is asked again. What was given later must not be done before.
+                self._is_lost = True
+                raise
+
+    async def _fetch(self, query: str, *values: object) -> Sequence[Row]:
         for _ in range(ATTEMPTS):
-            async with self._turn:
-                with _translated():
-                    rows: Sequence[Row] = await self._connection.fetch(
-                        query, *values, timeout=ANSWER_TIMEOUT
-                    )
-                    return rows
+            with _translated():
+                rows: Sequence[Row] = await self._connection.fetch(
+                    query, *values, timeout=ANSWER_TIMEOUT
+                )
+                return rows
         raise Interrupted("its transactions collide with others")
 
     async def fetchone(self, query: str, *values: object) -> Row:

@@ -32,14 +32,16 @@ __all__ = [
     "Pipe",
     "answer_of",
     "pack",
+    "text_of",
 ]
 
 #: What Redis says to a command: a reply of any type, or its error.
 Answer: TypeAlias = Any
 #: The name under which something was announced, and its bytes.
 News: TypeAlias = tuple[bytes, bytes]
-#: Announcements that were read and not yet handed on, at most.
-MOST_HEARD = 10_000
+#: Bytes of announcements that were read and not yet handed on, about; beyond, nothing more is read.
+#: Each announcement counts for so many besides its content.
+MOST_HEARD, OVERHEAD = 8 * 1024 * 1024, 128
 #: Seconds that TCP and TLS may take. A packet that was lost is sent again after one second, then
 #: after two more; to begin anew is faster then.
 CONNECT_TIMEOUT = 2.0
@@ -104,17 +106,17 @@ def answer_of(answer: Answer) -> Answer | Interrupted | BrokerUnavailable:
     if not isinstance(answer, Exception):
         return answer
     if str(answer).startswith(NOT_NOW):
-        return Interrupted(_text(answer))
-    return BrokerUnavailable(f"Redis refuses: {_text(answer)}.")
+        return Interrupted(text_of(answer))
+    return BrokerUnavailable(f"Redis refuses: {text_of(answer)}.")
 
 
-def _text(error: BaseException) -> str:
+def text_of(error: BaseException) -> str:
     """What an error says, as a part of a sentence."""
     return CODE.sub("", str(error)).rstrip(".") or type(error).__name__
 
 
 def _no_entry(error: Exception) -> BrokerUnavailable:
-    return BrokerUnavailable(f"Redis refuses the user or password: {_text(error)}.")
+    return BrokerUnavailable(f"Redis refuses the user or password: {text_of(error)}.")
 
 
 class _Line(asyncio.Protocol):
@@ -173,7 +175,7 @@ class _Line(asyncio.Protocol):
 
     def _fail(self, error: Exception) -> None:
         if self._error is None:
-            self._error = Interrupted(_text(error))
+            self._error = Interrupted(text_of(error))
         while self._waiting:
             _, future = self._waiting.popleft()
             if not future.done():
@@ -235,6 +237,7 @@ class Ear(_Line):
         self._s = b"S" if sharded else b""
         self._message = b"smessage" if sharded else b"message"
         self._heard: list[News] = []
+        self._heard_bytes = 0
         # In a Cluster: names that were left, and how often that is not confirmed yet.
         self._left: Counter[bytes] = Counter()
         self._something = asyncio.Event()
@@ -272,7 +275,8 @@ class Ear(_Line):
                 await self._something.wait()
                 continue
             heard, self._heard = self._heard, []
-            if len(heard) >= MOST_HEARD and not self._transport.is_closing():
+            is_full, self._heard_bytes = self._heard_bytes >= MOST_HEARD, 0
+            if is_full and not self._transport.is_closing():
                 self._transport.resume_reading()
             await receive(heard)
 
@@ -281,10 +285,8 @@ class Ear(_Line):
         await self._write([*commands, pack("PING")], 1)
 
     def data_received(self, data: bytes) -> None:
-        had_room = len(self._heard) < MOST_HEARD
         super().data_received(data)
-        has_room = len(self._heard) < MOST_HEARD
-        if had_room and not has_room and not self._transport.is_closing():
+        if self._heard_bytes >= MOST_HEARD and not self._transport.is_closing():
             self._transport.pause_reading()
 
     def _fail(self, error: Exception) -> None:
@@ -298,6 +300,7 @@ class Ear(_Line):
         kind = reply[0] if isinstance(reply, list) else reply.lower()
         if kind == self._message:
             self._heard.append((reply[1], reply[2]))
+            self._heard_bytes += len(reply[2]) + OVERHEAD
             self._something.set()
         elif kind == b"pong":
             _, pong = self._waiting.popleft()
@@ -362,7 +365,7 @@ async def _connected(connection: Connection) -> Connection:
         raise _no_entry(error) from None
     except ANY as error:
         await _give_up(connection)
-        raise Interrupted(_text(error)) from None
+        raise Interrupted(text_of(error)) from None
     return connection
 
 
@@ -400,7 +403,7 @@ class ClusterNodes(Nodes):
         except AUTHENTICATION as error:
             raise _no_entry(error) from None
         except ANY as error:
-            raise Interrupted(_text(error)) from None
+            raise Interrupted(text_of(error)) from None
         for node in self._cluster.get_primaries():
             self._index[node.name] = len(self.pipes)
             await self._add(node.acquire_connection)

@@ -35,6 +35,7 @@ from chatserver.brokers.redis.connections import (
     answer_of,
     pack,
 )
+from chatserver.brokers.redis.rights import Command, check_rights, needed
 from chatserver.brokers.redis.scripts import scripts
 from chatserver.brokers.redis.stored import (
     announced,
@@ -75,6 +76,8 @@ WILL_TTL = 300_000
 #: of the subscribers before any of it is written, and Redis ends who has too much there (its
 #: `client-output-buffer-limit pubsub`, 32 MB by default).
 MOST_APPENDED = 1024 * 1024
+#: What the user at an address has to be allowed.
+RULE = f"The user at {{}} needs ~{PREFIX}:* &{PREFIX}:* +@all -@admin -@dangerous +info."
 #: A position in no stream.
 NOWHERE = Position(0, "")
 #: More than any offset, and than any number of publications.
@@ -164,6 +167,7 @@ class RedisEngine(Engine):
         await self._nodes.connect()
         self._servers = []
         for pipe in self._nodes.pipes:
+            await check_rights(pipe, self._needed(), RULE.format(self.address))
             info = _info(await pipe.ask_one("INFO"))
             self._check(info)
             self._servers.append(_server(info))
@@ -173,20 +177,12 @@ class RedisEngine(Engine):
         self._channels = {}
         self._before, self._latest = self._before | self._latest, {}
         await self._nodes.ears[self._nodes.place(self._controls)].subscribe([self._controls])
-        await self._try_rights()
 
-    async def _try_rights(self) -> None:
-        """Announce something that nobody hears, to find out whether the user may."""
-        draft = Draft("", "", secrets.token_hex(4), 1.0, keep=False)
-        try:
-            _raise((await self.append([draft]))[0])
-        except BrokerUnavailable as error:
-            if "permission" not in str(error):
-                raise
-            raise BrokerUnavailable(
-                f"{error} The user at {self.address} needs ~{PREFIX}:* &{PREFIX}:* +@all -@admin "
-                "-@dangerous +info."
-            ) from None
+    def _needed(self) -> Sequence[Command]:
+        channel = self._keys("channel", "top", "stream", "id:", "will:", "present")
+        entries, shard = self._members("process"), "S" if self._nodes.sharded else ""
+        news = self._news("channel")
+        return needed(channel, news, self._leases, entries, self._controls, shard)
 
     def _check(self, info: Mapping[str, str]) -> None:
         version = info.get("redis_version", "0")
@@ -241,10 +237,14 @@ class RedisEngine(Engine):
         self._channels.update(names)
         await asyncio.gather(*(ear.subscribe(some) for ear, some in self._by_ear(names)))
         answers = await self._evaluate(
-            self._top(channel, rules, *self._before.pop(channel, (NOWHERE, b"")))
+            self._top(channel, rules, *self._before.get(channel, (NOWHERE, b"")))
             for channel, rules in channels.items()
         )
-        return [_then(answer, position_of) for answer in answers]
+        tops = [_then(answer, position_of) for answer in answers]
+        for channel, top in zip(channels, tops, strict=True):
+            if isinstance(top, Position):
+                self._before.pop(channel, None)
+        return tops
 
     async def unfollow(self, channels: Collection[str]) -> None:
         names = [self._news(channel) for channel in channels]
@@ -263,18 +263,12 @@ class RedisEngine(Engine):
             by_node.setdefault(self._nodes.place(name), []).append(name)
         return [(ears[node], some) for node, some in by_node.items()]
 
-    async def tops(self, known: Mapping[str, Position]) -> Mapping[str, Position]:
+    async def tops(self, known: Mapping[str, Position]) -> Answers[Position]:
         answers = await self._evaluate(
             self._top(channel, None, position, self._id_at(channel, position))
             for channel, position in known.items()
         )
-        tops: dict[str, Position] = {}
-        for channel, answer in zip(known, answers, strict=True):
-            if isinstance(answer, BrokerUnavailable):
-                logger.warning("The position of channel %.100r can't be read: %s", channel, answer)
-            else:
-                tops[channel] = position_of(_raise(answer))
-        return tops
+        return [_then(answer, position_of) for answer in answers]
 
     def _top(self, channel: str, rules: Rules | None, known: Position, id: bytes) -> "Call":
         """Ask for a stream's top.
@@ -390,7 +384,7 @@ class RedisEngine(Engine):
         return "enter", keys, (as_bytes(enter.info.client), value, announce, b"+ " + info)
 
     def _leave(self, leave: Leave) -> "Call":
-        keys = self._keys(leave.channel, "present", "top", "stream", f"id:{leave.client}")
+        keys = self._keys(leave.channel, "present", "top", "stream", f"will:{leave.client}")
         return (
             "leave",
             keys,

@@ -6,6 +6,7 @@ A channel's keys, with the channel's name as hash tag, so that a Cluster keeps t
                 process of Redis in which it was written
     …:stream    a stream whose entries are `offset-0`, with fields i (id), e (entry), t (ms)
     …:id:…      the position of the publication with this id
+    …:will:…    the position of the last will of this client
     …:present   a hash: client → "process length-of-info info entry-of-last-will"
 
 What is announced is "+ info", "- info", or publications without anything between them, each as
@@ -45,8 +46,8 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 #: with a snapshot, unless it keeps what the other had written. Nobody can know what is missing, so
 #: that a new epoch begins. The offsets go on, and what is there can still be read.
 #:
-#: Numbers that are only passed on stay the texts that they are: to format one costs Redis as much as
-#: to read a key.
+#: Numbers that are only passed on stay the texts that they are: to format one costs as much as to
+#: read a key.
 TOP = f"""
 local server, keeps = ARGV[#ARGV - 1], ARGV[#ARGV] == '1'
 
