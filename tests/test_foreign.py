@@ -189,6 +189,20 @@ async def test_anything_under_the_key_of_an_id_harms_nothing_that_is_published_w
     assert data(history.publications) == ["0", *ids, "last"]
 
 
+async def test_an_id_whose_publication_could_not_be_stored_is_not_known(
+    valkey: Valkey, broker: Broker, channel: str
+) -> None:
+    key = f"chatserver:{{{channel}}}:stream"
+    await broker.publish(channel, "before")
+    await asyncio.to_thread(valkey.ask, "DEL", key)
+    await write(valkey, ("RPUSH", "value"), key, b"garbage")
+    with pytest.raises(BrokerUnavailable):
+        await broker.publish(channel, "x", id="id")
+    await asyncio.to_thread(valkey.ask, "DEL", key)
+    assert (await broker.publish(channel, "x", id="id")).offset == 2
+    assert data((await broker.history(channel)).publications) == ["x"]
+
+
 async def test_an_entry_of_a_stream_that_can_not_be_read_is_left_out(
     valkey: Valkey, broker: Broker, channel: str
 ) -> None:

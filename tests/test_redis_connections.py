@@ -2,8 +2,6 @@
 
 import asyncio
 import gc
-from collections.abc import Iterable
-from typing import Any
 
 import pytest
 
@@ -13,7 +11,7 @@ from chatserver.brokers.redis.connections import MOST_HEARD, Ear, Pipe
 pytestmark = pytest.mark.anyio
 
 
-class Connection:
+class Transport(asyncio.Transport):
     """A connection whose other side has gone, which it notices when something is sent.
 
     Args:
@@ -21,54 +19,68 @@ class Connection:
     """
 
     def __init__(self, error: Exception | None) -> None:
+        super().__init__()
         self.error = error
-        self.gone = asyncio.Event()
+        self.protocol: asyncio.BaseProtocol | None = None
+        self.paused = self.closed = False
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self.protocol = protocol
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self.error is not None:
+            raise self.error
+        self.abort()
+
+    def pause_reading(self) -> None:
+        self.paused = True
+
+    def resume_reading(self) -> None:
+        self.paused = False
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+    def abort(self) -> None:
+        assert self.protocol is not None
+        self.closed = True
+        lost = self.protocol.connection_lost
+        asyncio.get_running_loop().call_soon(lost, ConnectionResetError("reset"))
+
+
+class Connection:
+    """A connection of redis-py over a transport."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        reader = asyncio.StreamReader()
+        protocol = asyncio.StreamReaderProtocol(reader)
+        loop = asyncio.get_running_loop()
+        self._writer: asyncio.StreamWriter | None
+        self._writer = asyncio.StreamWriter(transport, protocol, reader, loop)
 
     async def connect(self) -> None:
         """It is connected."""
 
     async def disconnect(self, nowait: bool = False) -> None:
-        self.gone.set()
-
-    async def send_packed_command(
-        self, command: Iterable[bytes], check_health: bool = True
-    ) -> None:
-        self.gone.set()
-        if self.error is not None:
-            raise self.error
-
-    async def read_response(self, disable_decoding: bool = False) -> Any:
-        await self.gone.wait()
-        raise ConnectionResetError("reset")
+        assert self._writer is not None
+        self._writer.close()
 
 
-async def test_who_closes_it_can_be_cancelled_meanwhile() -> None:
-    """Else a server that stops in this moment would not stop."""
-    pipe, ear = Pipe(Connection(None)), Ear(Connection(None), sharded=False)
-    await asyncio.sleep(0)
-    for each in (pipe, ear):
-        closing = asyncio.create_task(each.close())
-        await asyncio.sleep(0)
-        closing.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await closing
-        await each.close()
+class Silent(Transport):
+    """The other side says nothing."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """It is sent."""
 
 
-class Full(Connection):
-    """A connection that takes nothing more."""
-
-    async def send_packed_command(
-        self, command: Iterable[bytes], check_health: bool = True
-    ) -> None:
-        await self.gone.wait()
-
-
-async def test_whoever_gives_up_while_sending_leaves_nothing_behind(
+async def test_whoever_gives_up_waiting_leaves_nothing_behind(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Else the event loop would complain of an error that nobody has asked for."""
-    pipe, ear = Pipe(Full(None)), Ear(Full(None), sharded=False)
+    pipe, ear = Pipe(Connection(Silent(None))), Ear(Connection(Silent(None)), sharded=False)
     for call in (pipe.ask([b"x"]), ear.ping()):
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(call, 0.01)
@@ -87,8 +99,7 @@ ERRORS = [None, ConnectionResetError("reset"), RuntimeError("the handler is clos
 async def test_whoever_asks_is_interrupted_and_nothing_is_left_behind(
     error: Exception | None,
 ) -> None:
-    pipe = Pipe(Connection(error))
-    await asyncio.sleep(0)  # it waits for something to read an answer to
+    pipe = Pipe(Connection(Transport(error)))
     asked = [asyncio.create_task(pipe.ask([b"x"])) for _ in range(3)]
     for answer in await asyncio.gather(*asked, return_exceptions=True):
         assert isinstance(answer, Interrupted)
@@ -104,46 +115,57 @@ async def test_whoever_listens_is_interrupted_and_nothing_is_left_behind(
     async def receive(news: list[tuple[bytes, bytes]]) -> None:
         raise AssertionError("nothing is heard")
 
-    ear = Ear(Connection(error), sharded=False)
-    await asyncio.sleep(0)
+    ear = Ear(Connection(Transport(error)), sharded=False)
     calls = [ear.subscribe([b"x"]), ear.ping(), ear.hand_on(receive)]
     for answer in await asyncio.gather(*calls, return_exceptions=True):
         assert isinstance(answer, Interrupted)
     await ear.close()
 
 
-class Talking(Connection):
-    """A connection on which large announcements come without end."""
+async def test_answers_that_come_in_pieces_are_given_to_those_who_asked() -> None:
+    pipe = Pipe(Connection(Silent(None)))
+    asked = [asyncio.create_task(pipe.ask([b"x"] * count)) for count in (2, 1)]
+    await asyncio.sleep(0)
+    for piece in (b"+O", b"K\r\n-ER", b"R no\r\n$1\r", b"\nx\r\n"):
+        pipe.data_received(piece)
+    (first, error), third = await asyncio.gather(*asked)
+    assert (first, str(error), third) == (b"OK", "ERR no", [b"x"])
+    await pipe.close()
 
-    def __init__(self, size: int) -> None:
-        super().__init__(None)
-        self.size = size
-        self.read = 0
 
-    async def read_response(self, disable_decoding: bool = False) -> Any:
-        self.read += 1
-        return [b"message", b"name", bytes(self.size)]
+@pytest.mark.parametrize("data", [b"HTTP/1.1 400 Bad Request\r\n", b"+OK\r\n+OK\r\n"])
+async def test_what_is_no_answer_ends_the_connection(data: bytes) -> None:
+    pipe = Pipe(Connection(Silent(None)))
+    asked = asyncio.create_task(pipe.ask([b"x"]))
+    await asyncio.sleep(0)
+    pipe.data_received(data)
+    await asyncio.gather(asked, return_exceptions=True)
+    with pytest.raises(Interrupted):
+        await pipe.ask([b"x"])
+    await pipe.close()
 
 
 @pytest.mark.parametrize("size", [10, 1024 * 1024])
 async def test_what_nobody_takes_is_not_read(size: int) -> None:
     """However large it is, it takes no more memory; and what was taken makes room."""
-    connection = Talking(size)
-    ear = Ear(connection, sharded=False)
+    transport = Silent(None)
+    ear = Ear(Connection(transport), sharded=False)
     taken: list[int] = []
 
     async def receive(news: list[tuple[bytes, bytes]]) -> None:
         taken.append(sum(len(data) for _, data in news))
-        if len(taken) == 3:
-            raise Interrupted("it has had enough")
 
-    for _ in range(3):
-        await asyncio.sleep(0)
-    before = connection.read
-    for _ in range(3):
-        await asyncio.sleep(0)
-    assert connection.read == before
-    with pytest.raises(Interrupted):
-        await ear.hand_on(receive)
+    handing_on = asyncio.create_task(ear.hand_on(receive))
+    announcement = b"*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$%d\r\n%s\r\n" % (size, bytes(size))
+    for number in range(1, 4):
+        while not transport.paused:
+            ear.data_received(announcement)
+        assert len(taken) < number
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert not transport.paused
+        assert len(taken) == number
     assert all(0 < each <= MOST_HEARD + size for each in taken)
     await ear.close()
+    with pytest.raises(Interrupted):
+        await handing_on

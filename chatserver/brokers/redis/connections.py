@@ -1,10 +1,12 @@
 """Connections to Redis: one for commands and one to hear announcements, on each node.
 
-redis-py makes them (addresses, TLS, passwords, Sentinel, Cluster); what is here writes many
-commands at once and reads the answers as they come.
+redis-py makes them (addresses, TLS, passwords, Sentinel, Cluster). What is here then takes the
+transport over, writes many commands at once, and reads the answers as they come: a stream's reader
+would cost a turn of the event loop, and redis-py's parser a time-out and a task's switch, for each.
 """
 
 import asyncio
+import re
 from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -30,6 +32,7 @@ __all__ = [
     "Pipe",
     "answer_of",
     "pack",
+    "text_of",
 ]
 
 #: What Redis says to a command: a reply of any type, or its error.
@@ -69,22 +72,28 @@ ANY: tuple[type[Exception], ...] = (
     exceptions.RedisError,
     exceptions.RedisClusterException,  # which is none of the former
 )
-#: What sending may raise; uvloop raises RuntimeError if the connection was reset just before.
-NOT_SENT: tuple[type[Exception], ...] = (*WEATHER, RuntimeError)
+#: The same, as Redis begins an answer to a command.
+NOT_NOW = (
+    *("READONLY ", "NOSCRIPT ", "LOADING ", "BUSY ", "MASTERDOWN ", "NOREPLICAS "),
+    *("CLUSTERDOWN ", "MOVED ", "ASK ", "TRYAGAIN "),
+)
+#: What says no more to a person than the sentence behind it.
+CODE = re.compile("^(ERR|OOM|NOPERM) ")
 
 
 class Connection(Protocol):
-    """What is used of a connection of redis-py."""
+    """What is used of a connection of redis-py.
+
+    Attributes:
+        _writer: Where it writes to once it is connected. The only thing that is used of it without
+            being promised.
+    """
+
+    _writer: asyncio.StreamWriter | None
 
     async def connect(self) -> None: ...
 
     async def disconnect(self, nowait: bool = False) -> None: ...
-
-    async def send_packed_command(
-        self, command: Iterable[bytes], check_health: bool = True
-    ) -> None: ...
-
-    async def read_response(self, disable_decoding: bool = False) -> Any: ...
 
 
 def pack(*command: bytes | str | int) -> bytes:
@@ -96,49 +105,60 @@ def answer_of(answer: Answer) -> Answer | Interrupted | BrokerUnavailable:
     """An answer, or the error that stands for it."""
     if not isinstance(answer, Exception):
         return answer
-    if isinstance(answer, WEATHER) or str(answer).startswith(("BUSY", "LOADING", "NOREPLICAS")):
-        return Interrupted(_text(answer))
-    return BrokerUnavailable(f"Redis refuses: {_text(answer)}.")
+    if str(answer).startswith(NOT_NOW):
+        return Interrupted(text_of(answer))
+    return BrokerUnavailable(f"Redis refuses: {text_of(answer)}.")
 
 
-def _text(error: BaseException) -> str:
+def text_of(error: BaseException) -> str:
     """What an error says, as a part of a sentence."""
-    return str(error).rstrip(".") or type(error).__name__
+    return CODE.sub("", str(error)).rstrip(".") or type(error).__name__
 
 
 def _no_entry(error: Exception) -> BrokerUnavailable:
-    return BrokerUnavailable(f"Redis refuses the user or password: {_text(error)}.")
+    return BrokerUnavailable(f"Redis refuses the user or password: {text_of(error)}.")
 
 
-class _Line:
-    """A connection that is written to while one task reads the replies, in their order."""
+class _Line(asyncio.Protocol):
+    """A connection on which the replies come in the order of what was asked.
+
+    Args:
+        connection: It is connected, and has answered all that it was asked.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         # Who waits, and for how many replies.
         self._waiting: deque[tuple[int, asyncio.Future[Any]]] = deque()
         self._error: Interrupted | None = None
-        self._something = asyncio.Event()
-        self._reading = asyncio.create_task(self._read_until_lost())
+        self._replies = hiredis.Reader()
+        assert connection._writer is not None, "it is connected"
+        self._transport = cast(asyncio.Transport, connection._writer.transport)
+        self._transport.set_protocol(self)
 
     async def close(self) -> None:
         """Give the connection up; who waits gets `Interrupted`."""
-        self._reading.cancel()
-        await asyncio.wait([self._reading])
         self._fail(Interrupted("the connection was closed"))
         await _give_up(self._connection)
 
-    async def _read(self) -> None:
+    def _take(self, reply: Answer) -> None:
+        """Take a reply; one that can't be understood raises an error, and ends the connection."""
         raise NotImplementedError
 
-    async def _read_until_lost(self) -> None:
+    def data_received(self, data: bytes) -> None:
         try:
-            await self._read()
+            self._replies.feed(data)
+            while (reply := self._replies.gets()) is not False:
+                self._take(reply)
         except Exception as error:  # whatever else it may be that answers there
             self._fail(error)
+            self._transport.abort()
 
-    async def _write(self, commands: Sequence[bytes], replies: int) -> Any:
-        """Write packed commands, and wait for what `_read` makes of so many replies.
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._fail(exc or Interrupted("Redis has closed the connection"))
+
+    def _write(self, commands: Sequence[bytes], replies: int) -> "asyncio.Future[Any]":
+        """Write packed commands; what `_take` makes of so many replies is the future's result.
 
         Raises:
             Interrupted: The connection is lost.
@@ -147,20 +167,15 @@ class _Line:
             raise self._error
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.append((replies, future))
-        self._something.set()
         try:
-            await self._connection.send_packed_command(commands, check_health=False)
-        except NOT_SENT as error:
+            self._transport.write(b"".join(commands))
+        except (OSError, RuntimeError) as error:  # uvloop, if it was reset just before
             self._fail(error)
-        except asyncio.CancelledError:
-            future.cancel()  # nobody waits for the answer any more
-            raise
-        return await future
+        return future
 
     def _fail(self, error: Exception) -> None:
         if self._error is None:
-            self._error = Interrupted(_text(error))
-        self._something.set()
+            self._error = Interrupted(text_of(error))
         while self._waiting:
             _, future = self._waiting.popleft()
             if not future.done():
@@ -169,6 +184,10 @@ class _Line:
 
 class Pipe(_Line):
     """A connection on which commands are written without waiting for the answers before."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(connection)
+        self._answers: list[Answer] = []  # to whoever waits first
 
     async def ask(self, commands: Sequence[bytes]) -> list[Answer]:
         """The answers to packed commands, in their order; errors of Redis are among them.
@@ -193,16 +212,14 @@ class Pipe(_Line):
             raise answer
         return answer
 
-    async def _read(self) -> None:
-        while self._error is None:
-            if not self._waiting:
-                self._something.clear()
-                await self._something.wait()
-                continue
-            count, future = self._waiting[0]
-            answers = [await _reply(self._connection) for _ in range(count)]
-            if self._waiting:  # else the connection has failed for a sender
-                self._waiting.popleft()
+    def _take(self, reply: Answer) -> None:
+        if not self._waiting:
+            raise exceptions.ConnectionError("an answer to nothing that was asked")
+        self._answers.append(reply)
+        count, future = self._waiting[0]
+        if len(self._answers) == count:
+            answers, self._answers = self._answers, []
+            self._waiting.popleft()
             if not future.done():
                 future.set_result(answers)
 
@@ -223,7 +240,7 @@ class Ear(_Line):
         self._heard_bytes = 0
         # In a Cluster: names that were left, and how often that is not confirmed yet.
         self._left: Counter[bytes] = Counter()
-        self._room = asyncio.Event()
+        self._something = asyncio.Event()
 
     async def subscribe(self, names: Iterable[bytes]) -> None:
         """Hear what is announced under these names; returns when it is certain.
@@ -257,20 +274,24 @@ class Ear(_Line):
                 self._something.clear()
                 await self._something.wait()
                 continue
-            heard, self._heard, self._heard_bytes = self._heard, [], 0
-            self._room.set()
+            heard, self._heard = self._heard, []
+            is_full, self._heard_bytes = self._heard_bytes >= MOST_HEARD, 0
+            if is_full and not self._transport.is_closing():
+                self._transport.resume_reading()
             await receive(heard)
 
     async def _send(self, commands: list[bytes]) -> None:
         """Send commands; a ping behind them is answered after they were carried out."""
         await self._write([*commands, pack("PING")], 1)
 
-    async def _read(self) -> None:
-        while True:
-            self._take(await _reply(self._connection))
-            if self._heard_bytes >= MOST_HEARD:
-                self._room.clear()
-                await self._room.wait()
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._heard_bytes >= MOST_HEARD and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def _fail(self, error: Exception) -> None:
+        super()._fail(error)
+        self._something.set()
 
     def _take(self, reply: Answer) -> None:
         if isinstance(reply, Exception):
@@ -289,18 +310,6 @@ class Ear(_Line):
             if not self._left[reply[1]]:
                 raise exceptions.ConnectionError("a slot has moved to another node")
             self._left -= Counter([reply[1]])
-
-
-async def _reply(connection: Connection) -> Answer:
-    """The next reply; an error that Redis replies is returned, one of the connection raised."""
-    try:
-        return await connection.read_response(disable_decoding=True)
-    except (exceptions.ConnectionError, exceptions.TimeoutError) as error:
-        if isinstance(error, exceptions.BusyLoadingError):
-            return error
-        raise
-    except exceptions.RedisError as error:
-        return error
 
 
 async def _give_up(connection: Connection) -> None:
@@ -356,7 +365,7 @@ async def _connected(connection: Connection) -> Connection:
         raise _no_entry(error) from None
     except ANY as error:
         await _give_up(connection)
-        raise Interrupted(_text(error)) from None
+        raise Interrupted(text_of(error)) from None
     return connection
 
 
@@ -394,7 +403,7 @@ class ClusterNodes(Nodes):
         except AUTHENTICATION as error:
             raise _no_entry(error) from None
         except ANY as error:
-            raise Interrupted(_text(error)) from None
+            raise Interrupted(text_of(error)) from None
         for node in self._cluster.get_primaries():
             self._index[node.name] = len(self.pipes)
             await self._add(node.acquire_connection)

@@ -312,7 +312,7 @@ class RedisEngine(Engine):
             keys.append(id_key + id)
             arguments += id, entry, "1" if draft.keep else "0", int(draft.id_ttl * 1000)
         kept = _kept(drafts[-1][0].rules)
-        return "append", keys, (self._news(channel), _new_epoch(), *kept, *arguments)
+        return "append", keys, (*arguments, self._news(channel), _new_epoch(), *kept)
 
     async def read(self, reads: Sequence[Read]) -> Answers[History]:
         answers = await self._evaluate(_each(self._read, reads))

@@ -6,10 +6,8 @@ Redis checks rights when a command is queued in a transaction, so the transactio
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from redis.exceptions import NoPermissionError
-
 from chatserver.brokers.engine import Interrupted
-from chatserver.brokers.redis.connections import Answer, Pipe, answer_of, pack
+from chatserver.brokers.redis.connections import Answer, Pipe, answer_of, pack, text_of
 from chatserver.errors import BrokerUnavailable
 
 __all__ = ["Command", "check_rights", "needed"]
@@ -36,7 +34,8 @@ def needed(
         *(("INFO",), ("TIME",), ("SCRIPT", "LOAD", "return 1"), ("EVALSHA", "0" * 40, 0)),
         *(("GET", key) for key in (top, id, will)),
         *(("SET", key, "", "PX", 1) for key in (top, id, will)),
-        *(("XADD", stream, "MAXLEN", 1, "1-0", "i", ""), ("DEL", stream), ("PEXPIRE", stream, 1)),
+        *(("XADD", stream, "MAXLEN", 1, "1-0", "i", ""), ("PEXPIRE", stream, 1)),
+        *(("DEL", key) for key in (stream, id, will)),
         *(("XRANGE", stream, "-", "+"), ("XREVRANGE", stream, "+", "-")),
         *(("HSET", present, "c", ""), ("HDEL", present, "c"), ("HEXISTS", present, "c")),
         *(("HGET", present, "c"), ("HGETALL", present)),
@@ -74,5 +73,5 @@ def _check(command: Command, answer: Answer, rule: str) -> None:
     # A key of another node of a Cluster is no refusal: rights are looked at first.
     if isinstance(answer_of(answer), BrokerUnavailable):
         names = [each.decode() for each in command[1:] if isinstance(each, bytes)]
-        why = f"Redis refuses {' '.join([str(command[0]), *names])}: {str(answer).rstrip('.')}."
-        raise BrokerUnavailable(f"{why} {rule}" if isinstance(answer, NoPermissionError) else why)
+        why = f"Redis refuses {' '.join([str(command[0]), *names])}: {text_of(answer)}."
+        raise BrokerUnavailable(f"{why} {rule}" if str(answer).startswith("NOPERM ") else why)

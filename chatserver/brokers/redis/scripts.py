@@ -45,13 +45,16 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 #: If it was written in another process of Redis, this one began with what a replica had got, or
 #: with a snapshot, unless it keeps what the other had written. Nobody can know what is missing, so
 #: that a new epoch begins. The offsets go on, and what is there can still be read.
+#:
+#: Numbers that are only passed on stay the texts that they are: to format one costs as much as to
+#: read a key.
 TOP = f"""
 local server, keeps = ARGV[#ARGV - 1], ARGV[#ARGV] == '1'
 
 local function write_top(key, offset, epoch, size, ttl)
-    local position = string.format('%.0f %s', offset, epoch)
-    redis.call('SET', key, string.format('%s %.0f %.0f %s', position, size, ttl, server),
-        'PX', math.max(ttl, {TOP_TTL}))
+    local position = offset .. ' ' .. epoch
+    redis.call('SET', key, position .. ' ' .. size .. ' ' .. ttl .. ' ' .. server,
+        'PX', math.max(tonumber(ttl), {TOP_TTL}))
     return position
 end
 
@@ -62,7 +65,6 @@ local function read_top(key, new_epoch)
         string.match(top, '^(%d+) (%w+) (%d+) (%d+) (%w+)$')
     -- 2^53 has 16 digits.
     if not offset or math.max(#offset, #size, #ttl) > 15 then return nil end
-    offset, size, ttl = tonumber(offset), tonumber(size), tonumber(ttl)
     if written_in ~= server then
         if not keeps then epoch = new_epoch end
         write_top(key, offset, epoch, size, ttl)
@@ -72,86 +74,100 @@ end
 
 -- What is kept: what was asked for, or as before, or as of any channel.
 local function kept(asked_size, asked_ttl, size, ttl)
-    if asked_size ~= '' then return tonumber(asked_size), tonumber(asked_ttl) end
-    return size or {Rules().history_size}, ttl or {Rules().history_ttl * 1000:.0f}
+    if asked_size ~= '' then return asked_size, asked_ttl end
+    return size or '{Rules().history_size}', ttl or '{Rules().history_ttl * 1000:.0f}'
 end
 """
 
+# What runs for each publication has few calls of Redis, and formats one number: of a script's time,
+# most goes there. A table for each draft would cost as much as its `XADD`.
 PUBLISH = f"""
-local function append(stream_key, offset, size, id, entry)
-    local added = redis.pcall('XADD', stream_key, 'MAXLEN', size, string.format('%.0f-0', offset),
-        'i', id, 'e', entry, 't', string.format('%.0f', now))
+local call, format, at = redis.call, string.format, string.format('%.0f', now)
+
+local function append(stream_key, number, size, id, entry)
+    local added = redis.pcall('XADD', stream_key, 'MAXLEN', size, number .. '-0',
+        'i', id, 'e', entry, 't', at)
     return type(added) ~= 'table' or not added.err, added
 end
 
--- Publishes drafts, each with id_key, id, entry, keep and id_ttl. The answers are the position of
--- each, or the error.
-local function publish(top_key, stream_key, a, drafts)
-    local offset, epoch, size, ttl = read_top(top_key, a.epoch)
+-- Publishes drafts. For each, `id_keys` holds one key after the first `skipped`, and `fields` its
+-- id, entry, keep and id_ttl. The answers are the position of each, or the error.
+local function publish(top_key, stream_key, a, id_keys, fields, skipped)
+    local number, epoch, size, ttl = read_top(top_key, a.epoch)
     size, ttl = kept(a.size, a.ttl, size, ttl)
-    local stores = size > 0 and ttl > 0
-    if not offset then
-        redis.call('DEL', stream_key)
-        offset, epoch = 0, a.epoch
+    local stores = tonumber(size) > 0 and tonumber(ttl) > 0
+    if not number then
+        call('DEL', stream_key)
+        number, epoch = '0', a.epoch
     end
+    local offset = tonumber(number)
 
     local texts, length = {{}}, 0
     local function announce()
-        if length > 0 then redis.call('PUBLISH', a.news, table.concat(texts)) end
+        if length > 0 then call('PUBLISH', a.news, table.concat(texts)) end
         texts, length = {{}}, 0
     end
 
-    local function publish_one(draft)
-        -- A key of another type is foreign; it must not end the script, for others are in here.
-        local known = redis.pcall('GET', draft.id_key)
-        if type(known) == 'string' and string.match(known, '^%d+ %w+$') then return known end
-        local announced = draft.keep and offset + 1 or 0
-        if draft.keep and stores then
-            local done, answer = append(stream_key, announced, size, draft.id, draft.entry)
+    local function publish_one(id_key, id, entry, keep, id_ttl)
+        local announced, position = '0', number .. ' ' .. epoch
+        if keep then
+            announced = format('%.0f', offset + 1)
+            position = announced .. ' ' .. epoch
+        end
+        if not call('SET', id_key, position, 'NX', 'PX', id_ttl) then
+            -- A key of another type is foreign; it must not end the script, for others are in here.
+            local known = redis.pcall('GET', id_key)
+            if type(known) == 'string' and string.match(known, '^%d+ %w+$') then return known end
+            call('SET', id_key, position, 'PX', id_ttl)
+        end
+        if keep and stores then
+            local done, answer = append(stream_key, announced, size, id, entry)
             if not done and string.find(answer.err, 'equal or smaller') then
                 -- Somebody has added entries by hand.
-                redis.call('DEL', stream_key)
-                announced, epoch = 1, a.epoch
-                done, answer = append(stream_key, announced, size, draft.id, draft.entry)
+                call('DEL', stream_key)
+                offset, number, epoch = 0, '0', a.epoch
+                announced, position = '1', '1 ' .. epoch
+                call('SET', id_key, position, 'PX', id_ttl)
+                done, answer = append(stream_key, announced, size, id, entry)
             end
-            if not done then return answer end
+            if not done then
+                call('DEL', id_key)
+                return answer
+            end
         end
-        if draft.keep then offset = announced end
-        local position = string.format('%.0f %s', offset, epoch)
-        redis.call('SET', draft.id_key, position, 'PX', draft.id_ttl)
-        local head = string.format('%.0f %s %d %d ', announced, epoch, #draft.id, #draft.entry)
-        texts[#texts + 1] = head .. draft.id .. draft.entry
-        length = length + #draft.entry
+        if keep then offset, number = offset + 1, announced end
+        local n = #texts
+        texts[n + 1] = announced .. ' ' .. epoch .. ' ' .. #id .. ' ' .. #entry .. ' '
+        texts[n + 2], texts[n + 3] = id, entry
+        length = length + #entry
         if length > {MOST_ANNOUNCED} then announce() end
         return position
     end
 
-    local answers = {{}}
-    for i, draft in ipairs(drafts) do answers[i] = publish_one(draft) end
-    if stores then redis.call('PEXPIRE', stream_key, ttl) end
-    write_top(top_key, offset, epoch, size, ttl)
+    local answers, f = {{}}, 1
+    for i = skipped + 1, #id_keys do
+        answers[i - skipped] = publish_one(
+            id_keys[i], fields[f], fields[f + 1], fields[f + 2] == '1', fields[f + 3])
+        f = f + 4
+    end
+    if stores then call('PEXPIRE', stream_key, ttl) end
+    write_top(top_key, number, epoch, size, ttl)
     announce()
     return answers
 end
 """
 
 APPEND = """
-local drafts = {}
-for i = 3, #KEYS do
-    local a = 4 * i - 7
-    drafts[i - 2] = {
-        id_key = KEYS[i], id = ARGV[a], entry = ARGV[a + 1], keep = ARGV[a + 2] == '1',
-        id_ttl = ARGV[a + 3]}
-end
-return publish(KEYS[1], KEYS[2],
-    {news = ARGV[1], epoch = ARGV[2], size = ARGV[3], ttl = ARGV[4]}, drafts)
+return publish(KEYS[1], KEYS[2], {
+    news = ARGV[#ARGV - 5], epoch = ARGV[#ARGV - 4], size = ARGV[#ARGV - 3], ttl = ARGV[#ARGV - 2]},
+    KEYS, ARGV, 2)
 """
 
 # A stream has gone back if it doesn't reach the known offset, or has something else there: Redis
 # was replaced by a replica that had not got all, and to which others have published since.
 TOPS = """
 local function has_gone_back(stream_key, offset, known, id)
-    if offset < known then return true end
+    if tonumber(offset) < known then return true end
     if id == '' then return false end
     local number = string.format('%.0f-0', known)
     local found = redis.call('XRANGE', stream_key, number, number)[1]
@@ -163,7 +179,7 @@ size, ttl = kept(ARGV[2], ARGV[3], size, ttl)
 if not offset or
     (epoch == ARGV[4] and has_gone_back(KEYS[2], offset, tonumber(ARGV[5]), ARGV[6])) then
     redis.call('DEL', KEYS[2])
-    offset, epoch = 0, ARGV[1]
+    offset, epoch = '0', ARGV[1]
 end
 return write_top(KEYS[1], offset, epoch, size, ttl)
 """
@@ -171,7 +187,7 @@ return write_top(KEYS[1], offset, epoch, size, ttl)
 READ = """
 local offset, epoch = read_top(KEYS[1], ARGV[1])
 if not offset then return {'0 ' .. ARGV[1], '0', {}} end
-local position = string.format('%.0f %s', offset, epoch)
+local position = offset .. ' ' .. epoch
 if ARGV[6] == '0' or (ARGV[2] ~= '' and ARGV[2] ~= epoch) then return {position, '0', {}} end
 return {position, string.format('%.0f', now),
     redis.call(ARGV[3], KEYS[2], ARGV[4], ARGV[5], 'COUNT', ARGV[6])}
@@ -201,7 +217,7 @@ end
 if ARGV[4] == '1' and will ~= '' then
     local answer = publish(KEYS[2], KEYS[3],
         {news = ARGV[5], epoch = ARGV[6], size = ARGV[7], ttl = ARGV[8]},
-        {{id_key = KEYS[4], id = ARGV[1], entry = will, keep = true, id_ttl = ARGV[9]}})[1]
+        {KEYS[4]}, {ARGV[1], will, '1', ARGV[9]}, 0)[1]
     if type(answer) == 'table' and answer.err then return answer end
 end
 return process
