@@ -21,6 +21,7 @@ from tests.test_brokers import Delivered, data, started
 pytest_plugins = ["tests.engines"]
 pytestmark = [pytest.mark.anyio, pytest.mark.live]
 
+DEEP = b'{"client":"c","info":' + b"[" * 5000 + b"]" * 5000 + b"}"
 GARBAGE = [
     *(b"", b" ", b"\x00", b"\xff\xfe", b"0", b"-1", b"{}", b"null", b"1 2 3 4", b"a" * 100_000),
     *(
@@ -40,6 +41,8 @@ GARBAGE = [
     b"\x94\x00\xc4\x02\xff\xff\xc4\x00\xa0",  # a text that is not UTF-8
     b"\x94\x00\xc4\x01a\xc4\x01{\xa0",  # a publisher that is not JSON
     *(b"+ ", b"- {", b"+ {}", b"9 e \x94", b"! !", b"p 5 {}", b"p 99999 {}", b"p -5 {}x"),
+    *(b"+ " + DEEP, b"- " + DEEP, b"p %d %s" % (len(DEEP), DEEP)),
+    b"\x94\x00\xc4\x01a\xc5%s%s\xa0" % (len(DEEP).to_bytes(2, "big"), DEEP),
 ]
 TYPES = [
     ("SET", "value"),

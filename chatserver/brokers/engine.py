@@ -18,6 +18,7 @@ from chatserver.publication import ClientInfo, Delivery, History, Payload, Posit
 from chatserver.rules import Rules
 
 __all__ = [
+    "UNREADABLE",
     "Answers",
     "Draft",
     "Engine",
@@ -41,6 +42,14 @@ class Interrupted(Exception):
 #: The answers to a list of questions, in their order. `Interrupted`: it is asked again, because it
 #: is not certain that it was done. `BrokerUnavailable`: it can't be done; the sentence says why.
 Answers: TypeAlias = Sequence[T | Interrupted | BrokerUnavailable]
+#: What reading raises if it was something else. KeyError: a field is missing. RecursionError: it is
+#: nested too deeply. msgspec's errors are ValueErrors since 0.20 only.
+UNREADABLE: tuple[type[Exception], ...] = (
+    ValueError,
+    KeyError,
+    RecursionError,
+    msgspec.MsgspecError,
+)
 #: What an engine hears from other processes, or from this one.
 Heard: TypeAlias = Delivery | Control
 #: Takes what was heard, in order; an engine reads on when it has returned.

@@ -17,7 +17,6 @@ from chatserver.brokers.engine import Heard, read_control
 from chatserver.publication import ClientInfo, Joined, Left, Payload, Publication
 
 __all__ = [
-    "UNREADABLE",
     "Content",
     "Entered",
     "Event",
@@ -36,9 +35,6 @@ __all__ = [
 #: Of a publication's data: text, bytes or JSON.
 Kind: TypeAlias = Literal["t", "b", "j"]
 Number: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-#: What reading raises. msgspec's errors are ValueErrors in its newer versions only; RecursionError is
-#: for JSON that is nested too deeply.
-UNREADABLE: tuple[type[Exception], ...] = (ValueError, msgspec.MsgspecError, RecursionError)
 #: Characters of one announcement at most; a longer one is foreign.
 MOST = 2**30
 

@@ -17,6 +17,7 @@ import msgspec
 
 from chatserver.brokers.base import Control
 from chatserver.brokers.engine import (
+    UNREADABLE,
     Answers,
     Draft,
     Engine,
@@ -29,7 +30,6 @@ from chatserver.brokers.engine import (
     write_control,
 )
 from chatserver.brokers.postgres.announcements import (
-    UNREADABLE,
     Event,
     Parts,
     Published,

@@ -13,6 +13,7 @@ import msgspec
 
 from chatserver.brokers.base import Control
 from chatserver.brokers.engine import (
+    UNREADABLE,
     Answers,
     Draft,
     Engine,
@@ -227,7 +228,7 @@ class RedisEngine(Engine):
                     if position.offset:
                         self._latest[channel] = position, id
                     yield publication_of(channel, position, entry)
-        except (ValueError, msgspec.MsgspecError):
+        except UNREADABLE:
             logger.warning("Redis has announced what can't be read, in channel %.100r", channel)
 
     # Streams

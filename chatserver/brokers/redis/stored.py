@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 from msgspec import Raw, Struct
 
-from chatserver.brokers.engine import Read
+from chatserver.brokers.engine import UNREADABLE, Read
 from chatserver.brokers.redis.connections import Answer
 from chatserver.publication import ClientInfo, History, Payload, Position, Publication
 
@@ -110,7 +110,7 @@ def history_of(read: Read, answer: Answer) -> History:
             if ours == b"0" and int(named[b"t"]) > int(now) - read.ttl * 1000:
                 at = Position(int(offset), top.epoch)
                 publications.append(publication_of(read.channel, at, _decode_entry(named[b"e"])))
-        except (ValueError, KeyError, msgspec.MsgspecError):
+        except UNREADABLE:
             logger.warning("Redis has an entry that can't be read, in channel %.100r", read.channel)
     return History(tuple(publications), top)
 
@@ -122,7 +122,7 @@ def present_in(answer: list[bytes]) -> dict[str, tuple[str, ClientInfo]]:
         try:
             process, length, rest = value.split(b" ", 2)
             found[client.decode()] = (process.decode(), decode_info(rest[: int(length)]))
-        except (ValueError, msgspec.MsgspecError):
+        except UNREADABLE:
             logger.warning("Redis has an entry of presence that can't be read")
     return found
 
