@@ -100,7 +100,7 @@ types: $(DEV_READY) ## Check types, strictly
 
 .PHONY: tests
 tests: $(TEST_READY) chromium parser ## Run the tests only, browser included
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 .PHONY: test-all
 test-all: ## Run the tests on each of Python 3.11, 3.12 and 3.13 that is here

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
-from uuid import uuid4
 
 import msgspec
 import pytest
@@ -392,7 +391,7 @@ class Desk(Endpoint):
 
 
 desk = Starlette(routes=[WebSocketRoute("/{name}", Desk)])
-UUID = str(uuid4())
+UUID = "f81d4fae-7dec-11d0-a765-00a0c91e6bf6"  # of RFC 9562
 
 
 def conversation(session: WebSocketTestSession, message: str) -> list[str]:

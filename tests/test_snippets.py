@@ -16,13 +16,15 @@ from uuid import uuid4
 
 import jwt
 import pytest
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.testclient import TestClient, WebSocketDenialResponse, WebSocketTestSession
 from starlette.types import ASGIApp
 from starlette.websockets import WebSocketDisconnect
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from chatserver import hub_of
+from chatserver import BrokerUnavailable, hub_of
 from chatserver.app import create_app
 from chatserver.auth import Verifier, mint
 from chatserver.settings import Settings
@@ -128,6 +130,16 @@ def from_one_process_to_several(client: TestClient, snippet: ModuleType) -> None
             session.send_text("hi")
             assert texts(session, 2) == ["You wrote: hi", "Client #7 says: hi"]
         assert texts(other, 2) == ["Client #7 says: hi", "Client #7 left the chat"]
+
+
+@talks("docs/many-machines.md: When the engine is away")
+def when_the_engine_is_away(client: TestClient, snippet: ModuleType) -> None:
+    def publish(request: Request) -> Response:
+        raise BrokerUnavailable("no engine")
+
+    snippet.app.add_route("/publish", publish)
+    response = client.get("/publish")
+    assert (response.status_code, response.headers["Retry-After"]) == (503, "1")
 
 
 @talks("README.md: Three endpoints that are ready")
