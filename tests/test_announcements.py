@@ -5,8 +5,8 @@ import base64
 import pytest
 from msgspec import Raw
 
+from chatserver.brokers.engine import UNREADABLE
 from chatserver.brokers.postgres.announcements import (
-    UNREADABLE,
     Content,
     Entered,
     Gone,
