@@ -36,8 +36,9 @@ __all__ = [
 #: Of a publication's data: text, bytes or JSON.
 Kind: TypeAlias = Literal["t", "b", "j"]
 Number: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-#: What reading raises; the second one if JSON is nested too deeply.
-UNREADABLE = (ValueError, RecursionError)
+#: What reading raises. msgspec's errors are ValueErrors in its newer versions only; RecursionError is
+#: for JSON that is nested too deeply.
+UNREADABLE: tuple[type[Exception], ...] = (ValueError, msgspec.MsgspecError, RecursionError)
 #: Characters of one announcement at most; a longer one is foreign.
 MOST = 2**30
 
