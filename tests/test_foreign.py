@@ -261,6 +261,23 @@ async def test_entries_of_a_dead_process_that_are_none(
     await even.check()
 
 
+@pytest.mark.parametrize("numbers", ["01 {} 100 300000", "1 {} 0100 300000", "1 {} 100 0300000"])
+async def test_a_top_with_other_numbers_than_ours_begins_a_new_stream(
+    valkey: Valkey, broker: Broker, channel: str, numbers: str
+) -> None:
+    delivered = Delivered(broker)
+    old = await broker.subscribe(channel)
+    key = f"chatserver:{{{channel}}}:top"
+    server = (await asyncio.to_thread(valkey.ask, "GET", key)).split()[-1]
+    await write(valkey, ("SET", "value"), key, numbers.format(old.epoch).encode() + b" " + server)
+    async with started(RedisBroker(valkey.url, publish_only=True)) as outside:
+        positions = [await outside.publish(channel, text) for text in ("a", "b")]
+    assert [position.offset for position in positions] == [1, 2]
+    assert positions[0].epoch == positions[1].epoch != old.epoch
+    await until(lambda: len(delivered) == 2)
+    assert data((await broker.history(channel)).publications) == ["a", "b"]
+
+
 async def write(valkey: Valkey, command: tuple[str, ...], key: str, garbage: bytes) -> None:
     """Carry out a command on a key, with something in place of "value"."""
     verb, *words = command

@@ -58,13 +58,19 @@ local function write_top(key, offset, epoch, size, ttl)
     return position
 end
 
+-- As Redis writes a number itself, which is what its commands take; 2^53 has 16 digits.
+local function is_number(text)
+    return #text < 16 and (text == '0' or string.sub(text, 1, 1) ~= '0')
+end
+
 local function read_top(key, new_epoch)
     local top = redis.call('GET', key)
     if not top then return nil end
     local offset, epoch, size, ttl, written_in =
         string.match(top, '^(%d+) (%w+) (%d+) (%d+) (%w+)$')
-    -- 2^53 has 16 digits.
-    if not offset or math.max(#offset, #size, #ttl) > 15 then return nil end
+    if not (offset and is_number(offset) and is_number(size) and is_number(ttl)) then
+        return nil
+    end
     if written_in ~= server then
         if not keeps then epoch = new_epoch end
         write_top(key, offset, epoch, size, ttl)
