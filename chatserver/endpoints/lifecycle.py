@@ -438,14 +438,14 @@ class Lifecycle:
         Raises:
             BrokerUnavailable: It was not told; what it can do, it does when it is back.
         """
-        seconds, channels = self._endpoint.disconnect_timeout, one_line([*self._connection.members])
+        seconds, channels = self._endpoint.disconnect_timeout, [*self._connection.members]
         try:
             async with asyncio.timeout(seconds):
                 await self._endpoint.hub.unregister(self._connection)
         except (TimeoutError, BrokerUnavailable) as error:
             why = str(error) or f"it did not answer within {seconds:g} s"
             raise BrokerUnavailable(
-                f"The broker could not be told that a client has left {channels}: {why}"
+                f"The broker could not be told that a client has left {one_line(channels)}: {why}"
             ) from None
 
     async def _say_goodbye(self, websocket: WebSocket) -> None:
