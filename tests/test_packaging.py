@@ -51,7 +51,7 @@ def lines(section: str, option: str) -> list[str]:
 
 
 def run(*command: str | Path, cwd: Path) -> str:
-    """What a command prints; it knows nothing of our environment variables.
+    """What a command prints; it knows nothing of our environment variables, nor of make's.
 
     Raises:
         AssertionError: The command failed; with all that it printed.
@@ -59,7 +59,7 @@ def run(*command: str | Path, cwd: Path) -> str:
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("CHATSERVER_", "PYTHON"))
+        if not name.startswith(("CHATSERVER_", "PYTHON", "MAKE", "MFLAGS", "VENV"))
     }
     done = subprocess.run(command, cwd=cwd, env=kept, capture_output=True, text=True, timeout=50)
     assert done.returncode == 0, done.stdout + done.stderr
