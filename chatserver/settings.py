@@ -350,7 +350,7 @@ def _parsed(name: str, value: Any) -> Any:
     parse, expected = PARSERS[hint]
     try:
         return parse(value)
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, msgspec.MsgspecError):
         spec = next(spec for spec in fields(Settings) if spec.name == name)
         raise Settings.refusal(spec, expected, value) from None
 
