@@ -11,7 +11,6 @@ is not: a run that found something may have to be repeated.
 
 import argparse
 import asyncio
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from typing import NamedTuple
 
 from tests.engines import Cluster, Postgres, Valkey
 from tests.faults import CLUSTER, ENGINE, KINDS, Field, Store, Verdict, kinds, run
+from tools.interrupts import exit_with
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "chaos.md"
@@ -183,10 +183,4 @@ def _row(fault: str, verdicts: Sequence[Verdict]) -> list[str]:
 
 
 if __name__ == "__main__":
-    # However it is ended, it ends its servers and engines; a shell's background job ignores Ctrl-C.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    exit_with(main)

@@ -11,7 +11,6 @@ patience is for what ends by itself. Its memory is shown, and must level off: a 
 
 import argparse
 import asyncio
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +21,7 @@ import psutil
 
 from tests.engines import PATIENCE, Postgres, Valkey
 from tests.faults import Field, Server, Store, Verdict, run
+from tools.interrupts import exit_with
 
 #: What is harmed. A server that is ended begins anew, and a failover leaves engines behind.
 FAULTS = (
@@ -142,10 +142,4 @@ def _show(done: float, what: str) -> None:
 
 
 if __name__ == "__main__":
-    # However it is ended, it ends its servers and engines; a shell's background job ignores Ctrl-C.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    exit_with(main)
